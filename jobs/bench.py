@@ -1,0 +1,39 @@
+"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from pneumo_ray.bench.data import bench_data
+from pneumo_ray.bench.timing import HEADER
+from pneumo_ray.bench.train import bench_train
+from pneumo_ray.cli import run_job
+from pneumo_ray.console import say
+from pneumo_ray.errors import ArchiveError
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Print a Markdown table of ratios."""
+
+    parts: Annotated[tuple[Literal["data", "train"], ...], tyro.conf.Positional] = ("data", "train")
+    """What to measure."""
+    shared: Path = Path("../shared/data")
+    """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
+
+
+def main(config: BenchConfig) -> None:
+    if not (config.shared / "kermany224").is_dir():
+        raise ArchiveError(
+            f"--shared {config.shared} has no kermany224 folder; the measurements are made on real radiographs"
+        )
+    say(HEADER)
+    for part in config.parts:
+        for row in {"data": bench_data, "train": bench_train}[part](config.shared):
+            say(str(row))
+
+
+if __name__ == "__main__":
+    run_job(BenchConfig, main)

@@ -1,0 +1,59 @@
+"""The whole product on synthetic radiographs, for a newcomer without data: `python jobs/demo.py`."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+
+from pneumo_ray.cli import run_job
+from pneumo_ray.console import duration, progress, say
+from pneumo_ray.data.phantom import PhantomConfig, write_phantom_archive
+from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.data.prepare import PrepareConfig, prepare
+from pneumo_ray.model import ModelConfig
+from pneumo_ray.train.config import ImageConfig, OptimConfig, TrainConfig
+from pneumo_ray.train.launch import fit
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Draw phantom radiographs, prepare them, train a small network on them."""
+
+    out: str = "runs/demo"
+    """Folder for everything that the demo makes."""
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    image_size: int = 128
+    """Rows and columns of the network's input, in pixels."""
+    epochs: int = 8
+    """Epochs of training."""
+
+
+def main(config: DemoConfig) -> None:
+    start = time.monotonic()
+    out = Path(config.out)
+    say("Synthetic radiographs: what follows shows how the tool works, and nothing about medicine.")
+    with progress("drawing", config.phantom.num_images) as tick:
+        archive = write_phantom_archive(out / "archive", config.phantom, lambda _: tick())
+    say(
+        f"drew {config.phantom.num_images:,} phantom radiographs in {archive}, with the true boxes of their opacities in boxes.parquet"
+    )
+    ray.init(logging_level="warning", log_to_driver=False)
+    quiet_ray_data()
+    prepare(PrepareConfig(archive=(str(archive),), out=str(out), protocol="official", cache=True))
+    fit(
+        TrainConfig(
+            manifest=str(out / "manifest.parquet"),
+            out=str(out),
+            model=ModelConfig(arch="resnet18", weights="none"),
+            data=ImageConfig(image_size=config.image_size),
+            optim=OptimConfig(lr=1e-3),
+            batch_size=32,
+            epochs=config.epochs,
+        )
+    )
+    say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
+
+
+if __name__ == "__main__":
+    run_job(DemoConfig, main)

@@ -1,0 +1,19 @@
+"""List, audit, label and split an archive of radiographs: `python jobs/prepare.py --archive DIR --out RUN`."""
+
+import ray
+
+from pneumo_ray.cli import run_job, save_config
+from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.data.prepare import PrepareConfig, prepare
+from pneumo_ray.storage import join
+
+
+def main(config: PrepareConfig) -> None:
+    ray.init(logging_level="warning")
+    quiet_ray_data()
+    prepare(config)
+    save_config(config, join(config.out, "prepare.json"))
+
+
+if __name__ == "__main__":
+    run_job(PrepareConfig, main)

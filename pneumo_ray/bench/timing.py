@@ -1,0 +1,41 @@
+"""Compare rates on a noisy machine: run the candidates in turn, several times, and take medians."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    what: str
+    ours: str
+    other: str
+    ratio: float
+    goal: str
+
+    def __str__(self) -> str:
+        """Return the row in Markdown."""
+        return f"| {self.what} | {self.ours} | {self.other} | {self.ratio:.2f} | {self.goal} |"
+
+
+HEADER = "| what | ours | compared with | ratio | goal |\n| --- | --- | --- | --- | --- |"
+
+
+def rates(candidates: dict[str, Callable[[], int]], rounds: int = 5) -> dict[str, float]:
+    """Return the median rate of each candidate, in items a second.
+
+    Args:
+        candidates: functions that do some work and return how many items they did; run once each to warm up.
+        rounds: how often the candidates take turns.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, work in candidates.items():
+            start = time.perf_counter()
+            items = work()
+            if number:
+                measured[name].append(items / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in measured.items()}

@@ -1,0 +1,1 @@
+"""Radiographs from archive to pixels: manifest, splits, decoding, cache, augmentation, sampling."""

@@ -1,0 +1,266 @@
+"""List the pictures of an archive, and read one of them: folders, tar and zip files, local or on object storage.
+
+Members of tar and zip files are read in place. Nothing is ever unpacked, so a member named
+`../../evil.jpg` is a name like any other.
+"""
+
+import lzma
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO
+
+from pyarrow import fs as pafs
+
+from pneumo_ray import storage
+from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
+from pneumo_ray.errors import ArchiveError
+
+MAX_FILE_BYTES = 1 << 30
+"""A single picture larger than this is refused unread."""
+
+_TAR = re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_ZIP = re.compile(r"\.zip$", re.IGNORECASE)
+_PICTURE = re.compile(r"\.(jpe?g|jpe|png|tiff?|webp|dcm|dicom|ima|bmp|gif)$", re.IGNORECASE)
+# A real extension is a dot and a few characters with a letter; DICOM files are often named by a UID such as 1.2.840.1.
+_EXTENSION = re.compile(r"\.(?=[A-Za-z0-9]*[A-Za-z])[A-Za-z0-9]{1,12}$")
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError)
+_NOT_PICTURES = {"dicomdir", "readme", "license", "licence", "makefile", "thumbs.db"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One picture of an archive, not read yet."""
+
+    image_id: str
+    """Unique name: the path below the archive, with forward slashes."""
+    uri: str
+    """The file that holds it."""
+    member: str | None
+    """Its name inside a tar or zip file."""
+    facts_path: str
+    """The path from which label, subtype, patient and split are read: `image_id` below the archive's own name."""
+    error: str | None = None
+    """Why it cannot be read, if listing already found out (a broken tar or zip file)."""
+
+
+@dataclass
+class ListingCount:
+    """What a listing passed over, filled while it runs."""
+
+    ignored: int = 0
+    """Files that are not pictures by their name."""
+
+
+def list_archives(archives: Sequence[str], count: ListingCount | None = None) -> Iterator[Entry]:
+    """Yield every picture of the archives, one at a time, in a stable order.
+
+    Args:
+        archives: folders, tar or zip files, or single pictures; local paths or `pyarrow.fs` URIs.
+        count: filled with what was passed over.
+
+    Raises:
+        ArchiveError: if an archive is missing or cannot be listed at all.
+    """
+    count = count if count is not None else ListingCount()
+    roots = [storage.absolute(archive) for archive in archives]
+    for number, root in enumerate(roots):
+        name = root.rstrip("/").rsplit("/", 1)[-1]
+        prefix = ""
+        if len(roots) > 1:
+            same_before = sum(other.rstrip("/").rsplit("/", 1)[-1] == name for other in roots[:number])
+            prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
+        kind = _kind(root)
+        if kind == pafs.FileType.Directory:
+            files: Iterator[tuple[str, str]] = _walk_local(root) if storage.is_local(root) else _walk_remote(root)
+        else:
+            files = iter([(name, root)])
+        seen: set[str] = set()
+        for relative, uri in files:
+            in_folder = kind == pafs.FileType.Directory
+            for below, member, error in _pictures_of(relative, uri, in_folder, count):
+                identity = prefix + below
+                while identity in seen:  # two different names on disk can become one in UTF-8
+                    identity += "~"
+                if below != relative or not in_folder:
+                    seen.add(identity)
+                yield Entry(identity, uri, member, f"{name}/{below}", error)
+
+
+def _kind(root: str) -> pafs.FileType:
+    fs, path = storage.filesystem(root)
+    try:
+        kind = fs.get_file_info(path).type
+    except OSError as error:
+        raise ArchiveError(f"--archive {root} cannot be read: {error}") from error
+    if kind not in (pafs.FileType.Directory, pafs.FileType.File):
+        raise ArchiveError(
+            f"--archive {root} does not exist; give a folder, a tar or zip file, or a URI such as s3://bucket/path"
+        )
+    return kind
+
+
+def _pictures_of(
+    relative: str, uri: str, in_folder: bool, count: ListingCount
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield (name below the archive, member, error) of one file: itself, or the members of a tar or zip file."""
+    if _TAR.search(relative) or _ZIP.search(relative):
+        before = f"{relative}/" if in_folder else ""
+        index, error = archive_index(uri)
+        for member in index:
+            if _is_picture(member):
+                yield before + member, member, None
+            else:
+                count.ignored += 1
+        if error is not None:
+            yield relative, None, error
+    elif _is_picture(relative) or not in_folder:
+        yield relative, None, None
+    else:
+        count.ignored += 1
+
+
+def _is_picture(path: str) -> bool:
+    parts = path.split("/")
+    name = parts[-1]
+    if "__MACOSX" in parts or name.startswith(".") or name.lower() in _NOT_PICTURES:
+        return False
+    return bool(_PICTURE.search(name)) or not _EXTENSION.search(name)
+
+
+def _walk_local(root: str) -> Iterator[tuple[str, str]]:
+    """Yield (relative path, URI) of the files below a folder; a folder reached twice through links is walked once."""
+    visited: set[tuple[int, int]] = set()
+
+    def walk(folder: bytes, relative: str) -> Iterator[tuple[str, str]]:
+        try:
+            status = os.stat(folder)
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise ArchiveError(f"folder {storage.uri_of(folder)} cannot be listed: {error.strerror}") from error
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        for entry in entries:
+            name = relative + entry.name.decode("utf-8", "backslashreplace")
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a loop of symbolic links: a row that will say so
+                is_folder = False
+            if is_folder:
+                if not entry.name.startswith(b"."):
+                    yield from walk(entry.path, name + "/")
+            else:
+                yield name, storage.uri_of(entry.path)
+
+    path = storage.local_path(root)
+    return walk(path if isinstance(path, bytes) else os.fsencode(path), "")
+
+
+def _walk_remote(root: str) -> Iterator[tuple[str, str]]:
+    fs, base = storage.filesystem(root)
+
+    def walk(folder: str, relative: str) -> Iterator[tuple[str, str]]:
+        for info in sorted(fs.get_file_info(pafs.FileSelector(folder)), key=lambda info: str(info.base_name)):
+            name = relative + info.base_name
+            if info.type == pafs.FileType.Directory:
+                yield from walk(info.path, name + "/")
+            else:
+                yield name, storage.join(root, name)
+
+    return walk(base, "")
+
+
+def _open(uri: str) -> IO[bytes]:
+    if storage.is_local(uri):
+        return open(storage.local_path(uri), "rb")
+    fs, path = storage.filesystem(uri)
+    return fs.open_input_file(path)
+
+
+@lru_cache(maxsize=8)
+def _opened(
+    uri: str,
+) -> tuple[tarfile.TarFile | zipfile.ZipFile, dict[str, tarfile.TarInfo | zipfile.ZipInfo], str | None]:
+    """Open a tar or zip file and index its regular members; kept open for the members that follow."""
+    index: dict[str, tarfile.TarInfo | zipfile.ZipInfo] = {}
+    archive: tarfile.TarFile | zipfile.ZipFile
+    error: str | None = None
+
+    def add(name: str, info: tarfile.TarInfo | zipfile.ZipInfo) -> None:
+        # A tar file may hold two members of one name; both are pictures, so both get a name.
+        name = name.encode("utf-8", "backslashreplace").decode()
+        unique, number = name, 2
+        while unique in index:
+            unique, number = f"{name}#{number}", number + 1
+        index[unique] = info
+
+    if _ZIP.search(uri):
+        archive = zipfile.ZipFile(_open(uri))
+        for info in archive.infolist():
+            if not info.is_dir():
+                add(info.filename, info)
+    else:
+        archive = tarfile.open(fileobj=_open(uri), mode="r:*")  # noqa: SIM115 (kept open for the members that follow)
+        try:
+            for tar_info in archive:
+                if tar_info.isreg():
+                    add(tar_info.name, tar_info)
+        except (*_BROKEN, OSError) as broken:
+            error = f"the archive breaks off: {broken}"
+    return archive, index, error
+
+
+def archive_index(uri: str) -> tuple[list[str], str | None]:
+    """Return the names of the regular members of a tar or zip file, and why it could not be read to its end, if so."""
+    try:
+        _, index, error = _opened(uri)
+    except (*_BROKEN, OSError) as broken:
+        return [], f"not a readable tar or zip file: {broken}"
+    return list(index), error
+
+
+def read_picture(uri: str, member: str | None) -> bytes:
+    """Return the bytes of one picture.
+
+    Raises:
+        DecodeError: if it is empty or larger than `MAX_FILE_BYTES`.
+        OSError: as the file system reports it.
+        ArchiveError: if the tar or zip file around it cannot be read, or has no such member.
+    """
+    if member is None:
+        if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > MAX_FILE_BYTES:
+            raise ImageTooLargeError(f"the file is larger than {MAX_FILE_BYTES >> 30} GiB")
+        data = storage.read_bytes(uri)
+    else:
+        data = _read_member(uri, member)
+    if not data:
+        raise EmptyFileError("the file is empty")
+    return data
+
+
+def _read_member(uri: str, member: str) -> bytes:
+    try:
+        archive, index, _ = _opened(uri)
+        info = index[member]
+        if isinstance(archive, zipfile.ZipFile):
+            assert isinstance(info, zipfile.ZipInfo)
+            with archive.open(info) as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)  # the size in the directory of a zip file may lie
+        else:
+            assert isinstance(info, tarfile.TarInfo)
+            extracted = archive.extractfile(info)
+            assert extracted is not None  # only regular files are indexed
+            data = extracted.read(MAX_FILE_BYTES + 1)
+    except KeyError as error:
+        raise ArchiveError(f"{uri} has no member {member!r}") from error
+    except (*_BROKEN, RuntimeError, NotImplementedError) as error:
+        raise ArchiveError(f"a member of {uri} cannot be read: {error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageTooLargeError(f"the member is larger than {MAX_FILE_BYTES >> 30} GiB")
+    return data

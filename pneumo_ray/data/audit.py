@@ -1,0 +1,148 @@
+"""What a reader should know of a data set before believing a number computed on it.
+
+Kermany's radiographs have known faults (`README.md`, "The data"): duplicates, patients on both sides of a
+split, and normals that are larger and less compressed, so that a file's size predicts its class.
+"""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pneumo_ray.data.manifest import crossing, usable
+
+CLASS_NAMES = {0: "normal", 1: "pneumonia", None: "unlabelled"}
+SPLIT_NAMES = ("train", "val", "test", None)
+
+
+def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
+    """Return the facts that `prepare` prints and writes as `audit.json`.
+
+    Args:
+        table: a manifest with splits.
+        ignored_files: files of the archive that are not pictures by their name.
+    """
+    ok = table.filter(pc.equal(table["status"], "ok"))
+    labelled = usable(table)
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    label, split = table["label"].to_pylist(), table["split"].to_pylist()
+    counts = Counter(
+        (part or "not used", CLASS_NAMES[value])
+        for part, value, status in zip(split, label, table["status"].to_pylist(), strict=True)
+        if status == "ok"
+    )
+    patients = pc.count_distinct(labelled["patient_id"], mode="only_valid").as_py()
+    return {
+        "images": len(table),
+        "readable": len(ok),
+        "failed": len(failed),
+        "failed_by_reason": dict(
+            Counter((error or "").split(":", 1)[0] for error in failed["error"].to_pylist()).most_common()
+        ),
+        "ignored_files": ignored_files,
+        "unlabelled": ok["label"].null_count,
+        "patients": patients,
+        "counts": {
+            part or "not used": {name: counts[part or "not used", name] for name in CLASS_NAMES.values()}
+            for part in SPLIT_NAMES
+        },
+        "duplicates": _duplicates(ok),
+        "patients_in_several_splits": (crossed := crossing(labelled, "patient_id"))[:20],
+        "num_patients_in_several_splits": len(crossed),
+        "num_patients_in_several_folders": len(crossing(_by_folder(labelled), "patient_id")),
+        "shortcut": _shortcut(labelled),
+    }
+
+
+def _by_folder(table: pa.Table) -> pa.Table:
+    """Replace the split by what the archive's own folders say, where the manifest still knows."""
+    if "folder" not in table.column_names:
+        return table
+    return table.set_column(table.column_names.index("split"), "split", table["folder"])
+
+
+def _duplicates(ok: pa.Table) -> dict[str, int]:
+    groups = ok.group_by("content_sha256").aggregate(
+        [
+            ("image_id", "count"),
+            ("label", "count_distinct"),
+            ("patient_id", "count_distinct"),
+            ("frame", "count_distinct"),
+        ]
+    )
+    # Frames of one file share their bytes and are not copies of one another.
+    surplus = pc.subtract(groups["image_id_count"], pc.max_element_wise(groups["frame_count_distinct"], 1))
+    several = groups.filter(pc.greater(surplus, 0))
+    return {
+        "groups": len(several),
+        "surplus_images": int(pc.sum(surplus).as_py() or 0),
+        "groups_across_classes": int(pc.sum(pc.greater(several["label_count_distinct"], 1)).as_py() or 0),
+        "groups_across_patients": int(pc.sum(pc.greater(several["patient_id_count_distinct"], 1)).as_py() or 0),
+        "groups_across_splits": len(crossing(ok, "content_sha256")),
+    }
+
+
+def _shortcut(labelled: pa.Table) -> dict[str, dict[str, float]]:
+    """Return size, shape and compression by class, and how well each alone tells the classes apart (AUC)."""
+    label = labelled["label"].to_numpy()
+    width = labelled["width"].to_numpy().astype(float)
+    height = labelled["height"].to_numpy().astype(float)
+    num_bytes = labelled["num_bytes"].to_numpy().astype(float)
+    out: dict[str, dict[str, float]] = {}
+    for name, value in (
+        ("width", width),
+        ("height", height),
+        ("aspect", width / height),
+        ("num_bytes", num_bytes),
+        ("bytes_per_pixel", num_bytes / (width * height)),
+    ):
+        row = {CLASS_NAMES[c]: float(value[label == c].mean()) for c in (0, 1) if (label == c).any()}
+        if len(row) == 2:
+            from sklearn.metrics import roc_auc_score
+
+            auc = float(roc_auc_score(label, value))
+            row["auc"] = max(auc, 1 - auc)
+        out[name] = row
+    if len(np.unique(label)) == 2:
+        out["colour"] = {
+            CLASS_NAMES[c]: float(
+                np.mean(
+                    [
+                        m not in ("L", "1", "I;16")
+                        for m in labelled.filter(pc.equal(labelled["label"], c))["mode"].to_pylist()
+                    ]
+                )
+            )
+            for c in (0, 1)
+        }
+    return out
+
+
+def audit_lines(facts: dict[str, Any]) -> list[str]:
+    """Return the audit as a short table in plain text."""
+    lines = [f"{'':<12}{'normal':>10}{'pneumonia':>12}{'unlabelled':>12}"]
+    for part, row in facts["counts"].items():
+        if any(row.values()):
+            lines.append(f"{part:<12}{row['normal']:>10,}{row['pneumonia']:>12,}{row['unlabelled']:>12,}")
+    reasons = ", ".join(f"{count} {reason}" for reason, count in facts["failed_by_reason"].items())
+    lines.append(
+        f"failed       {facts['failed']:,}{f' ({reasons})' if reasons else ''}; {facts['ignored_files']:,} files that are not pictures"
+    )
+    dup = facts["duplicates"]
+    lines.append(
+        f"duplicates   {dup['surplus_images']:,} surplus images in {dup['groups']:,} groups; across classes {dup['groups_across_classes']}, "
+        f"patients {dup['groups_across_patients']}, splits {dup['groups_across_splits']}"
+    )
+    lines.append(
+        f"patients     {facts['patients']:,}; in several folders of the archive {facts['num_patients_in_several_folders']:,}, "
+        f"in several splits {facts['num_patients_in_several_splits']:,}"
+    )
+    for name, row in facts["shortcut"].items():
+        if "auc" in row:
+            note = "  <- predicts the class by itself" if row["auc"] >= 0.7 else ""
+            lines.append(
+                f"{name:<17}normal {row['normal']:>11,.2f}   pneumonia {row['pneumonia']:>11,.2f}   AUC alone {row['auc']:.2f}{note}"
+            )
+    return lines

@@ -1,0 +1,88 @@
+"""Radiographs decoded and resized once, read back at random without decoding.
+
+A shard is an Arrow IPC file with one record batch a picture, so that one picture is one short range of bytes: a
+memory map on a local disk, a range read on object storage. Pictures are found by the hash of the file they came
+from; a changed file is another key, and a shard that an interrupted run left behind is used by the next.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from pneumo_ray import storage
+
+DECODE_VERSION = b"1"
+"""Raised when the same file would decode to other pixels; older shards are then passed over."""
+
+Key = tuple[str, int]
+"""SHA-256 of the file in hexadecimal, and the frame."""
+
+
+def cache_folder(run: str, size: int) -> str:
+    """Return the folder of the cache of pictures with `size` x `size` pixels in a run's folder."""
+    return storage.join(run, f"cache-{size}")
+
+
+def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray]]) -> str:
+    """Write pictures, uint8 [size, size] each, as one shard; return its file name, which follows from their keys."""
+    digest = hashlib.sha256("".join(f"{sha}:{frame};" for (sha, frame), _ in pictures).encode()).hexdigest()
+    schema = pa.schema(
+        [("sha256", pa.string()), ("frame", pa.int32()), ("pixels", pa.binary(size * size))],
+        metadata={b"decode_version": DECODE_VERSION, b"size": str(size).encode()},
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        for (sha, frame), pixels in pictures:
+            columns = [
+                pa.array([sha]),
+                pa.array([frame], pa.int32()),
+                pa.array([pixels.tobytes()], pa.binary(size * size)),
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+    name = f"{digest[:24]}.arrow"
+    storage.write_bytes(storage.join(folder, name), sink.getvalue())
+    return name
+
+
+def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
+    """Return where each cached picture lies: key -> (shard, row). A shard that cannot be read is passed over."""
+    found: dict[Key, tuple[str, int]] = {}
+    for name in storage.list_files(folder, lambda file: file.endswith(".arrow")):
+        try:
+            reader = _open_shard(storage.join(folder, name))
+            metadata = reader.schema.metadata or {}
+            if metadata.get(b"decode_version") != DECODE_VERSION or metadata.get(b"size") != str(size).encode():
+                continue
+            for row in range(reader.num_record_batches):
+                batch = reader.get_batch(row)
+                found[batch["sha256"][0].as_py(), batch["frame"][0].as_py()] = (name, row)
+        except (OSError, pa.ArrowInvalid):
+            continue
+    return found
+
+
+def read_cached(folder: str, size: int, names: Sequence[str], rows: Sequence[int]) -> np.ndarray:
+    """Return cached pictures, uint8 [n, size, size], in the order asked for.
+
+    Raises:
+        OSError: if a shard is gone or damaged.
+    """
+    out = np.empty((len(names), size * size), np.uint8)
+    for position, (name, row) in enumerate(zip(names, rows, strict=True)):
+        try:
+            pixels = _open_shard(storage.join(folder, name)).get_batch(row).column(2)
+        except pa.ArrowInvalid as error:
+            raise OSError(f"cache shard {name} is damaged: {error}") from error
+        out[position] = np.frombuffer(pixels.buffers()[1], np.uint8, size * size)
+    return out.reshape(-1, size, size)
+
+
+@lru_cache(maxsize=256)
+def _open_shard(uri: str) -> pa.ipc.RecordBatchFileReader:
+    if storage.is_local(uri):
+        return pa.ipc.open_file(pa.memory_map(str(uri)))
+    fs, path = storage.filesystem(uri)
+    return pa.ipc.open_file(fs.open_input_file(path))

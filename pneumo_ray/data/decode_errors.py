@@ -1,0 +1,147 @@
+"""Why bytes did not become a picture: one class per cause, and the limits that are held before any pixel is decoded.
+
+`kind` is the name that rows and audits count by. No message quotes the content of a file, because a DICOM header
+holds names and dates of birth, and decoders like to print the value that they stumble over.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+from pneumo_ray.errors import DecodeError
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded, in samples per frame: five times the largest detector plate, 200 MB at 16 bit."""
+
+MAX_FRAMES = 1_000
+"""Most frames or pages that one file may claim: a header of a few bytes must not become a million rows."""
+
+
+MAX_JPEG_SCANS = 100
+"""Most scans that a progressive JPEG may have (about 10 are usual): each is a pass over all pixels for 100 bytes."""
+
+
+class EmptyFileError(DecodeError):
+    """The file has no bytes."""
+
+    kind = "empty"
+
+
+class NotAnImageError(DecodeError):
+    """The bytes are none of the formats that are read."""
+
+    kind = "not_an_image"
+
+
+class TruncatedImageError(DecodeError):
+    """The file ends before its picture does."""
+
+    kind = "truncated"
+
+
+class ImageTooLargeError(DecodeError):
+    """The header claims more pixels, frames or metadata than is safe to decode."""
+
+    kind = "too_large"
+
+
+class UnsupportedSyntaxError(DecodeError):
+    """A DICOM transfer syntax or photometric interpretation for which no decoder is installed."""
+
+    kind = "unsupported_syntax"
+
+
+class NoPixelsError(DecodeError):
+    """A DICOM object without a picture, or a frame that the file does not have."""
+
+    kind = "no_pixels"
+
+
+class WrongModalityError(DecodeError):
+    """A DICOM picture that is not a radiograph."""
+
+    kind = "wrong_modality"
+
+
+class CorruptImageError(DecodeError):
+    """The format is known but the content cannot be decoded."""
+
+    kind = "corrupt"
+
+
+def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> None:
+    """Refuse a picture by the size in its header.
+
+    Args:
+        width: columns, in pixels.
+        height: rows, in pixels.
+        samples: values per pixel that the limit counts.
+        frames: frames or pages in the file.
+
+    Raises:
+        ImageTooLargeError: above `MAX_PIXELS` samples per frame or `MAX_FRAMES` frames.
+    """
+    if width * height * samples > MAX_PIXELS:
+        raise ImageTooLargeError(
+            f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_PIXELS:,}; "
+            "scale the picture down, or remove the file if it is not a radiograph"
+        )
+    if frames > MAX_FRAMES:
+        raise ImageTooLargeError(
+            f"the header claims {frames} frames, more than the limit of {MAX_FRAMES:,}; split the file"
+        )
+
+
+def check_frame(frame: int, frames: int) -> None:
+    """Refuse a frame that the file does not have.
+
+    Raises:
+        NoPixelsError: if `frame` is not in `range(frames)`.
+    """
+    if not 0 <= frame < frames:
+        raise NoPixelsError(f"there is no frame {frame}: the file has {frames}, counted from 0; correct the manifest")
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Refuse a JPEG by the number of its start-of-scan markers, which cannot occur inside compressed data.
+
+    Raises:
+        ImageTooLargeError: above `MAX_JPEG_SCANS`.
+    """
+    scans = jpeg.count(b"\xff\xda")
+    if scans > MAX_JPEG_SCANS:
+        raise ImageTooLargeError(
+            f"the JPEG has {scans} scans, more than the limit of {MAX_JPEG_SCANS}; save it again as baseline JPEG"
+        )
+
+
+@contextmanager
+def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]:
+    """Turn whatever a decoder raises on hostile bytes into a `DecodeError`; also works as a decorator.
+
+    Args:
+        format_name: for the message, for example "JPEG".
+        cut_short: the bytes are known to end early, so a failure is a truncation whatever the decoder calls it.
+
+    Raises:
+        DecodeError: in place of every other exception. The cause is dropped on purpose: its text may quote the file.
+    """
+    try:
+        yield
+    except DecodeError:
+        raise
+    except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLargeError(f"the {format_name} needs more memory than is safe; scale the picture down") from None
+    except Exception as error:
+        text = str(error).lower()
+        if cut_short or "truncated" in text:
+            raise TruncatedImageError(
+                f"the {format_name} file ends before its picture does; copy it again from its source"
+            ) from None
+        # PngImagePlugin's limits for one compressed text or colour profile, and for all texts together
+        if "data too large" in text or "too much memory" in text:
+            raise ImageTooLargeError(f"the {format_name} carries too much metadata; save it again without") from None
+        raise CorruptImageError(
+            f"the {format_name} file cannot be decoded ({type(error).__name__}); copy it again from its source"
+        ) from None

@@ -1,0 +1,111 @@
+"""Turn entries of an archive into manifest rows: read, hash, decode, and cache; whatever fails becomes a row that says why."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pneumo_ray.data.archive import Entry, read_picture
+from pneumo_ray.data.augment import resize_grey
+from pneumo_ray.data.cache import Key, write_shard
+from pneumo_ray.data.decode import decode_image, inspect_image
+from pneumo_ray.data.kermany import read_path
+from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
+from pneumo_ray.errors import DecodeError, PneumoError
+
+INSPECTED_SCHEMA = pa.schema([*SCHEMA, *CACHE_FIELDS])
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """How the pictures of an archive are looked at."""
+
+    size: int = 256
+    """Rows and columns of the cached pictures, in pixels; without a cache the least size to decode to."""
+    cache_folder: str | None = None
+    """Where shards are written; None writes none."""
+    cached: Mapping[Key, tuple[str, int]] = field(default_factory=dict)
+    """What the cache already holds; these pictures are read and hashed but not decoded again."""
+    salt: bytes | None = None
+    """Key of the hash that replaces the patient identifiers of DICOM files; None keeps them."""
+
+
+def inspect_entries(entries: Sequence[Entry], config: InspectConfig) -> pa.Table:
+    """Return the manifest rows of some entries, one a frame, in order, with columns `INSPECTED_SCHEMA`."""
+    rows: list[dict[str, Any]] = []
+    fresh: list[tuple[Key, np.ndarray]] = []
+    homes: list[tuple[int, int]] = []  # (row, position in the new shard)
+    positions: dict[Key, int] = {}
+    for entry in entries:
+        for row, pixels in _inspect(entry, config):
+            rows.append(row)
+            if pixels is not None and config.cache_folder is not None:
+                key = (row["content_sha256"], row["frame"] or 0)
+                if key not in positions:
+                    positions[key] = len(fresh)
+                    fresh.append((key, resize_grey(pixels, config.size)))
+                homes.append((len(rows) - 1, positions[key]))
+    if fresh and config.cache_folder is not None:
+        shard = write_shard(config.cache_folder, config.size, fresh)
+        for row_number, position in homes:
+            rows[row_number].update(cache_file=shard, cache_row=position)
+    return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
+
+
+def _inspect(entry: Entry, config: InspectConfig) -> list[tuple[dict[str, Any], np.ndarray | None]]:
+    """Return a row for each frame of one entry, with its pixels where they had to be decoded."""
+    facts = read_path(entry.facts_path)
+    base: dict[str, Any] = {
+        "image_id": entry.image_id,
+        "uri": entry.uri,
+        "member": entry.member,
+        "frame": None,
+        **facts._asdict(),
+        "status": "ok",
+    }
+    if entry.error is not None:
+        return [(base | {"status": "failed", "error": f"archive: {entry.error}"}, None)]
+    try:
+        data = read_picture(entry.uri, entry.member)
+        base |= {"num_bytes": len(data), "content_sha256": hashlib.sha256(data).hexdigest()}
+        info = inspect_image(data)
+    except (PneumoError, OSError) as error:
+        return [(base | {"status": "failed", "error": describe(error)}, None)]
+    base |= {"width": info.width, "height": info.height, "mode": info.mode}
+    if info.patient_key is not None and facts.patient_id is None:
+        base["patient_id"] = _pseudonym(info.patient_key, config.salt)
+    out: list[tuple[dict[str, Any], np.ndarray | None]] = []
+    for frame in range(info.frames):
+        row = dict(base)
+        if info.frames > 1:
+            row |= {"image_id": f"{entry.image_id}#{frame}", "frame": frame}
+        pixels = None
+        home = config.cached.get((row["content_sha256"], frame))
+        if home is not None:
+            row |= {"cache_file": home[0], "cache_row": home[1]}
+        else:
+            try:
+                pixels = decode_image(data, min_size=config.size, frame=frame)
+            except DecodeError as error:
+                row |= {"status": "failed", "error": describe(error)}
+        out.append((row, pixels))
+    return out
+
+
+def describe(error: Exception) -> str:
+    """Return `kind: reason` for a failed row. Never holds pixels, patients or paths of other files."""
+    if isinstance(error, DecodeError):
+        return f"{error.kind}: {error}"
+    if isinstance(error, OSError):
+        return f"unreadable: {error.strerror or error}"
+    return f"archive: {error}"
+
+
+def _pseudonym(patient: str, salt: bytes | None) -> str:
+    if salt is None:
+        return patient
+    return "p" + hmac.new(salt, patient.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:16]

@@ -1,0 +1,225 @@
+"""One Arrow table describes an archive: a row a picture, with what is known of it and where it lies."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pneumo_ray import storage
+from pneumo_ray.errors import LeakageError, ManifestError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("frame", pa.int32()),
+        ("label", pa.int8()),
+        ("subtype", pa.string()),
+        ("patient_id", pa.string()),
+        ("split", pa.string()),
+        ("content_sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("mode", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""The contract. `label`: 0 normal, 1 pneumonia, null unknown. `split`: train, val, test, null not used.
+A manifest may carry more columns: `cache_file` and `cache_row` where `prepare --cache` ran, `copy_of` where copies
+were written, and whatever the label table brought along."""
+
+CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
+SPLITS = ("train", "val", "test")
+LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
+_LABEL_WORDS = {"0": 0, "normal": 0, "false": 0, "1": 1, "pneumonia": 1, "true": 1}
+
+
+def write_manifest(table: pa.Table, uri: str) -> None:
+    """Write a manifest, complete or not at all.
+
+    Raises:
+        ManifestError: if the table breaks the contract.
+        StorageError: if the place cannot be written.
+    """
+    validate(table, uri)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.write_bytes(uri, sink.getvalue())
+
+
+def read_manifest(uri: str) -> pa.Table:
+    """Read and check a manifest.
+
+    Raises:
+        ManifestError: one sentence, if it is missing, not Parquet, or breaks the contract.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open_input_file(path) as file:
+            table = pq.read_table(file)
+    except FileNotFoundError as error:
+        raise ManifestError(f"manifest {uri} does not exist; make one with jobs/prepare.py") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ManifestError(f"manifest {uri} is not a readable Parquet file: {error}") from error
+    validate(table, uri)
+    return table
+
+
+def validate(table: pa.Table, name: str) -> None:
+    """Hold a table against the contract of names.
+
+    Raises:
+        ManifestError: naming the first thing that is wrong.
+    """
+    missing = [field.name for field in SCHEMA if field.name not in table.column_names]
+    if missing:
+        raise ManifestError(f"manifest {name} lacks the column(s) {', '.join(missing)}; make it with jobs/prepare.py")
+    wrong = [f.name for f in SCHEMA if not _same_kind(table.schema.field(f.name).type, f.type)]
+    if wrong:
+        raise ManifestError(
+            f"manifest {name} has columns of the wrong type: {', '.join(wrong)}; make it with jobs/prepare.py"
+        )
+    ids = table["image_id"]
+    if ids.null_count or pc.count_distinct(ids).as_py() != len(ids):
+        twice = [value for value, count in Counter(ids.to_pylist()).items() if count > 1 or value is None]
+        raise ManifestError(
+            f"manifest {name} has {len(twice)} image_id value(s) that are missing or occur more than once, such as {twice[0]!r}"
+        )
+    for column, allowed in (("label", [0, 1]), ("split", list(SPLITS)), ("status", ["ok", "failed"])):
+        values = pc.unique(table[column]).drop_null().to_pylist()
+        if foreign := [value for value in values if value not in allowed]:
+            raise ManifestError(
+                f"manifest {name} has {column} {foreign[0]!r}; allowed are {', '.join(map(str, allowed))} and null"
+            )
+
+
+def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_string(wanted):
+        return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
+    return pa.types.is_integer(found) or pa.types.is_null(found)
+
+
+def fingerprint(table: pa.Table) -> str:
+    """Return a hash of what training sees of a manifest: ids, contents, labels and splits, in order."""
+    digest = hashlib.sha256()
+    for column in ("image_id", "frame", "content_sha256", "label", "split", "status"):
+        for value in table[column].to_pylist():
+            digest.update(f"{value}\0".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
+def usable(table: pa.Table, split: str | None = None) -> pa.Table:
+    """Return the readable, labelled rows of a manifest (of one split)."""
+    mask = pc.and_(pc.equal(table["status"], "ok"), pc.is_valid(table["label"]))
+    if split is not None:
+        mask = pc.and_(mask, pc.fill_null(pc.equal(table["split"], split), False))
+    return table.filter(mask)
+
+
+def crossing(table: pa.Table, column: str) -> list[str]:
+    """Return the values of `column` (patient_id or content_sha256) that stand in more than one split, sorted."""
+    known = table.filter(pc.and_(pc.is_valid(table["split"]), pc.is_valid(table[column])))
+    splits = known.group_by(column).aggregate([("split", "count_distinct")])
+    return sorted(splits.filter(pc.greater(splits["split_count_distinct"], 1))[column].to_pylist())
+
+
+def refuse_leakage(table: pa.Table) -> None:
+    """Refuse a manifest in which a patient, or an exact duplicate, stands in two splits.
+
+    Raises:
+        LeakageError: saying how many, and what to do.
+    """
+    rows = usable(table)
+    patients, contents = crossing(rows, "patient_id"), crossing(rows, "content_sha256")
+    if patients or contents:
+        raise LeakageError(
+            f"{len(patients)} patient(s) and {len(contents)} exact duplicate(s) stand in more than one split, so the result would be "
+            "flattered; prepare with --protocol grouped, or pass --allow-leakage to train all the same"
+        )
+
+
+def apply_labels(table: pa.Table, uri: str) -> pa.Table:
+    """Take labels and other facts from a CSV or Parquet table.
+
+    Its column `image_id` names pictures by their full id or, where that is unique, by their file name. `label`
+    (0/1, normal/pneumonia), `subtype`, `patient_id` and `split` replace what the paths said; every other column is carried along.
+
+    Raises:
+        ManifestError: if the table cannot be read, lacks `image_id`, or names unknown or ambiguous pictures.
+    """
+    facts = _read_table(uri)
+    if "image_id" not in facts.column_names:
+        raise ManifestError(f"--labels {uri} has no column image_id; its columns are {', '.join(facts.column_names)}")
+    rows = _match(facts["image_id"].cast(pa.string()).to_pylist(), table["image_id"].to_pylist(), uri)
+    position: list[int | None] = [None] * len(table)
+    for fact, row in enumerate(rows):
+        position[row] = fact
+    order = pa.array(position, pa.int64())
+    for name in facts.column_names:
+        if name == "image_id" or (name in SCHEMA.names and name not in LABEL_COLUMNS):
+            continue
+        values = facts[name].combine_chunks()
+        if name == "label":
+            values = pa.array([_label(value, uri) for value in values.to_pylist()], pa.int8())
+        elif name in LABEL_COLUMNS:
+            values = values.cast(pa.string())
+        taken = values.take(order)
+        if name in table.column_names:
+            named = pc.is_valid(order)
+            merged = pc.if_else(named, taken, table[name].combine_chunks())
+            table = table.set_column(table.column_names.index(name), name, merged)
+        else:
+            table = table.append_column(name, taken)
+    return table
+
+
+def _read_table(uri: str) -> pa.Table:
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open_input_file(path) as file:
+            return pq.read_table(file) if uri.lower().endswith((".parquet", ".pq")) else pyarrow.csv.read_csv(file)
+    except FileNotFoundError as error:
+        raise ManifestError(f"--labels {uri} does not exist") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ManifestError(f"--labels {uri} is neither a CSV nor a Parquet table that can be read: {error}") from error
+
+
+def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> list[int]:
+    by_id = {image_id: row for row, image_id in enumerate(image_ids)}
+    base_names = Counter(image_id.rsplit("/", 1)[-1] for image_id in image_ids)
+    by_name = {image_id.rsplit("/", 1)[-1]: row for row, image_id in enumerate(image_ids)}
+    rows, unknown = [], []
+    for name in names:
+        row = by_id.get(name or "")
+        if row is None and base_names.get(name or "", 0) == 1:
+            row = by_name[name or ""]
+        if row is None:
+            unknown.append(name)
+        else:
+            rows.append(row)
+    if unknown:
+        raise ManifestError(
+            f"--labels {uri} names {len(unknown)} picture(s) that the archive does not have, such as {unknown[0]!r}"
+        )
+    if len(set(rows)) < len(rows):
+        twice = next(image_ids[row] for row, count in Counter(rows).items() if count > 1)
+        raise ManifestError(f"--labels {uri} names {twice!r} more than once")
+    return rows
+
+
+def _label(value: object, uri: str) -> int | None:
+    if value is None or value == "":
+        return None
+    word = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if word.strip().lower() not in _LABEL_WORDS:
+        raise ManifestError(f"--labels {uri} has the label {value!r}; give 0 or normal, 1 or pneumonia, or nothing")
+    return _LABEL_WORDS[word.strip().lower()]

@@ -1,0 +1,125 @@
+"""Ray datasets: the inspection of an archive, and the stream of training batches. All else in `data` knows no Ray."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.train import DataConfig
+
+from pneumo_ray.data.archive import Entry
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.data.stream import BatchSource
+
+MAX_READ_TASKS = 20_000
+"""Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
+
+_ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
+
+
+def quiet_ray_data() -> None:
+    """Keep Ray Data's own progress bars and notices out of a job's output; the jobs report progress themselves."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def available_cpus() -> float:
+    """Return the CPUs of the cluster, at least 1."""
+    return max(1.0, ray.cluster_resources().get("CPU", 1.0))
+
+
+def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator[pa.Table]:
+    """Inspect entries on the whole cluster; yield manifest rows in the order of the entries, block by block.
+
+    Args:
+        entries: what `list_archives` found.
+        config: how to look at them. What the cache already holds is shipped to the workers once.
+    """
+    rows = [(e.image_id, e.uri, e.member, e.facts_path, e.error) for e in entries]
+    block = max(8, min(256, math.ceil(len(rows) / (8 * available_cpus()))))
+    tables = [
+        pa.table(
+            [pa.array(column, pa.string()) for column in zip(*rows[start : start + block], strict=True)],
+            schema=_ENTRY_SCHEMA,
+        )
+        for start in range(0, len(rows), block)
+    ]
+    shared = ray.put(config)
+    dataset = ray.data.from_arrow(tables)
+    dataset.context.execution_options.preserve_order = True
+    dataset = dataset.map_batches(
+        partial(_inspect_block, shared=shared), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+
+def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
+    cv2.setNumThreads(1)
+    return inspect_entries([Entry(**row) for row in block.to_pylist()], ray.get(shared))
+
+
+class StreamConfig(DataConfig):
+    """Gives every training worker its tickets, in order, from the epoch where the run continues.
+
+    Ray Data's own shuffling restarts its seeds in a new process, so the order is never Ray's: it is the plan's.
+    A block holds exactly one ticket and the order is preserved, so the splitter deals them out like cards.
+    """
+
+    def __init__(
+        self, source: "ray.ObjectRef[BatchSource]", epochs: int, first_epoch: Callable[[], int], cpus_per_task: float
+    ) -> None:
+        """Make the configuration.
+
+        Args:
+            source: a `BatchSource` in the object store.
+            epochs: the last epoch is `epochs - 1`.
+            first_epoch: asked each time a group of workers starts, after they have loaded what they resume from.
+            cpus_per_task: logical CPUs of one task that makes tickets.
+        """
+        super().__init__()
+        self._source, self._epochs, self._first_epoch, self._cpus_per_task = source, epochs, first_epoch, cpus_per_task
+
+    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Return each worker's share of the stream, under the name of the placeholder dataset given to the trainer."""
+        (name,) = datasets
+        stream = ticket_stream(self._source, self._first_epoch(), self._epochs, world_size, self._cpus_per_task)
+        return [{name: share} for share in stream.streaming_split(world_size, equal=True)]
+
+
+def ticket_stream(
+    source: "ray.ObjectRef[BatchSource]", first_epoch: int, epochs: int, world_size: int, cpus_per_task: float = 1.0
+) -> ray.data.Dataset:
+    """Return a dataset with one row a ticket, in order: `pixels` [b, S, S], `label` [b], `row` [b], `ticket`."""
+    schedule = ray.get(source).schedule(world_size)
+    first = first_epoch * schedule.tickets_per_epoch
+    count = epochs * schedule.tickets_per_epoch - first
+    dataset = ray.data.range(count, override_num_blocks=min(count, MAX_READ_TASKS))
+    # One row is one ticket; one byte as the target makes one row one block.
+    dataset.context.target_max_block_size = 1
+    dataset.context.execution_options.preserve_order = True
+    return dataset.map_batches(
+        partial(_make_tickets, source=source, first=first, world_size=world_size),
+        batch_size=1,
+        num_cpus=cpus_per_task,
+    )
+
+
+def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
+    cv2.setNumThreads(1)
+    loaded = _loaded(source)
+    made = loaded.batch(first + int(batch["id"][0]), loaded.schedule(world_size))
+    return {name: value[None] for name, value in made.items()}
+
+
+@lru_cache(maxsize=2)
+def _loaded(source: "ray.ObjectRef[BatchSource]") -> BatchSource:
+    """Fetch the source once a worker process; its tables stay in shared memory."""
+    return ray.get(source)

@@ -1,0 +1,188 @@
+"""From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import pyarrow as pa
+
+from pneumo_ray import storage
+from pneumo_ray.console import progress, say
+from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
+from pneumo_ray.data.audit import audit, audit_lines
+from pneumo_ray.data.augment import AugmentConfig, materialise_copy
+from pneumo_ray.data.cache import cache_folder, scan_cache
+from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.inspect import InspectConfig
+from pneumo_ray.data.manifest import apply_labels, read_manifest, usable, write_manifest
+from pneumo_ray.data.pixels import CACHE_SIZE
+from pneumo_ray.data.sampling import virtual_copies
+from pneumo_ray.data.split import Protocol, assign_splits
+from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Turn an archive of radiographs into a manifest that training and scoring read."""
+
+    archive: tuple[str, ...]
+    """Folders, tar or zip files, DICOM, local or s3://, gs://; layout split/CLASS/file, or anything with --labels."""
+    out: str
+    """Folder of the run; manifest.parquet and audit.json are written there."""
+    protocol: Protocol = "grouped"
+    """Who trains, chooses and measures: grouped (patients never cross), official (the folders), paper (random halves)."""
+    labels: str | None = None
+    """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are carried along."""
+    cache: bool = False
+    """Decode and resize every picture once (64 kB each) so that training never decodes."""
+    materialize_copies: bool = False
+    """Write transformed copies of the smaller class as files, as the paper did, instead of making them while training."""
+    keep_identifiers: bool = False
+    """Write patient identifiers of DICOM files as they are instead of salted hashes."""
+    seed: int = 0
+    """Of the random choices of the split and the copies."""
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("--archive needs at least one folder, tar or zip file, or URI")
+
+
+def prepare(config: PrepareConfig) -> pa.Table:
+    """Write `manifest.parquet` and `audit.json` into the run's folder and return the manifest.
+
+    Needs a running Ray. An interrupted run with a cache continues: what is cached is not decoded again.
+
+    Raises:
+        PneumoError: one sentence about the archive, the label table, the protocol or the folder.
+    """
+    from pneumo_ray.data.pipeline import inspect_archive  # the only part that needs Ray
+
+    out = storage.absolute(config.out)
+    count = ListingCount()
+    entries = []
+    with progress("listing", None) as tick:
+        for entry in list_archives(config.archive, count):
+            entries.append(entry)
+            tick()
+    if not entries:
+        raise ArchiveError(f"--archive {' '.join(config.archive)} has no pictures in it ({count.ignored} other files)")
+    say(f"found {len(entries):,} pictures")
+    storage.require_writable(out)
+    folder = cache_folder(out, CACHE_SIZE) if config.cache else None
+    inspect = InspectConfig(
+        size=CACHE_SIZE,
+        cache_folder=folder,
+        cached=scan_cache(folder, CACHE_SIZE) if folder else {},
+        salt=None if config.keep_identifiers else _salt(out),
+    )
+    tables = []
+    with progress("reading", len(entries)) as tick:
+        for table in inspect_archive(entries, inspect):
+            tables.append(table)
+            tick(len(table))
+    manifest = pa.concat_tables(tables).combine_chunks()
+    if folder is None:
+        manifest = manifest.drop_columns(["cache_file", "cache_row"])
+    if config.labels:
+        manifest = apply_labels(manifest, config.labels)
+    manifest = manifest.append_column("folder", manifest["split"])
+    manifest = assign_splits(manifest, config.protocol, config.seed)
+    if config.materialize_copies:
+        manifest = _with_copies(manifest, out, config.seed)
+    metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
+    manifest = manifest.replace_schema_metadata(metadata)
+    path = storage.join(out, "manifest.parquet")
+    write_manifest(manifest, path)
+    facts = audit(manifest, count.ignored) | {
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "archive": list(config.archive),
+    }
+    storage.write_bytes(storage.join(out, "audit.json"), (json.dumps(facts, indent=2) + "\n").encode())
+    for line in audit_lines(facts):
+        say("  " + line)
+    say(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")
+    return manifest
+
+
+def cache_of(manifest: pa.Table, uri: str) -> str | None:
+    """Return the cache folder that a manifest names, where it is still there (also when the run was moved)."""
+    named = (manifest.schema.metadata or {}).get(b"cache", b"").decode()
+    beside = cache_folder(storage.absolute(uri).rsplit("/", 1)[0], CACHE_SIZE)
+    return next((folder for folder in (beside, named) if named and folder and storage.exists(folder)), None)
+
+
+def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return a manifest, its training rows and its validation rows, after checking that one can train on them.
+
+    Raises:
+        ManifestError: if there are no labels, one class only, or an empty split.
+    """
+    manifest = read_manifest(uri)
+    if not len(usable(manifest)):
+        raise ManifestError(
+            f"manifest {uri} has no labelled picture to train on; give labels with jobs/prepare.py --labels TABLE"
+        )
+    parts = []
+    for split in ("train", "val"):
+        rows = usable(manifest, split)
+        classes = set(rows["label"].to_pylist())
+        if classes != {0, 1}:
+            what = "no pictures" if not classes else "only one class"
+            raise ManifestError(
+                f"manifest {uri} has {what} in its split {split}; training needs both classes in train and val"
+            )
+        parts.append(rows)
+    return manifest, parts[0], parts[1]
+
+
+def _see(facts: dict[str, Any], path: str) -> str:
+    return f", see status and error in {path}" if facts["failed"] else ""
+
+
+def _salt(out: str) -> bytes:
+    """Return the run's secret, made once: without it the hashes of patient identifiers could be tried out."""
+    path = storage.join(out, ".salt")
+    if not storage.exists(path):
+        storage.write_bytes(path, secrets.token_bytes(32))
+    return storage.read_bytes(path)
+
+
+def _with_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
+    """Write the copies that balance the training split and add their rows; a copy belongs to its source's patient."""
+    train = usable(manifest, "train")
+    rows, copies = virtual_copies(train["label"].to_numpy())
+    sources = train.to_pylist()
+    extra: list[dict[str, Any]] = []
+    with progress("copies", int((copies > 0).sum())) as tick:
+        for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
+            source = sources[row]
+            image = decode_image(read_picture(source["uri"], source["member"]), frame=source["frame"] or 0)
+            key = int(source["content_sha256"][:16], 16)
+            encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
+            name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
+            uri = storage.join(out, "copies", name)
+            storage.write_bytes(uri, encoded)
+            extra.append(
+                source
+                | {
+                    "image_id": f"copies/{name}",
+                    "uri": uri,
+                    "member": None,
+                    "frame": None,
+                    "content_sha256": hashlib.sha256(encoded).hexdigest(),
+                    "width": image.shape[1],
+                    "height": image.shape[0],
+                    "mode": "L",
+                    "num_bytes": len(encoded),
+                    "cache_file": None,
+                    "cache_row": None,
+                    "copy_of": source["image_id"],
+                }
+            )
+            tick()
+    manifest = manifest.append_column("copy_of", pa.nulls(len(manifest), pa.string()))
+    return pa.concat_tables([manifest, pa.Table.from_pylist(extra, schema=manifest.schema)]).combine_chunks()

@@ -1,0 +1,39 @@
+"""Errors that a user can act on: one sentence each, printed by the jobs without a traceback (exit code 2)."""
+
+
+class PneumoError(Exception):
+    """A mistake or condition outside the program: says what is wrong, with which file or option, and what to do."""
+
+
+class ConfigError(PneumoError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class ArchiveError(PneumoError):
+    """An archive that is missing, empty or cannot be listed."""
+
+
+class ManifestError(PneumoError):
+    """A manifest or label table that breaks the contract of names."""
+
+
+class LeakageError(PneumoError):
+    """A patient or an exact duplicate stands in more than one split."""
+
+
+class StorageError(PneumoError):
+    """A place that cannot be read or written."""
+
+
+class ModelError(PneumoError):
+    """A model, weights file or bundle that cannot be built or trusted."""
+
+
+class ClusterError(PneumoError):
+    """The Ray cluster does not have what the job asks for."""
+
+
+class DecodeError(PneumoError):
+    """Bytes that do not become a radiograph. `kind` is a short stable name that rows and audits count by."""
+
+    kind = "decode"

@@ -1,0 +1,1 @@
+"""Metrics, calibration and operating points, from labels and scores alone."""

@@ -1,0 +1,203 @@
+"""Discrimination, calibration and their intervals over patients; a value that is undefined is None, never a silent 0.
+
+Cohen's kappa (1960) and Matthews' coefficient (1975) correct accuracy for chance; intervals are percentiles of a
+bootstrap that draws whole patients (Efron and Tibshirani 1993), because two images of one child are not two children.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from pneumo_ray.evaluate.calibration import brier_score, check_predictions, expected_calibration_error
+
+BOOTSTRAP_METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "kappa", "mcc", "brier", "auc")
+
+# Weights (resamples times images) held at once: 2 MB, which stays in cache and bounds memory for a million images.
+_CHUNK_ELEMENTS = 1 << 18
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def classification_metrics(
+    labels: npt.ArrayLike, prob: npt.ArrayLike, threshold: float
+) -> dict[str, float | int | None]:
+    """Return counts, rates at one threshold, and threshold-free measures of discrimination and calibration.
+
+    Args:
+        labels: [n], 0 normal or 1 pneumonia.
+        prob: float [n], probability of pneumonia.
+        threshold: an image is called pneumonia where `prob >= threshold`.
+
+    Returns:
+        n, tn, fp, fn, tp, accuracy, precision, recall (= sensitivity), specificity, f1, kappa, mcc, auc,
+        average_precision, brier, ece (15 bins), log_loss (nats). None where a denominator is 0, for auc and
+        average_precision where a class is missing, and for every measure where there are no images.
+
+    Raises:
+        ValueError: as `check_predictions`.
+    """
+    scores, truth = check_predictions(prob, labels)
+    tn, fp, fn, tp = np.bincount(_confusion_cell(truth, scores, threshold), minlength=4).tolist()
+    both, some = tn + fp > 0 and fn + tp > 0, truth.size > 0
+    return {
+        **metrics_from_confusion(tn, fp, fn, tp),
+        "auc": float(roc_auc_score(truth, scores)) if both else None,
+        "average_precision": float(average_precision_score(truth, scores)) if both else None,
+        "brier": brier_score(scores, truth) if some else None,
+        "ece": expected_calibration_error(scores, truth) if some else None,
+        "log_loss": float(log_loss(truth, scores, labels=[0, 1])) if some else None,
+    }
+
+
+def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float | int | None]:
+    """Return what a printed confusion matrix alone can tell: n, the counts, and the rates (None where 0/0).
+
+    Raises:
+        ValueError: if a count is negative.
+    """
+    if min(tn, fp, fn, tp) < 0:
+        raise ValueError(f"counts cannot be negative, got tn {tn}, fp {fp}, fn {fn}, tp {tp}")
+    rates = _rates(*(np.asarray(count, dtype=np.float64) for count in (tn, fp, fn, tp)))
+    defined = {name: None if np.isnan(value) else float(value) for name, value in rates.items()}
+    return {"n": tn + fp + fn + tp, "tn": tn, "fp": fp, "fn": fn, "tp": tp, **defined}
+
+
+def bootstrap_intervals(
+    labels: npt.ArrayLike,
+    prob: npt.ArrayLike,
+    threshold: float,
+    groups: Iterable[Hashable],
+    *,
+    metrics: Sequence[str] = BOOTSTRAP_METRICS,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, tuple[float, float] | None]:
+    """Return percentile bootstrap intervals, resampling whole patients with replacement.
+
+    A resample is a number of times for each patient, so that counts are one matrix product and AUC one cumulative sum
+    over images sorted once. The work is done in chunks: memory does not grow with the number of resamples.
+
+    Args:
+        labels: [n], 0 normal or 1 pneumonia.
+        prob: float [n], probability of pneumonia.
+        threshold: an image is called pneumonia where `prob >= threshold`; held fixed, as on a test set.
+        groups: [n] patient ids; an image whose id is None or NaN is a patient of its own.
+        metrics: names out of `BOOTSTRAP_METRICS`.
+        num_resamples: bootstrap resamples.
+        seed: the same seed draws the same patients.
+        level: coverage, within (0, 1).
+
+    Returns:
+        (low, high) for each name. Resamples in which a measure is undefined (a class missing) do not count towards it;
+        None where it is undefined in all of them.
+
+    Raises:
+        ValueError: if a name is unknown, a number out of range, the lengths differ, or as `check_predictions`.
+    """
+    if unknown := [name for name in metrics if name not in BOOTSTRAP_METRICS]:
+        raise ValueError(f"no bootstrap for {', '.join(unknown)}: choose from {', '.join(BOOTSTRAP_METRICS)}")
+    if num_resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"num_resamples must be positive and level within (0, 1), got {num_resamples} and {level}")
+    scores, truth = check_predictions(prob, labels)
+    group_of, num_groups = _number_groups(groups)
+    if group_of.size != scores.size:
+        raise ValueError(f"groups must name a patient for each image: got {group_of.size} for {scores.size} images")
+    if scores.size == 0:
+        return dict.fromkeys(metrics)
+
+    # One row a patient: its tn, fp, fn, tp and its summed squared error. [num_groups, 5]
+    cell = 4 * group_of + _confusion_cell(truth, scores, threshold)
+    confusion = np.bincount(cell, minlength=4 * num_groups).reshape(num_groups, 4)
+    squared_error = np.bincount(group_of, weights=(scores - truth) ** 2, minlength=num_groups)
+    patients = np.column_stack((confusion, squared_error))
+
+    order = np.argsort(scores)
+    positive, negative = order[truth[order] == 1], order[truth[order] == 0]
+    num_below = np.searchsorted(scores[negative], scores[positive], side="left")
+    num_up_to = np.searchsorted(scores[negative], scores[positive], side="right")
+    positive_group, negative_group = group_of[positive], group_of[negative]
+
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_ELEMENTS // scores.size)
+    samples = []
+    for start in range(0, num_resamples, chunk):
+        times = _draw_patients(rng, min(chunk, num_resamples - start), num_groups)
+        tn, fp, fn, tp, squared = (times @ patients).T
+        values = _rates(tn, fp, fn, tp)
+        values["brier"] = squared / (tn + fp + fn + tp)
+        if "auc" in metrics:
+            values["auc"] = _weighted_auc(times[:, positive_group], times[:, negative_group], num_below, num_up_to)
+        samples.append([values[name] for name in metrics])
+
+    tail = (1 - level) / 2
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for name, drawn in zip(metrics, np.concatenate(samples, axis=1), strict=True):
+        defined = drawn[~np.isnan(drawn)]
+        intervals[name] = None
+        if defined.size:
+            low, high = np.quantile(defined, [tail, 1 - tail])
+            intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _confusion_cell(truth: IntArray, scores: FloatArray, threshold: float) -> IntArray:
+    """Number the cells 0 tn, 1 fp, 2 fn, 3 tp."""
+    return 2 * truth + (scores >= threshold)
+
+
+def _rates(tn: FloatArray, fp: FloatArray, fn: FloatArray, tp: FloatArray) -> dict[str, FloatArray]:
+    """Return the rates of one matrix or of many at once; a denominator of 0 implies a numerator of 0, hence NaN."""
+    with np.errstate(invalid="ignore"):
+        excess = tp * tn - fp * fn
+        return {
+            "accuracy": (tp + tn) / (tn + fp + fn + tp),
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "specificity": tn / (tn + fp),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "kappa": 2 * excess / ((tp + fp) * (fp + tn) + (tp + fn) * (fn + tn)),
+            "mcc": excess / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
+        }
+
+
+def _number_groups(groups: Iterable[Hashable]) -> tuple[IntArray, int]:
+    """Number the patients 0, 1, ... in order of first appearance; an id that is null (not equal to itself) is new."""
+    ids = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    numbers: dict[Hashable, int] = {}
+    for index, identity in enumerate(ids):
+        is_null = identity is None or identity != identity
+        ids[index] = numbers.setdefault(object() if is_null else identity, len(numbers))
+    return np.array(ids, dtype=np.int64), len(numbers)
+
+
+def _draw_patients(rng: np.random.Generator, num_resamples: int, num_groups: int) -> FloatArray:
+    """Return how many times each resample draws each patient, float64 [num_resamples, num_groups]."""
+    drawn = rng.integers(num_groups, size=(num_resamples, num_groups))
+    drawn += num_groups * np.arange(num_resamples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=drawn.size)
+    return times.reshape(num_resamples, num_groups).astype(np.float64)
+
+
+def _weighted_auc(
+    positive_weight: FloatArray, negative_weight: FloatArray, num_below: IntArray, num_up_to: IntArray
+) -> FloatArray:
+    """Return the weighted share of (positive, negative) pairs in the right order, ties counted half (Mann-Whitney).
+
+    Args:
+        positive_weight: [resamples, positives].
+        negative_weight: [resamples, negatives], columns sorted by score.
+        num_below: [positives] negatives that score less.
+        num_up_to: [positives] negatives that score less or the same.
+
+    Returns:
+        float64 [resamples]; NaN where a class has no weight.
+    """
+    cumulative = np.zeros((negative_weight.shape[0], negative_weight.shape[1] + 1))
+    np.cumsum(negative_weight, axis=1, out=cumulative[:, 1:])
+    pairs = positive_weight * (cumulative[:, num_below] + cumulative[:, num_up_to])
+    with np.errstate(invalid="ignore"):
+        return pairs.sum(axis=1) / (2 * positive_weight.sum(axis=1) * cumulative[:, -1])

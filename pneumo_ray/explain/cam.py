@@ -1,0 +1,83 @@
+"""Grad-CAM by construction (Selvaraju et al. 2017, arXiv 1610.02391; Zhou et al. 2016, arXiv 1512.04150).
+
+Behind global average pooling and a linear layer the gradient of the logit is the same at every pixel of map k:
+`w_k / (h w)`. So the weights of Grad-CAM are known before any image is, and no backward pass and no hook is needed.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.model.network import PneumoniaNet
+
+Target = Literal["predicted", "pneumonia", "normal"]
+"""What a map explains: the logit (pneumonia), its negative (normal), or whichever class the network predicts."""
+
+
+def signed_maps(maps: Tensor, weights: Tensor) -> Tensor:
+    """Return `sum_k weights_tk A_k / (h w)`, the maps before ReLU, for T sets of class weights at once.
+
+    All of them are one matrix product, in float32 also inside autocast; feature maps are read once, in the memory
+    format in which they come. Over its pixels a signed map sums to the logit of its weights without the bias.
+
+    Args:
+        maps: feature maps A [B, K, h, w], any floating type.
+        weights: [T, K], on the same device.
+
+    Returns:
+        float32 [B, T, h, w], in logit units.
+    """
+    height, width = maps.shape[2:]
+    with torch.autocast(maps.device.type, enabled=False):
+        products = torch.matmul(weights.float() / (height * width), maps.float().flatten(2))
+    return products.unflatten(2, (height, width))
+
+
+def target_sign(logit: Tensor, target: Target, threshold_logit: float = 0.0) -> Tensor:
+    """Return +1 for the images whose pneumonia is explained and -1 for those whose normality is.
+
+    Args:
+        logit: [B], of the pass without dropout.
+        target: `predicted` decides for each image by `logit >= threshold_logit`.
+        threshold_logit: the operating point as a raw logit.
+
+    Returns:
+        [B], of logit's type and device.
+
+    Raises:
+        ConfigError: if the target has another name.
+    """
+    if target not in get_args(Target):
+        raise ConfigError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
+    if target == "predicted":
+        return (logit >= threshold_logit).to(logit.dtype) * 2 - 1
+    return torch.ones_like(logit) if target == "pneumonia" else -torch.ones_like(logit)
+
+
+@torch.inference_mode()
+def grad_cam(net: PneumoniaNet, maps: Tensor, target: Target = "predicted", threshold_logit: float = 0.0) -> Tensor:
+    """Return the plain Grad-CAM `ReLU(+-sum_k w_k A_k / (h w))`, without dropout.
+
+    Args:
+        net: the network that made the maps.
+        maps: its feature maps A [B, K, h, w], any floating type.
+        target: the class to explain.
+        threshold_logit: the operating point as a raw logit, for `predicted`.
+
+    Returns:
+        float32 [B, h, w], in logit units.
+
+    Raises:
+        ConfigError: if the target has another name.
+
+    Example:
+        >>> from pneumo_ray.model import ModelConfig, PneumoniaNet
+        >>> net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none")).eval()
+        >>> grad_cam(net, net.feature_maps(torch.randn(2, 3, 64, 64))).shape
+        torch.Size([2, 2, 2])
+    """
+    signed = signed_maps(maps, net.classifier.weight)[:, 0]
+    logit = signed.sum((1, 2)) + net.classifier.bias.float()
+    return (signed * target_sign(logit, target, threshold_logit)[:, None, None]).relu()

@@ -1,0 +1,125 @@
+"""Six lung zones, and the mean of a map over each of them.
+
+Zones are thirds of the height by halves of the width (Table I of arXiv 2507.18647). Names give the patient's side:
+the right lung is on the left of the picture.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the picture; x1 and y1 are the first pixels outside."""
+
+ZONES = ("right_upper", "left_upper", "right_middle", "left_middle", "right_lower", "left_lower")
+"""Row by row from the top, each from the left of the picture, which is the patient's right."""
+
+ALIASES = {
+    "Upper West": "right_upper",
+    "Upper East": "left_upper",
+    "Middle West": "right_middle",
+    "Middle East": "left_middle",
+    "Lower West": "right_lower",
+    "Lower East": "left_lower",
+}
+"""The paper's names. It does not say which side East is; we read it as on a map: the right of the picture, which is the
+patient's left."""
+
+
+def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box: Box | None = None) -> Tensor:
+    """Return the matrix that turns a coarse map into the zone means of its upsampled picture.
+
+    Bilinear upsampling (`align_corners=False`) and averaging are both linear, so their composition is one matrix and no
+    map has to be upsampled to be measured. That holds for the mean, not for the standard deviation: multiply each
+    pass's map, then take the deviation over passes.
+
+    Zones are whole pixels: of n rows, band i begins at row `i n / 3` rounded to the nearest; an odd width gives its
+    middle column to the left half of the picture.
+
+    Args:
+        map_size: rows and columns (h, w) of the coarse map.
+        image_size: rows and columns of the picture that it explains, in pixels.
+        box: divide this part of the picture (the lungs) instead of all of it.
+
+    Returns:
+        float32 [6, h * w] on the CPU, rows in the order of ZONES; each sums to 1. Multiply with maps flattened
+        row-major.
+
+    Raises:
+        ValueError: if the picture is smaller than the map, or the box leaves it or is under 3 rows by 2 columns.
+    """
+    x0, y0, x1, y1 = (0, 0, image_size[1], image_size[0]) if box is None else box
+    rows, columns = _upsampling(map_size, image_size)
+    _check_box((x0, y0, x1, y1), image_size)
+    if y1 - y0 < 3 or x1 - x0 < 2:
+        raise ValueError(f"box {(x0, y0, x1, y1)} is under 3 rows by 2 columns, too small for six zones; enlarge it")
+    thirds = [y0 + (2 * i * (y1 - y0) + 3) // 6 for i in range(4)]
+    halves = [x0 + (i * (x1 - x0) + 1) // 2 for i in range(3)]
+    bands = torch.stack([rows[a:b].mean(0) for a, b in itertools.pairwise(thirds)])
+    sides = torch.stack([columns[a:b].mean(0) for a, b in itertools.pairwise(halves)])
+    return torch.kron(bands, sides).float()
+
+
+def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box: Box) -> Tensor:
+    """Return the two functionals whose ratio is the share of activation outside a box.
+
+    Args:
+        map_size: rows and columns (h, w) of the coarse map.
+        image_size: rows and columns of the picture that it explains, in pixels.
+        box: the part of the picture that is inside (the lungs).
+
+    Returns:
+        float32 [2, h * w] on the CPU: the sum of the upsampled map outside the box, and over all of the picture, both
+        divided by the number of pixels of the picture.
+
+    Raises:
+        ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
+    """
+    rows, columns = _upsampling(map_size, image_size)
+    _check_box(box, image_size)
+    x0, y0, x1, y1 = box
+    whole = torch.kron(rows.sum(0), columns.sum(0))
+    inside = torch.kron(rows[y0:y1].sum(0), columns[x0:x1].sum(0))
+    return (torch.stack([(whole - inside).clamp(min=0), whole]) / (image_size[0] * image_size[1])).float()
+
+
+def outside_share(maps: Tensor, image_size: tuple[int, int], box: Box) -> Tensor:
+    """Return the share of activation that lies outside a box, from 0 to 1; NaN for a blank map, which has none.
+
+    Args:
+        maps: [..., h, w], not negative (after ReLU).
+        image_size: rows and columns of the picture that they explain, in pixels.
+        box: the part of the picture that is inside (the lungs).
+
+    Returns:
+        float32 [...].
+
+    Raises:
+        ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
+    """
+    height, width = maps.shape[-2:]
+    operator = outside_operator((height, width), image_size, box).to(maps.device)
+    outside, whole = (maps.float().flatten(-2) @ operator.mT).unbind(-1)
+    return outside / whole
+
+
+def _upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the float64 matrices [H, h] and [W, w] that bilinear upsampling is made of."""
+    if image_size[0] < map_size[0] or image_size[1] < map_size[1]:
+        raise ValueError(f"image_size {image_size} is smaller than map_size {map_size}; give both as rows, columns")
+    rows, columns = (
+        F.interpolate(torch.eye(coarse, dtype=torch.float64)[None], size=fine, mode="linear", align_corners=False)[0].mT
+        for coarse, fine in zip(map_size, image_size, strict=True)
+    )
+    return rows, columns
+
+
+def _check_box(box: Box, image_size: tuple[int, int]) -> None:
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= image_size[1] and 0 <= y0 < y1 <= image_size[0]):
+        raise ValueError(
+            f"box {box} is empty or leaves the picture of {image_size[0]} rows and {image_size[1]} columns; "
+            "give x0, y0, x1, y1 in its pixels"
+        )

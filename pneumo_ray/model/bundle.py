@@ -1,0 +1,264 @@
+"""A trained model as a folder of two plain files: `weights.safetensors` and `model.json`, under one hash.
+
+Nothing in it is a pickle, so a bundle from a stranger cannot run code.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pneumo_ray.errors import ConfigError, ModelError, PneumoError, StorageError
+from pneumo_ray.model.network import ModelConfig, PneumoniaNet
+from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
+
+FORMAT = "pneumo_ray.model"
+FORMAT_VERSION = 1
+CLASSES = ("normal", "pneumonia")
+_WEIGHTS = "weights.safetensors"
+_DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a grey picture becomes the network's input; the same in training, scoring and explaining."""
+
+    image_size: int = 224
+    """Height and width of the network's input, in pixels: a centre crop."""
+    resize_size: int = 256
+    """Height and width that the picture is resized to before the crop, in pixels."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from each channel after the division by 255."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Divides each channel after the mean is subtracted."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ConfigError: if the crop is larger than the picture, or the mean and std are not three usable numbers.
+        """
+        if not 0 < self.image_size <= self.resize_size:
+            raise ConfigError(
+                f"image_size must be positive and at most resize_size, got {self.image_size} and {self.resize_size}"
+            )
+        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
+            raise ConfigError(f"mean must be three finite numbers, got {self.mean}")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"std must be three positive numbers, got {self.std}")
+
+    def normalise(self, batch: Tensor, *, channels_last: bool = False) -> Tensor:
+        """Turn grey pictures into the network's input: (x / 255 - mean) / std, the grey in all three channels.
+
+        It is one multiply-add per value, without a copy of the picture for each channel.
+
+        Args:
+            batch: uint8 [B, H, W] on any device.
+            channels_last: lay the result out as B, H, W, 3, which convolutions prefer on many devices.
+
+        Returns:
+            float32 [B, 3, H, W] on the same device.
+
+        Raises:
+            ValueError: if the batch is not uint8 [B, H, W].
+        """
+        if batch.dtype != torch.uint8 or batch.ndim != 3:
+            raise ValueError(f"expected uint8 [B, H, W], got {batch.dtype} {list(batch.shape)}")
+        scale = torch.tensor([1 / (255 * std) for std in self.std], device=batch.device).view(1, 3, 1, 1)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=batch.device)
+        num_images, height, width = batch.shape
+        result = torch.empty(
+            (num_images, 3, height, width),
+            device=batch.device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
+        return torch.addcmul(shift.view(1, 3, 1, 1), batch.unsqueeze(1).float(), scale, out=result)
+
+
+@dataclass
+class Bundle:
+    """A model that is ready to score, with everything that its scores depend on."""
+
+    model: PneumoniaNet
+    """In eval mode, on the CPU; its `config.weights` is `none`, because they came with the bundle."""
+    preprocessing: Preprocessing
+    temperature: float = 1.0
+    """Calibrated probability of pneumonia = sigmoid(logit / temperature)."""
+    operating_point: dict[str, Any] = field(default_factory=dict)
+    """`threshold` on the calibrated probability, the `rule` that chose it, and what the rule measured."""
+    classes: tuple[str, ...] = CLASSES
+    """Names of label 0 and label 1."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where it came from: data, configuration, versions, metrics."""
+    hash: str = ""
+    """sha256 (hex) of the weights file and of the canonical JSON of the rest."""
+
+
+def save_bundle(
+    folder: str | Path,
+    model: PneumoniaNet,
+    *,
+    preprocessing: Preprocessing,
+    temperature: float = 1.0,
+    operating_point: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> str:
+    """Write a bundle, replacing an older one as a whole.
+
+    The same model and facts give the same bytes on any device and in any memory format.
+
+    Args:
+        folder: where; it must not exist, be empty, or hold an older bundle and nothing else.
+        model: the network itself, without a DDP or torch.compile wrapper.
+        preprocessing: what its inputs went through.
+        temperature: divides the logit before the sigmoid; positive.
+        operating_point: see `Bundle`; a threshold of 0.5 where none is given.
+        provenance: plain JSON values.
+
+    Returns:
+        The bundle's hash.
+
+    Raises:
+        ModelError: if a value cannot be stored exactly, or the folder holds something else.
+        StorageError: if the folder cannot be written.
+    """
+    _check_temperature(temperature)
+    state = model.state_dict()
+    weights = safetensors.torch.save(
+        {
+            # Contiguous, because safetensors refuses channels_last tensors.
+            key: (value.float() if value.is_floating_point() else value).detach().cpu().contiguous()
+            for key, value in state.items()
+        }
+    )
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "model": asdict(replace(model.config, weights="none")),
+        "preprocessing": asdict(preprocessing),
+        "classes": CLASSES,
+        "temperature": float(temperature),
+        "operating_point": {"threshold": 0.5, "rule": "default"} if operating_point is None else operating_point,
+        "provenance": provenance or {},
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        # Through JSON once, so that what is hashed is what will be read: tuples are lists, keys are strings.
+        description = json.loads(json.dumps(description, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"operating_point and provenance of a bundle must be plain finite JSON values ({error}); convert them"
+        ) from error
+    digest = _hash(description)
+    text = json.dumps({**description, "hash": digest}, indent=2, allow_nan=False) + "\n"
+    _write_folder(Path(folder), {_WEIGHTS: weights, _DESCRIPTION: text.encode()})
+    return digest
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle, after checking that neither file has changed since it was saved.
+
+    Raises:
+        ModelError: if the folder is not a bundle of this format version, or its content is missing, changed or foreign.
+    """
+    text = _read_file(Path(folder), _DESCRIPTION)
+    weights = _read_file(Path(folder), _WEIGHTS)
+    try:
+        description = json.loads(text)
+        known = isinstance(description, dict) and description.get("format") == FORMAT
+    except (ValueError, RecursionError):
+        known = False
+    if not known:
+        raise ModelError(f"{folder} is not a pneumo_ray model ({_DESCRIPTION} is damaged or foreign); copy it again")
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ModelError(
+            f"{folder} has model format {description.get('format_version')!r}, but this version reads "
+            f"{FORMAT_VERSION}; use the pneumo_ray that wrote it"
+        )
+    if hashlib.sha256(weights).hexdigest() != description.get("weights_sha256"):
+        raise ModelError(f"{_WEIGHTS} in {folder} is not the file that was saved with {_DESCRIPTION}; copy both again")
+    digest = description.pop("hash", None)
+    try:
+        unchanged = _hash(description) == digest
+        if unchanged:
+            return _assemble(description, weights, digest)
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, PneumoError) as error:
+        raise ModelError(
+            f"{folder} is not a valid pneumo_ray model (description and weights do not fit together); save it again"
+        ) from error
+    raise ModelError(f"{_DESCRIPTION} in {folder} has been changed since it was saved; copy the original again")
+
+
+def _assemble(description: dict[str, Any], weights: bytes, digest: str) -> Bundle:
+    # On the meta device, because initial weights would cost time and random numbers only to be overwritten.
+    with torch.device("meta"):
+        model = PneumoniaNet(ModelConfig(**description["model"]))
+    model.load_state_dict(safetensors.torch.load(weights), assign=True)
+    preprocessing = description["preprocessing"]
+    _check_temperature(description["temperature"])
+    return Bundle(
+        model=model.eval(),
+        preprocessing=Preprocessing(
+            **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+        ),
+        temperature=description["temperature"],
+        operating_point=dict(description["operating_point"]),
+        classes=tuple(description["classes"]),
+        provenance=dict(description["provenance"]),
+        hash=digest,
+    )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ModelError(f"temperature must be positive and finite, got {temperature}; calibrate again or leave it 1")
+
+
+def _hash(description: dict[str, Any]) -> str:
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_file(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"{folder} is not a complete pneumo_ray model ({name}: {error.strerror}); give the folder that "
+            "jobs/train.py wrote"
+        ) from error
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write the files beside the folder and rename them into place, so that no reader meets half a bundle."""
+    folder = folder.resolve()
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    old = temporary.with_name(f"{temporary.name}.old")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(entry.name not in files for entry in folder.iterdir())):
+            raise ModelError(f"{folder} holds something other than a model, which would be lost; choose another folder")
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise StorageError(f"the model cannot be written to {folder} ({error.strerror}); give another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

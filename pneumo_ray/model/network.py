@@ -1,0 +1,262 @@
+"""The classifier: trunk -> feature maps -> global average pool -> dropout -> linear -> one logit.
+
+With this one shape for every architecture, Grad-CAM weights (arXiv 1610.02391) are the weights of the linear layer,
+so the maps of arXiv 2507.18647 need no backward pass. The trunks are torchvision's; their own classifiers are dropped.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from pneumo_ray.errors import ConfigError, ModelError
+from pneumo_ray.model.weights import load_weights
+
+DropoutSite = Literal["head", "tail"]
+Freeze = Literal["none", "early", "backbone"]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a torchvision network is cut; paths are torchvision's module names."""
+
+    num_maps: int
+    """Channels K of the feature maps."""
+    unpack: str | None
+    """The child whose own children are steps of the trunk, because a cut lies inside it."""
+    dropouts: tuple[tuple[str, int], ...]
+    """The steps that a channel dropout precedes, with their input channels; the first of them begins the tail."""
+    last_stage: str
+    """The first step of the last stage, which `freeze="early"` still trains."""
+
+
+def _resnet(num_maps: int, num_blocks: int) -> _Layout:
+    blocks = tuple((f"layer4.{i}", num_maps) for i in range(1, num_blocks))
+    return _Layout(num_maps, "layer4", blocks, "layer4.0")
+
+
+_LAYOUTS = {
+    "resnet18": _resnet(512, 2),
+    "resnet34": _resnet(512, 3),
+    "resnet50": _resnet(2048, 3),
+    "resnet101": _resnet(2048, 3),
+    "resnet152": _resnet(2048, 3),
+    "wide_resnet50_2": _resnet(2048, 3),
+    "resnext50_32x4d": _resnet(2048, 3),
+    "densenet121": _Layout(1024, "features", (("features.denseblock4", 512),), "features.denseblock4"),
+    "vgg16": _Layout(512, "features", (("features.28", 512),), "features.24"),
+    "inception_v3": _Layout(2048, None, (("Mixed_7c", 2048),), "Mixed_7a"),
+    "efficientnet_b0": _Layout(1280, "features", (("features.8", 320),), "features.7"),
+}
+
+ARCHITECTURES: tuple[str, ...] = tuple(_LAYOUTS)
+"""The trunks that can be built, by torchvision name."""
+
+# StochasticDepth off: dropout is the only randomness that Monte Carlo passes have to reproduce. The published Inception
+# weights expect another normalisation, which weights.py folds into the first layer, so no transform is needed here.
+_OPTIONS: dict[str, dict[str, bool | float]] = {
+    "inception_v3": {"aux_logits": False, "transform_input": False, "init_weights": True},
+    "efficientnet_b0": {"stochastic_depth_prob": 0.0},
+}
+
+_NOT_TRUNK = {"avgpool", "dropout", "fc", "classifier"}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What to build, and where its weights come from."""
+
+    arch: str = "resnet50"
+    """Trunk by torchvision name, one of ARCHITECTURES."""
+    weights: str = "imagenet"
+    """`imagenet` (downloaded by torchvision), `none` (from scratch), or a file: a torchvision state dict
+    (.pth, .pt, .safetensors) or a bundle's weights.safetensors."""
+    dropout: float = 0.5
+    """Share of channels dropped; the same rate in training and in Monte Carlo passes."""
+    dropout_site: DropoutSite = "head"
+    """`head` drops pooled features before the linear layer, `tail` drops whole channels inside the last stage."""
+    freeze: Freeze = "none"
+    """`none` trains everything, `early` the last stage and the head, `backbone` the head only."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            ModelError: if the architecture is unknown.
+            ConfigError: if another field is out of its range.
+        """
+        if self.arch not in _LAYOUTS:
+            nearest = difflib.get_close_matches(self.arch, ARCHITECTURES, n=1, cutoff=0.0)[0]
+            raise ModelError(
+                f"model.arch {self.arch!r} is not known; did you mean {nearest}? (known: {', '.join(ARCHITECTURES)})"
+            )
+        if not self.weights:
+            raise ConfigError("model.weights is empty; give imagenet, none or a file")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout must be at least 0 and less than 1, got {self.dropout}")
+        if self.dropout_site not in get_args(DropoutSite):
+            raise ConfigError(f"model.dropout_site must be head or tail, got {self.dropout_site!r}")
+        if self.freeze not in get_args(Freeze):
+            raise ConfigError(f"model.freeze must be none, early or backbone, got {self.freeze!r}")
+
+
+class ChannelDropout(nn.Module):
+    """Dropout2d whose channel mask can be given: z = x * mask, mask in {0, 1 / (1 - p)} (arXiv 1411.4280).
+
+    In training mode it draws a mask for each image and ignores `mask`. In eval mode it is the identity until `mask` is
+    set, so that Monte Carlo passes need no `train()` and BatchNorm stays as it is. It adds nothing to the state dict.
+
+    Args:
+        p: probability that a channel is dropped.
+        num_channels: channels C of its input.
+    """
+
+    def __init__(self, p: float, num_channels: int) -> None:
+        """Start without a mask."""
+        super().__init__()
+        self.p = p
+        self.num_channels = num_channels
+        self.mask: Tensor | None = None
+        """[C], or [B, C] for a mask per image; already scaled by 1 / (1 - p)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop channels of x [B, C, h, w]; same shape and dtype."""
+        if self.training:
+            return F.dropout2d(x, self.p)
+        if self.mask is None:
+            return x
+        return x * self.mask.to(x.dtype)[..., None, None]
+
+    def extra_repr(self) -> str:
+        """Describe it in `print(net)`."""
+        return f"p={self.p}, num_channels={self.num_channels}"
+
+
+class PneumoniaNet(nn.Module):
+    """One logit for pneumonia from feature maps, global average pooling, dropout and a linear layer.
+
+    Every architecture has this head, whatever classifier torchvision gives it (VGG-16 loses its three linear layers,
+    Inception its auxiliary output). The trunk is cut in two at the same place for both dropout sites, so weights fit
+    either. `tail` is what a Monte Carlo pass has to repeat when the dropout is there: for ResNets the blocks of layer4
+    after the first, each behind a ChannelDropout; denseblock4 of DenseNet-121; from the last convolution of VGG-16;
+    Mixed_7c of Inception v3; the last 1 x 1 convolution of EfficientNet-B0, whose stochastic depth is off.
+
+    Weights are torchvision's random defaults; `build_model` loads others.
+
+    Attributes:
+        config: what it was built from.
+        prefix: everything before the first layer that can be stochastic.
+        tail: the rest of the trunk, to the feature maps after their last activation (and pooling, in VGG-16).
+        dropout: active at site `head`, else of rate 0.
+        classifier: Linear(K, 1).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers with fresh weights, drawn from torch's global generator."""
+        super().__init__()
+        self.config = config
+        layout = _LAYOUTS[config.arch]
+        channels = dict(layout.dropouts)
+        tail_rate = config.dropout if config.dropout_site == "tail" else 0.0
+        parts: tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]] = ([], [])
+        frozen: list[str] = []
+        in_tail = False
+        trains = config.freeze == "none"
+        for path, module in _trunk_steps(config.arch, layout.unpack):
+            trains = trains or (config.freeze == "early" and path == layout.last_stage)
+            if path in channels:
+                in_tail = True
+                parts[1].append((f"{path}_dropout", ChannelDropout(tail_rate, channels[path])))
+            parts[in_tail].append((path, module))
+            if not trains:
+                frozen.append(f"{'tail' if in_tail else 'prefix'}.{path}")
+        self.prefix: nn.Module = _nested(parts[0])
+        self.tail: nn.Module = _nested(parts[1])
+        self.dropout = nn.Dropout(config.dropout if config.dropout_site == "head" else 0.0)
+        self.classifier = nn.Linear(layout.num_maps, 1)
+        # The spread of nn.Linear's own default; no bias, so that the first logits lean to neither class.
+        nn.init.normal_(self.classifier.weight, std=(3 * layout.num_maps) ** -0.5)
+        nn.init.zeros_(self.classifier.bias)
+        self._frozen = tuple(frozen)
+        for path in self._frozen:
+            self.get_submodule(path).requires_grad_(False)
+        self.train()
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """Return the maps A that the head averages.
+
+        Args:
+            x: float32 [B, 3, H, W], ImageNet-normalised (`Preprocessing.normalise`).
+
+        Returns:
+            [B, K, h, w].
+        """
+        return self.tail(self.prefix(x))
+
+    def head(self, maps: Tensor) -> Tensor:
+        """Return the logit [B] of feature maps [B, K, h, w]."""
+        return self.classifier(self.dropout(maps.mean((2, 3)))).squeeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logit [B] for pneumonia of images x, float32 [B, 3, H, W], ImageNet-normalised."""
+        return self.head(self.feature_maps(x))
+
+    def tail_dropouts(self) -> list[ChannelDropout]:
+        """Return the channel dropouts of the tail in the order in which they run (of rate 0 at site `head`)."""
+        return [module for module in self.tail.modules() if isinstance(module, ChannelDropout)]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, except frozen layers: their BatchNorm statistics must not drift.
+
+        Dropout is switched in any case: a network is explained with the dropout that it was trained with.
+        """
+        super().train(mode)
+        for path in self._frozen:
+            self.get_submodule(path).eval()
+        return self
+
+
+def build_model(config: ModelConfig) -> PneumoniaNet:
+    """Build a network and load the weights that the config names.
+
+    The classifier is freshly initialised unless the file is a bundle's; call `torch.manual_seed` before for
+    reproducible weights.
+
+    Raises:
+        ModelError: if weights cannot be downloaded, read or trusted, or belong to another architecture.
+    """
+    net = PneumoniaNet(config)
+    if config.weights != "none":
+        load_weights(net, config.arch, config.weights)
+    return net
+
+
+def _trunk_steps(arch: str, unpack: str | None) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the trunk's modules in the order in which they run, with torchvision's names."""
+    source = torchvision.models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
+    for name, child in source.named_children():
+        if name == unpack:
+            yield from ((f"{name}.{inner}", module) for inner, module in child.named_children())
+        elif name not in _NOT_TRUNK:
+            yield name, child
+    if arch == "densenet121":
+        yield "relu", nn.ReLU(inplace=True)  # torchvision has it in forward() only
+
+
+def _nested(steps: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:
+    """Chain modules under their dotted names, so that state dict keys stay torchvision's after the part's name."""
+    chain = nn.Sequential()
+    for path, module in steps:
+        parent, _, name = path.rpartition(".")
+        if not parent:
+            chain.add_module(name, module)
+            continue
+        if parent not in dict(chain.named_children()):
+            chain.add_module(parent, nn.Sequential())
+        group = chain.get_submodule(parent)
+        group.add_module(name, module)
+    return chain

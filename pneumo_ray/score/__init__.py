@@ -1,0 +1,1 @@
+"""The batch job that scores and explains an archive."""

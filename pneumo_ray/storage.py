@@ -1,0 +1,180 @@
+"""Places where bytes live: local paths and any `pyarrow.fs` URI, read and written the same way.
+
+A file appears under its name only when it is complete: it is written to a temporary name beside
+it and renamed, so that whoever reads it later never meets half of it.
+"""
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+from pyarrow import fs as pafs
+
+from pneumo_ray.errors import StorageError
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine (a plain path or a `file://` URI)."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> bytes | str:
+    """Return the path behind a local URI, as bytes where the name is not valid UTF-8."""
+    if uri.startswith("file://"):
+        return unquote_to_bytes(uri.removeprefix("file://"))
+    return os.path.abspath(uri)
+
+
+def uri_of(path: bytes) -> str:
+    """Return the URI of a local path: the path itself, or `file://` with escapes if it is not valid UTF-8."""
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        return "file://" + quote(path)
+
+
+def absolute(uri: str) -> str:
+    """Return `uri` such that another process with another working directory finds the same place."""
+    return uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def join(base: str, *parts: str) -> str:
+    """Join names to a path or URI."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Return the pyarrow file system of a URI and the path inside it.
+
+    Raises:
+        StorageError: if the scheme is unknown or the URI is malformed.
+    """
+    if is_local(uri):
+        return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise StorageError(f"cannot use the address {uri!r}: {error}") from error
+
+
+def read_bytes(uri: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: as the file system reports it (FileNotFoundError, PermissionError, ...).
+    """
+    if is_local(uri):
+        with open(local_path(uri), "rb") as file:
+            return file.read()
+    fs, path = filesystem(uri)
+    with fs.open_input_stream(path) as stream:
+        return bytes(stream.readall())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file so that it appears complete or not at all.
+
+    Raises:
+        StorageError: if the place cannot be written (read-only, no such bucket, disk full).
+    """
+    with atomic_file(uri) as temporary:
+        if is_local(uri):
+            Path(temporary).write_bytes(data)
+        else:
+            fs, path = filesystem(temporary)
+            with fs.open_output_stream(path) as stream:
+                stream.write(data)
+
+
+@contextmanager
+def atomic_file(uri: str) -> Iterator[str]:
+    """Yield a temporary name beside `uri`; what is written there replaces `uri` when the block ends well.
+
+    Raises:
+        StorageError: if the place cannot be written.
+    """
+    temporary = f"{uri}.{uuid.uuid4().hex[:8]}.tmp"
+    fs, path = filesystem(temporary)
+    _, final = filesystem(uri)
+    try:
+        if is_local(uri):
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+        yield temporary
+        if is_local(uri):
+            os.replace(path, final)
+        else:
+            fs.move(path, final)
+    except OSError as error:
+        remove(temporary)
+        raise StorageError(f"cannot write {uri}: {error.strerror or error}") from error
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+@contextmanager
+def atomic_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a new local folder beside `folder` that takes its name, and its place, when the block ends well."""
+    final = Path(folder)
+    temporary = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if final.exists():
+            retired = temporary.with_suffix(".old")
+            final.rename(retired)
+            temporary.rename(final)
+            shutil.rmtree(retired)
+        else:
+            temporary.rename(final)
+    except OSError as error:
+        raise StorageError(f"cannot write {final}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(uri: str) -> None:
+    """Remove a file if it is there."""
+    fs, path = filesystem(uri)
+    try:
+        fs.delete_file(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if exists(uri):
+            raise StorageError(f"cannot remove {uri}: {error}") from error
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder at `uri`."""
+    if is_local(uri):
+        return os.path.exists(local_path(uri))
+    fs, path = filesystem(uri)
+    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def list_files(folder: str, accept: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """Return the names of the files directly in `folder`, sorted; empty if there is no such folder."""
+    fs, path = filesystem(folder)
+    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos if info.type == pafs.FileType.File and accept(info.base_name))
+
+
+def require_writable(folder: str) -> None:
+    """Make `folder` and prove that a file can be written there.
+
+    Raises:
+        StorageError: one sentence naming the folder, if not.
+    """
+    probe = join(folder, ".pneumo_ray_write_test")
+    try:
+        write_bytes(probe, b"")
+    except (StorageError, OSError) as error:
+        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        text = getattr(reason, "strerror", None) or str(reason)
+        raise StorageError(f"--out {folder} cannot be written ({text}); choose another folder") from error
+    remove(probe)

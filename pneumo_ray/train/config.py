@@ -1,0 +1,118 @@
+"""What a training run is, as one typed value; the defaults are those of arXiv 2507.18647."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.sampling import Balance
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.evaluate.operating_point import OperatingPointConfig
+from pneumo_ray.model import ModelConfig
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise ConfigError(sentence)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What the network sees."""
+
+    image_size: int = 224
+    """Rows and columns of the network's input, in pixels; pictures are resized to 8/7 of it and cropped."""
+
+    def __post_init__(self) -> None:
+        _require(
+            32 <= self.image_size <= 2048, f"data.image-size must be between 32 and 2048 pixels, got {self.image_size}"
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, a plateau schedule and early stopping, all judged by the validation loss."""
+
+    lr: float = 1e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay of AdamW."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0 does not clip."""
+    plateau_factor: float = 0.5
+    """What the learning rate is multiplied by on a plateau."""
+    plateau_patience: int = 3
+    """Epochs without a better validation loss before that."""
+    stop_patience: int = 5
+    """Epochs without a better validation loss before training stops."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        _require(self.weight_decay >= 0, f"optim.weight-decay must not be negative, got {self.weight_decay}")
+        _require(self.clip_norm >= 0, f"optim.clip-norm must not be negative, got {self.clip_norm}")
+        _require(
+            0 < self.plateau_factor < 1, f"optim.plateau-factor must lie between 0 and 1, got {self.plateau_factor}"
+        )
+        _require(
+            self.plateau_patience >= 0, f"optim.plateau-patience must not be negative, got {self.plateau_patience}"
+        )
+        _require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
+
+
+@dataclass(frozen=True)
+class ScalingConfig:
+    """Where the run takes place. It changes the speed, and the results only by rounding and batch statistics."""
+
+    num_workers: int = 1
+    """Training workers; they share the global batch."""
+    use_gpu: bool = False
+    """One GPU for each worker."""
+    cpus_per_worker: float = 0.0
+    """Logical CPUs that a worker reserves; 0 chooses such that some are left to prepare the pictures."""
+    wait_seconds: float = 30.0
+    """How long to wait for a cluster that is too small to grow, before giving up."""
+    max_failures: int = 3
+    """How often the workers are started again after one died."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 1, f"scaling.num-workers must be at least 1, got {self.num_workers}")
+        _require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a classifier on a manifest; the same command continues an interrupted run."""
+
+    manifest: str
+    """manifest.parquet from jobs/prepare.py."""
+    out: str
+    """Folder of the run: model/, history.jsonl, state/, curves.png."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: ImageConfig = field(default_factory=ImageConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    operating_point: OperatingPointConfig = field(default_factory=OperatingPointConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    balance: Balance = "copies"
+    """How the classes are balanced; `paper` is copies, sampler and weighted loss together, and over-corrects."""
+    batch_size: int = 64
+    """Images of one optimiser step, over all workers."""
+    epochs: int = 30
+    """At most this many."""
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    """Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    seed: int = 0
+    """Of every random draw: weights, order, augmentation, dropout."""
+    allow_leakage: bool = False
+    """Train on a manifest in which a patient stands in two splits."""
+    mlflow: bool = False
+    """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
+        _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        _require(
+            self.batch_size % self.scaling.num_workers == 0,
+            f"batch-size {self.batch_size} cannot be shared evenly by {self.scaling.num_workers} workers; choose a multiple",
+        )

@@ -1,0 +1,291 @@
+"""One worker's training loop: consume tickets, step, validate on every image once, save, repeat."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from pneumo_ray.data.stream import PADDING, Schedule
+from pneumo_ray.errors import PneumoError
+from pneumo_ray.model import PneumoniaNet, Preprocessing, build_model
+from pneumo_ray.model.precision import amp_dtype, autocast
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.state import TrainState, load_state, save_state
+from pneumo_ray.train.trackers import Trackers
+
+STREAM = "stream"
+"""Name of the one dataset that a worker consumes."""
+
+
+class DivergedError(PneumoError):
+    """The loss became infinite or undefined."""
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What every worker is told."""
+
+    config: TrainConfig
+    run: str
+    """Folder of the run, absolute."""
+    preprocessing: Preprocessing
+    schedule: Schedule
+    positive_weight: float
+    identity: dict[str, Any]
+    """Manifest fingerprint, seed and world size, kept in the state."""
+    initial_weights: Any
+    """Reference to the state dict that training begins with; workers need no network of their own."""
+    monitor: Any
+    """Actor that hears of progress."""
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Run one worker from wherever the run stands to its end; what no restart can mend is told to the monitor."""
+    job: WorkerJob = settings["job"]
+    if ray.get(job.monitor.failure.remote()) is not None:
+        return  # Ray Train restarts a failed group without asking why it failed
+    try:
+        _train(job)
+    except Exception as error:
+        if (reason := find_reason(error)) is not None:
+            ray.get(job.monitor.fail.remote(str(reason)))
+        raise
+
+
+def find_reason(error: BaseException | None) -> PneumoError | None:
+    """Return the `PneumoError` at the bottom of what Ray wrapped around it, or None."""
+    if error is None or isinstance(error, PneumoError):
+        return error
+    inner = [getattr(error, "cause", None), error.__cause__, error.__context__]
+    return next(
+        (found for each in inner if isinstance(each, BaseException) and (found := find_reason(each)) is not None), None
+    )
+
+
+def _train(job: WorkerJob) -> None:
+    config, schedule = job.config, job.schedule
+    rank = ray.train.get_context().get_world_rank()
+    device = ray.train.torch.get_device()
+    _use_threads(device)
+    state = load_state(job.run)
+    first_epoch = state.epoch if state else 0
+    if state and (state.stopped or first_epoch >= config.epochs):
+        return
+    learner = Learner(job, device)
+    if state:
+        learner.restore(state)
+    else:
+        state = learner.fresh_state()
+    trackers = Trackers(job.run, config, state.history) if rank == 0 else None
+    tickets = _tickets(schedule, first_epoch, rank)
+    for epoch in range(first_epoch, config.epochs):
+        start = time.monotonic()
+        torch.manual_seed(_epoch_seed(config.seed, epoch, rank))
+        train_loss = learner.train_epoch(tickets, epoch, rank)
+        trained = time.monotonic()
+        logits, labels = learner.validate(tickets)
+        record = _record(
+            epoch, train_loss, logits, labels, learner.lr, schedule, trained - start, time.monotonic() - start
+        )
+        learner.advance(state, record, logits, labels)
+        if rank == 0:
+            save_state(job.run, state)
+            assert trackers is not None
+            trackers.log(record)
+            job.monitor.finish_epoch.remote(record)
+        # A barrier for all ranks. The state was saved before it, so an epoch that was reported is never lost.
+        ray.train.report(record)
+        if state.stopped:
+            break
+    if trackers is not None:
+        trackers.close()
+
+
+class Learner:
+    """The network, its optimiser, and how they move through an epoch."""
+
+    def __init__(self, job: WorkerJob, device: torch.device) -> None:
+        """Build everything on `device`, with the weights that the run begins with."""
+        self.job, self.device = job, device
+        optim = job.config.optim
+        net = build_model(_without_weights(job.config))
+        net.load_state_dict(ray.get(job.initial_weights))
+        net = net.to(device).to(memory_format=torch.channels_last)
+        self.net: PneumoniaNet = net
+        wrapped: nn.Module = ray.train.torch.prepare_model(net, move_to_device=False)
+        self.forward: Any = torch.compile(wrapped) if job.config.compile else wrapped
+        trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=optim.lr, weight_decay=optim.weight_decay)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=optim.plateau_factor, patience=optim.plateau_patience
+        )
+        self.dtype = amp_dtype(job.config.amp, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.positive_weight = torch.tensor(job.positive_weight, device=device)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in use."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def fresh_state(self) -> TrainState:
+        """Return the state before the first epoch."""
+        return TrainState(0, {}, {}, {}, {}, {}, -1, math.inf, {}, 0, False, self.job.identity)
+
+    def restore(self, state: TrainState) -> None:
+        """Continue from a state."""
+        self.net.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        self.scaler.load_state_dict(state.scaler)
+
+    def train_epoch(self, tickets: Iterator[dict[str, np.ndarray]], epoch: int, rank: int) -> float:
+        """Take every optimiser step of an epoch; return the mean training loss over all workers.
+
+        Raises:
+            DivergedError: if the loss is not finite at the end of the epoch.
+        """
+        schedule, clip = self.job.schedule, self.job.config.optim.clip_norm
+        self.forward.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for step in range(schedule.train_steps):
+            batch = next(tickets)
+            labels = torch.from_numpy(batch["label"].astype(np.float32)).to(self.device)
+            with autocast(self.dtype, self.device):
+                logits = self.forward(self._input(batch["pixels"]))
+            loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=self.positive_weight)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+            if clip > 0:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.net.parameters(), clip)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            total += loss.detach()
+            if rank == 0:
+                self.job.monitor.step.remote(epoch, step + 1, schedule.train_steps)
+        mean = total / schedule.train_steps
+        if dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= schedule.world_size
+        if not math.isfinite(float(mean)):
+            raise DivergedError(
+                f"the training loss is {float(mean)} in epoch {epoch + 1}; lower --optim.lr or set --optim.clip-norm"
+            )
+        return float(mean)
+
+    def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits float64 [n] and labels int8 [n] of all validation images, in manifest order, on every rank."""
+        schedule = self.job.schedule
+        if dist.is_initialized():
+            # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
+            for buffer in self.net.buffers():
+                dist.broadcast(buffer, src=0)
+        logits = torch.zeros(schedule.num_val, dtype=torch.float64, device=self.device)
+        labels = torch.zeros(schedule.num_val, dtype=torch.float64, device=self.device)
+        self.net.eval()
+        for _ in range(schedule.val_steps):
+            batch = next(tickets)
+            real = batch["row"] != PADDING
+            if real.any():
+                with torch.inference_mode(), autocast(self.dtype, self.device):
+                    out = self.net(self._input(batch["pixels"][real]))
+                rows = torch.from_numpy(batch["row"][real].astype(np.int64)).to(self.device)
+                logits[rows] = out.double()
+                labels[rows] = torch.from_numpy(batch["label"][real].astype(np.float64)).to(self.device)
+        if dist.is_initialized():
+            # Every image is on exactly one rank and zero elsewhere, so a sum gathers it.
+            dist.all_reduce(logits)
+            dist.all_reduce(labels)
+        return logits.cpu().numpy(), labels.cpu().numpy().astype(np.int8)
+
+    def advance(self, state: TrainState, record: dict[str, Any], logits: np.ndarray, labels: np.ndarray) -> None:
+        """Bring the state to the end of an epoch: the same decisions on every rank, because the inputs are the same."""
+        loss = record["val_loss"]
+        state.model = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+        if loss < state.best_loss:
+            state.best, state.best_epoch, state.best_loss, state.bad_epochs = state.model, record["epoch"], loss, 0
+            state.best_val = {"logit": torch.from_numpy(logits), "label": torch.from_numpy(labels)}
+        else:
+            state.bad_epochs += 1
+        self.scheduler.step(loss)
+        state.epoch = record["epoch"]
+        state.stopped = state.bad_epochs >= self.job.config.optim.stop_patience
+        state.optimizer, state.scheduler = self.optimizer.state_dict(), self.scheduler.state_dict()
+        state.scaler = self.scaler.state_dict()
+        record["best"] = state.bad_epochs == 0
+        record["stopped"] = state.stopped
+        state.history = [*state.history, record]
+
+    def _input(self, pixels: np.ndarray) -> Tensor:
+        # Batches are read-only views of shared memory; torch wants memory that it may write.
+        grey = torch.from_numpy(pixels.copy()).to(self.device, non_blocking=True)
+        return self.job.preprocessing.normalise(grey, channels_last=True)
+
+
+def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield this rank's batches, and hold the pipeline to its promise of which they are."""
+    expected = first_epoch * schedule.tickets_per_epoch + rank
+    shard = ray.train.get_dataset_shard(STREAM)
+    for row in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
+        ticket = int(row["ticket"][0])
+        if ticket != expected:
+            raise RuntimeError(f"rank {rank} expected ticket {expected} and was given {ticket}")
+        expected += schedule.world_size
+        yield {name: value[0] for name, value in row.items() if name != "ticket"}
+
+
+def _record(
+    epoch: int,
+    train_loss: float,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    lr: float,
+    schedule: Schedule,
+    train_seconds: float,
+    seconds: float,
+) -> dict[str, Any]:
+    # The validation loss is that of the natural classes, whatever the balance of training: modes stay comparable.
+    if not np.isfinite(logits).all():
+        raise DivergedError(
+            f"the network's output is not finite after epoch {epoch + 1}; lower --optim.lr or set --optim.clip-norm"
+        )
+    return {
+        "epoch": epoch + 1,
+        "train_loss": train_loss,
+        "val_loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+        "val_auc": float(roc_auc_score(labels, logits)),
+        "val_accuracy": float(np.mean((logits >= 0) == labels)),
+        "lr": lr,
+        "images_per_second": schedule.train_slots / train_seconds,
+        "seconds": seconds,
+    }
+
+
+def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, rank, 0xD0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _without_weights(config: TrainConfig) -> Any:
+    return replace(config.model, weights="none")
+
+
+def _use_threads(device: torch.device) -> None:
+    """Share the machine's cores among its training workers: Ray would give each as many threads as it has CPUs reserved."""
+    if device.type == "cpu":
+        local = ray.train.get_context().get_local_world_size()
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    else:
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")

@@ -1,0 +1,87 @@
+"""What a run needs to continue exactly: one file an epoch, written whole or not at all.
+
+Ray Train's own checkpoints are registered by a controller that polls, so a worker that dies just after reporting can
+leave one that nobody knows of. Here the file's name is the truth: the highest epoch in `state/` is where the run is.
+Random numbers need no saving, because all of them are keyed by seed, epoch and rank.
+"""
+
+import io
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pneumo_ray import storage
+from pneumo_ray.errors import StorageError
+
+_NAME = re.compile(r"epoch-(\d{5})\.pt$")
+
+
+@dataclass
+class TrainState:
+    """A run between two epochs."""
+
+    epoch: int
+    """Epochs finished."""
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any]
+    best: dict[str, Tensor]
+    """Weights of the epoch with the least validation loss."""
+    best_epoch: int
+    best_loss: float
+    best_val: dict[str, Tensor]
+    """`logit` float64 [n] and `label` int8 [n] of the validation images at the best epoch, in manifest order."""
+    bad_epochs: int
+    """Epochs since the best one."""
+    stopped: bool
+    """Early stopping has ended the run."""
+    identity: dict[str, Any]
+    """Manifest fingerprint, seed and world size of the run."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record an epoch, as in history.jsonl."""
+
+
+def latest_epoch(run: str) -> int:
+    """Return how many epochs the run's newest state has finished; 0 if there is none."""
+    return max((epoch for epoch, _ in _states(run)), default=0)
+
+
+def save_state(run: str, state: TrainState) -> None:
+    """Write the state of an epoch, then remove the older ones.
+
+    Raises:
+        StorageError: if it cannot be written; the older state is still there then.
+    """
+    buffer = io.BytesIO()
+    torch.save(vars(state), buffer)
+    storage.write_bytes(storage.join(run, "state", f"epoch-{state.epoch:05d}.pt"), buffer.getvalue())
+    for epoch, name in _states(run):
+        if epoch < state.epoch:
+            storage.remove(storage.join(run, "state", name))
+
+
+def load_state(run: str) -> TrainState | None:
+    """Return the newest state of a run, or None if it has none.
+
+    Raises:
+        StorageError: if the file is damaged.
+    """
+    epoch = latest_epoch(run)
+    if epoch == 0:
+        return None
+    uri = storage.join(run, "state", f"epoch-{epoch:05d}.pt")
+    try:
+        return TrainState(**torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise StorageError(
+            f"the saved state {uri} cannot be read ({type(error).__name__}); remove it to begin again"
+        ) from error
+
+
+def _states(run: str) -> list[tuple[int, str]]:
+    names = storage.list_files(storage.join(run, "state"))
+    return [(int(match[1]), name) for name in names if (match := _NAME.search(name))]

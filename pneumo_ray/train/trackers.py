@@ -1,0 +1,60 @@
+"""Where a run's history goes as it happens: history.jsonl, TensorBoard, and MLflow where it is asked for."""
+
+import json
+from typing import Any
+
+from pneumo_ray import storage
+from pneumo_ray.cli import as_flat
+from pneumo_ray.train.config import TrainConfig
+
+
+class Trackers:
+    """Rank 0's open logs. An interrupted run's logs continue without a gap or a repeated epoch."""
+
+    def __init__(self, run: str, config: TrainConfig, history: list[dict[str, Any]]) -> None:
+        """Open the logs of a run that has finished the epochs in `history`."""
+        self._run = run
+        self._history = list(history)
+        write_history(run, history)
+        self._tensorboard: Any = None
+        if storage.is_local(run):
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(storage.join(run, "tensorboard"), purge_step=len(history) + 1)
+        self._mlflow: Any = None
+        if config.mlflow:
+            import mlflow
+
+            # The run's id is kept beside its state, so that a continued run stays one run.
+            marker = storage.join(run, "mlflow_run_id")
+            known = storage.read_bytes(marker).decode() if storage.exists(marker) else None
+            started = mlflow.start_run(run_id=known, run_name=run.rsplit("/", 1)[-1])
+            if known is None:
+                storage.write_bytes(marker, started.info.run_id.encode())
+                mlflow.log_params(as_flat(config))
+            self._mlflow = mlflow
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Add one epoch."""
+        self._history.append(record)
+        write_history(self._run, self._history)
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, record["epoch"])
+            self._tensorboard.flush()
+        if self._mlflow is not None:
+            self._mlflow.log_metrics(numbers, step=record["epoch"])
+
+    def close(self) -> None:
+        """Close the logs of a run that has ended."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._mlflow is not None:
+            self._mlflow.end_run()
+
+
+def write_history(run: str, history: list[dict[str, Any]]) -> None:
+    """Write history.jsonl anew: one object an epoch, each exactly once however often the run was interrupted."""
+    lines = "".join(json.dumps(record) + "\n" for record in history)
+    storage.write_bytes(storage.join(run, "history.jsonl"), lines.encode())

@@ -1,0 +1,135 @@
+import io
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
+from pneumo_ray.data.decode import EmptyFileError
+from pneumo_ray.errors import ArchiveError
+
+
+def ids(*archives) -> list[str]:
+    return [entry.image_id for entry in list_archives([str(a) for a in archives])]
+
+
+def write_tar(path, members: dict[str, bytes], mode="w") -> None:
+    with tarfile.open(path, mode) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_a_folder_lists_its_pictures_in_order_and_counts_the_rest(tmp_path):
+    for name in (
+        "b/2.jpg",
+        "b/1.JPEG",
+        "a.png",
+        "notes.csv",
+        ".hidden.jpg",
+        "__MACOSX/b/._1.jpg",
+        "1.2.840.10008.1",
+        "IM0001",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    count = ListingCount()
+    found = [entry.image_id for entry in list_archives([str(tmp_path)], count)]
+    assert found == ["1.2.840.10008.1", "IM0001", "a.png", "b/1.JPEG", "b/2.jpg"]
+    assert count.ignored == 3
+
+
+@pytest.mark.parametrize("name", ["with space.jpg", "ümläut 肺.jpg", "new\nline.jpg", "quote'\".jpg"])
+def test_any_name_is_listed_once_and_can_be_read(tmp_path, name):
+    (tmp_path / name).write_bytes(b"content")
+    (entry,) = list_archives([str(tmp_path)])
+    assert entry.image_id == name
+    assert read_picture(entry.uri, entry.member) == b"content"
+
+
+def test_a_name_that_is_not_utf8_is_listed_and_can_be_read(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff\xfe.jpg", "wb") as file:
+        file.write(b"content")
+    (entry,) = list_archives([str(tmp_path)])
+    entry.image_id.encode("utf-8")
+    assert read_picture(entry.uri, entry.member) == b"content"
+
+
+def test_links_never_list_a_picture_twice_and_a_loop_of_links_is_one_entry(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "again").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    assert ids(tmp_path) == ["a/1.jpg", "loop.jpg"]
+    loop = next(entry for entry in list_archives([str(tmp_path)]) if entry.image_id == "loop.jpg")
+    with pytest.raises(OSError, match="symbolic links"):
+        read_picture(loop.uri, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz"), ("x.tar.xz", "w:xz")]
+)
+def test_members_of_a_tar_file_are_read_in_place(tmp_path, name, mode):
+    write_tar(tmp_path / name, {"train/NORMAL/1.jpg": b"one", "../../evil.jpg": b"two", "readme.txt": b"no"}, mode)
+    entries = list(list_archives([str(tmp_path / name)]))
+    assert [entry.image_id for entry in entries] == ["train/NORMAL/1.jpg", "../../evil.jpg"]
+    assert [read_picture(e.uri, e.member) for e in reversed(entries)] == [b"two", b"one"]
+    assert sorted(os.listdir(tmp_path)) == [name]
+    assert not (tmp_path.parent.parent / "evil.jpg").exists()
+
+
+def test_members_of_a_zip_file_inside_a_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/1.jpg", b"one")
+        archive.writestr("__MACOSX/a/._1.jpg", b"no")
+    (entry,) = list_archives([str(tmp_path)])
+    assert entry.image_id == "x.zip/a/1.jpg"
+    assert read_picture(entry.uri, entry.member) == b"one"
+
+
+def test_two_members_of_one_name_are_two_pictures(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for data in (b"first", b"second"):
+            info = tarfile.TarInfo("1.jpg")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    entries = list(list_archives([str(tmp_path / "x.tar")]))
+    assert len({entry.image_id for entry in entries}) == 2
+    assert [read_picture(e.uri, e.member) for e in entries] == [b"first", b"second"]
+
+
+def test_links_inside_a_tar_file_are_not_followed(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("passwd.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    assert ids(tmp_path / "x.tar") == []
+
+
+def test_a_broken_archive_keeps_its_good_members_and_says_that_it_breaks_off(tmp_path):
+    write_tar(tmp_path / "x.tar", {f"{i}.jpg": bytes(2000) for i in range(4)})
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:6000])
+    (tmp_path / "y.zip").write_bytes(b"not a zip file")
+    entries = list(list_archives([str(tmp_path)]))
+    assert [e.image_id for e in entries if e.error is None][:2] == ["x.tar/0.jpg", "x.tar/1.jpg"]
+    assert {e.image_id for e in entries if e.error is not None} == {"x.tar", "y.zip"}
+
+
+def test_several_archives_keep_their_names_apart(tmp_path):
+    for folder in ("p/train", "q/train"):
+        (tmp_path / folder / "NORMAL").mkdir(parents=True)
+        (tmp_path / folder / "NORMAL" / "1.jpg").write_bytes(b"x")
+    assert ids(tmp_path / "p/train", tmp_path / "q/train") == ["train/NORMAL/1.jpg", "train~2/NORMAL/1.jpg"]
+
+
+def test_a_missing_archive_and_an_empty_file_are_named(tmp_path):
+    with pytest.raises(ArchiveError, match="does not exist"):
+        ids(tmp_path / "nothing")
+    (tmp_path / "0.jpg").write_bytes(b"")
+    (entry,) = list_archives([str(tmp_path)])
+    with pytest.raises(EmptyFileError):
+        read_picture(entry.uri, entry.member)

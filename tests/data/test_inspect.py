@@ -1,0 +1,95 @@
+import hashlib
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from pneumo_ray.data.archive import Entry, list_archives
+from pneumo_ray.data.augment import resize_grey
+from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
+from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+
+
+def jpeg(seed: int = 0, size: int = 300) -> bytes:
+    picture = np.random.default_rng(seed).integers(0, 256, (20, 20)).astype(np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(picture, (size, size)))[1].tobytes()
+
+
+@pytest.fixture
+def archive(tmp_path):
+    folder = tmp_path / "archive" / "train" / "PNEUMONIA"
+    folder.mkdir(parents=True)
+    good = jpeg()
+    files = {
+        "person1_bacteria_1.jpeg": good,
+        "person1_bacteria_2.jpeg": good,
+        "person2_virus_1.jpeg": jpeg(1),
+        "person3_virus_1.jpeg": b"",
+        "person4_virus_1.jpeg": jpeg(2)[:3000],
+        "person5_virus_1.jpeg": b"this is text",
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return tmp_path / "archive"
+
+
+def inspected(archive, config) -> list[dict]:
+    return inspect_entries(list(list_archives([str(archive)])), config).to_pylist()
+
+
+def test_every_entry_is_one_row_and_a_failure_says_why(archive):
+    rows = inspected(archive, InspectConfig())
+    assert [r["status"] for r in rows] == ["ok", "ok", "ok", "failed", "failed", "failed"]
+    assert [r["error"].split(":")[0] for r in rows[3:]] == ["empty", "truncated", "not_an_image"]
+    first = rows[0]
+    assert (first["label"], first["subtype"], first["patient_id"], first["split"]) == (
+        1,
+        "bacteria",
+        "person1",
+        "train",
+    )
+    assert (first["width"], first["height"], first["mode"], first["num_bytes"]) == (300, 300, "L", len(jpeg()))
+    assert first["content_sha256"] == hashlib.sha256(jpeg()).hexdigest()
+
+
+def test_a_file_that_vanished_is_a_failed_row(tmp_path):
+    (row,) = inspect_entries([Entry("a.jpg", str(tmp_path / "a.jpg"), None, "x/a.jpg")], InspectConfig()).to_pylist()
+    assert row["status"] == "failed"
+    assert row["error"] == "unreadable: No such file or directory"
+
+
+def test_the_cache_holds_the_resized_picture_once_for_equal_files(archive, tmp_path):
+    config = InspectConfig(size=64, cache_folder=cache_folder(str(tmp_path / "run"), 64))
+    rows = inspected(archive, config)
+    ok = [r for r in rows if r["status"] == "ok"]
+    assert (ok[0]["cache_file"], ok[0]["cache_row"]) == (ok[1]["cache_file"], ok[1]["cache_row"])
+    assert len(scan_cache(config.cache_folder, 64)) == 2
+    read = read_cached(config.cache_folder, 64, [r["cache_file"] for r in ok], [r["cache_row"] for r in ok])
+    expected = [resize_grey(decode_image(data, min_size=64), 64) for data in (jpeg(), jpeg(), jpeg(1))]
+    assert np.array_equal(read, np.stack(expected))
+
+
+def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_path, monkeypatch):
+    config = InspectConfig(size=64, cache_folder=cache_folder(str(tmp_path / "run"), 64))
+    first = inspected(archive, config)
+    (archive / "train/PNEUMONIA/person2_virus_1.jpeg").write_bytes(jpeg(9))
+    decoded = []
+    monkeypatch.setattr(
+        "pneumo_ray.data.inspect.decode_image",
+        lambda data, **kwargs: decoded.append(data) or decode_image(data, **kwargs),
+    )
+    second = inspected(archive, replace(config, cached=scan_cache(config.cache_folder, 64)))
+    assert jpeg() not in decoded
+    assert jpeg(9) in decoded
+    assert first[0] == second[0]
+    assert (second[2]["cache_file"], second[2]["cache_row"]) != (first[2]["cache_file"], first[2]["cache_row"])
+
+
+def test_patients_of_dicom_files_are_hashed_with_the_salt():
+    from pneumo_ray.data.inspect import _pseudonym
+
+    assert _pseudonym("Doe^Jane", b"salt") == _pseudonym("Doe^Jane", b"salt") != _pseudonym("Doe^Jane", b"other")
+    assert "Doe" not in _pseudonym("Doe^Jane", b"salt")
+    assert _pseudonym("Doe^Jane", None) == "Doe^Jane"

@@ -1,0 +1,158 @@
+"""The commands as a user runs them: exit codes, sentences, and `ray job submit` against a real head node."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False, **kwargs)
+
+
+def says(result: subprocess.CompletedProcess, *parts: str) -> None:
+    """Hold a user's mistake to one sentence, exit code 2 and no traceback."""
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+def test_prepare_names_a_missing_and_an_empty_archive_and_writes_nothing(tmp_path):
+    says(run("jobs/prepare.py", "--archive", str(tmp_path / "none"), "--out", str(tmp_path / "out")), "does not exist")
+    (tmp_path / "empty").mkdir()
+    says(
+        run("jobs/prepare.py", "--archive", str(tmp_path / "empty"), "--out", str(tmp_path / "out")), "has no pictures"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_protocol_ends_with_code_2(tmp_path):
+    result = run("jobs/prepare.py", "--archive", str(tmp_path), "--out", str(tmp_path / "out"), "--protocol", "random")
+    assert result.returncode == 2
+    assert "protocol" in result.stdout + result.stderr
+
+
+def test_an_out_that_cannot_be_written_is_named(phantom_archive, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    says(
+        run("jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(tmp_path / "file")), "cannot be written"
+    )
+
+
+def test_train_names_a_missing_manifest(tmp_path):
+    says(
+        run("jobs/train.py", "--manifest", str(tmp_path / "m.parquet"), "--out", str(tmp_path / "out")),
+        "jobs/prepare.py",
+    )
+
+
+def test_training_without_a_network_says_what_to_do(phantom_run, tmp_path):
+    environment = os.environ | {
+        "TORCH_HOME": str(tmp_path),
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+    words = ["jobs/train.py", "--manifest", str(phantom_run / "manifest.parquet"), "--out", str(tmp_path / "out")]
+    says(run(*words, env=environment), "--model.weights")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head():
+    """A head node as `ray start` makes it; yields the address for jobs, and ends only what it started."""
+    port, dashboard = free_port(), free_port()
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pr-", ignore_cleanup_errors=True) as temporary:
+        options = [
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            "--dashboard-host=127.0.0.1",
+        ]
+        node = subprocess.Popen(
+            [*ray, "start", *options, f"--temp-dir={temporary}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        address = f"http://127.0.0.1:{dashboard}"
+        deadline = time.monotonic() + 60
+        while subprocess.run([*ray, "job", "list", "--address", address], capture_output=True, check=False).returncode:
+            assert node.poll() is None, "ray start ended"
+            assert time.monotonic() < deadline, "ray start took more than a minute"
+            time.sleep(0.5)
+        yield address
+        node.terminate()
+        node.wait(timeout=60)
+
+
+def submit(address: str, *words: str) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        *words,
+    ]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.usefixtures("head")
+def test_prepare_and_train_run_as_submitted_jobs(head, phantom_archive, tmp_path):
+    prepared = submit(
+        head, "jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(tmp_path), "--protocol", "official"
+    )
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    assert "wrote 80 rows" in prepared.stdout
+    options = [
+        "--model.arch",
+        "resnet18",
+        "--model.weights",
+        "none",
+        "--data.image-size",
+        "32",
+        "--batch-size",
+        "16",
+        "--epochs",
+        "1",
+    ]
+    trained = submit(
+        head,
+        "jobs/train.py",
+        "--manifest",
+        str(tmp_path / "manifest.parquet"),
+        "--out",
+        str(tmp_path / "run"),
+        *options,
+    )
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "epoch   1/1" in trained.stdout
+    assert json.loads((tmp_path / "run/model/model.json").read_text())["operating_point"]["rule"] == "youden"
+
+
+def test_a_mistake_fails_the_submitted_job_with_its_sentence(head, tmp_path):
+    failed = submit(head, "jobs/train.py", "--manifest", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "run"))
+    assert failed.returncode != 0
+    assert "error: manifest" in failed.stdout + failed.stderr

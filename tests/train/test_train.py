@@ -1,0 +1,213 @@
+"""The training job on a real Ray: what it writes, that it continues exactly, and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+
+from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.manifest import read_manifest, write_manifest
+from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
+from pneumo_ray.model import ModelConfig, load_bundle
+from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
+from pneumo_ray.train.launch import fit
+from pneumo_ray.train.state import load_state
+
+EPOCHS = 4
+
+
+def config(phantom_run: Path, out: Path, workers: int = 1, **changes) -> TrainConfig:
+    base = TrainConfig(
+        manifest=str(phantom_run / "manifest.parquet"),
+        out=str(out),
+        model=ModelConfig(arch="resnet18", weights="none"),
+        data=ImageConfig(image_size=32),
+        optim=OptimConfig(lr=1e-3),
+        scaling=ScalingConfig(num_workers=workers),
+        batch_size=16,
+        epochs=EPOCHS,
+    )
+    return replace(base, **changes)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_state(str(out)).model
+
+
+def history(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster, phantom_run, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    fit(config(phantom_run, out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(ray_cluster, phantom_run, tmp_path_factory) -> Path:
+    """The same with two workers."""
+    out = tmp_path_factory.mktemp("whole2")
+    fit(config(phantom_run, out, workers=2))
+    return out
+
+
+def test_a_run_leaves_a_bundle_a_history_and_curves(whole):
+    bundle = load_bundle(whole / "model")
+    state = load_state(str(whole))
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(tensor, state.best[name])
+    assert bundle.preprocessing.image_size == 32
+    assert 0 <= bundle.operating_point["threshold"] <= 1
+    assert bundle.provenance["best_epoch"] == state.best_epoch
+    assert [record["epoch"] for record in history(whole)] == list(range(1, EPOCHS + 1))
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((whole / "tensorboard").iterdir())
+
+
+def test_the_validation_scores_are_those_of_the_saved_network_on_every_image(whole, phantom_run):
+    from pneumo_ray.data.augment import center_crop
+    from pneumo_ray.data.pixels import load_bases
+    from pneumo_ray.data.prepare import load_training_rows
+    from pneumo_ray.model.precision import amp_dtype, autocast
+
+    _, _, val = load_training_rows(str(phantom_run / "manifest.parquet"))
+    bundle, state = load_bundle(whole / "model"), load_state(str(whole))
+    pixels = torch.stack([torch.from_numpy(center_crop(b, 32).copy()) for b in load_bases(val, 32)])
+    device = torch.device("cpu")
+    with torch.inference_mode(), autocast(amp_dtype("auto", device), device):
+        logits = bundle.model(bundle.preprocessing.normalise(pixels))
+    assert torch.equal(state.best_val["label"], torch.from_numpy(val["label"].to_numpy().copy()))
+    assert torch.allclose(state.best_val["logit"].float(), logits.float(), atol=0.05)
+
+
+def test_a_finished_run_does_nothing_and_more_epochs_continue_it(whole, phantom_run, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "copy")
+    before = (tmp_path / "copy/model/weights.safetensors").stat().st_mtime_ns
+    fit(config(phantom_run, tmp_path / "copy"))
+    assert "is finished" in capsys.readouterr().out
+    assert (tmp_path / "copy/model/weights.safetensors").stat().st_mtime_ns == before
+    fit(config(phantom_run, tmp_path / "copy", epochs=EPOCHS + 1))
+    assert "continuing after epoch 4" in capsys.readouterr().out
+    assert [record["epoch"] for record in history(tmp_path / "copy")] == list(range(1, EPOCHS + 2))
+
+
+def kill_a_worker_after(out: Path, epochs: int) -> threading.Thread:
+    """Start a thread that kills one training worker of this test's cluster once `epochs` are in the history."""
+
+    def wait_and_kill() -> None:
+        while not (out / "history.jsonl").exists() or len(history(out)) < epochs:
+            time.sleep(0.02)
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        killed.append(workers[0].pid)
+        workers[0].kill()
+
+    killed: list[int] = []
+    thread = threading.Thread(target=wait_and_kill)
+    thread.killed = killed
+    thread.start()
+    return thread
+
+
+def test_a_killed_worker_changes_nothing_bitwise(whole, phantom_run, tmp_path):
+    killer = kill_a_worker_after(tmp_path, 2)
+    fit(config(phantom_run, tmp_path))
+    killer.join()
+    assert killer.killed
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+    keys = ("epoch", "train_loss", "val_loss", "val_auc", "lr", "best")
+    assert [{k: r[k] for k in keys} for r in history(tmp_path)] == [{k: r[k] for k in keys} for r in history(whole)]
+
+
+def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, phantom_run, tmp_path):
+    killer = kill_a_worker_after(tmp_path, 2)
+    fit(config(phantom_run, tmp_path, workers=2))
+    killer.join()
+    assert killer.killed
+    expected = weights(whole_of_two)
+    for name, tensor in weights(tmp_path).items():
+        assert torch.allclose(tensor.double(), expected[name].double(), rtol=0, atol=1e-6), name
+
+
+def test_two_workers_validate_every_image_once(whole_of_two, phantom_run):
+    manifest = read_manifest(str(phantom_run / "manifest.parquet"))
+    val = manifest.filter(pa.compute.equal(manifest["split"], "val"))
+    assert load_state(str(whole_of_two)).best_val["label"].tolist() == val["label"].to_pylist()
+
+
+def test_a_killed_driver_continues_with_the_same_command_bitwise(whole, phantom_run, tmp_path):
+    command = [sys.executable, "jobs/train.py", "--config", str(whole / "train.json"), "--out", str(tmp_path)]
+    root = Path(__file__).parents[2]
+    driver = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    family = psutil.Process(driver.pid)
+    while not (tmp_path / "history.jsonl").exists() or len(history(tmp_path)) < 2:
+        assert driver.poll() is None, driver.stdout.read()
+        time.sleep(0.02)
+    children = family.children(recursive=True)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:  # a driver killed outright can leave its own Ray behind
+        process.kill()
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "continuing after epoch" in again.stdout
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(tmp_path).items())
+    assert [record["epoch"] for record in history(tmp_path)] == list(range(1, EPOCHS + 1))
+
+
+def test_a_run_is_not_continued_with_other_settings_or_another_manifest(whole, phantom_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"begun with optim.lr 0.001 and not 0.01"):
+        fit(config(phantom_run, whole, optim=OptimConfig(lr=0.01)))
+    manifest = read_manifest(str(phantom_run / "manifest.parquet"))
+    write_manifest(manifest.slice(1), str(tmp_path / "other.parquet"))
+    with pytest.raises(ManifestError, match="another manifest"):
+        fit(config(phantom_run, whole, manifest=str(tmp_path / "other.parquet")))
+
+
+def test_a_patient_on_both_sides_is_refused_unless_asked_for(ray_cluster, phantom_run, tmp_path):
+    manifest = read_manifest(str(phantom_run / "manifest.parquet"))
+    position = manifest.column_names.index("patient_id")
+    leaky = manifest.set_column(position, "patient_id", pa.array(["p"] * len(manifest)))
+    write_manifest(leaky, str(tmp_path / "leaky.parquet"))
+    leaking = config(phantom_run, tmp_path / "out", manifest=str(tmp_path / "leaky.parquet"))
+    with pytest.raises(LeakageError, match="--allow-leakage"):
+        fit(leaking)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_too_small_is_said(ray_cluster, phantom_run, tmp_path):
+    scaling = ScalingConfig(num_workers=16, cpus_per_worker=1, wait_seconds=0.1)
+    with pytest.raises(ClusterError, match="2 CPUs where the run needs 16"):
+        fit(config(phantom_run, tmp_path, scaling=scaling))
+    with pytest.raises(ClusterError, match="0 GPUs"):
+        fit(config(phantom_run, tmp_path, scaling=ScalingConfig(use_gpu=True, wait_seconds=0.1)))
+
+
+def test_a_run_that_diverges_says_so_once(ray_cluster, phantom_run, tmp_path):
+    with pytest.raises(PneumoError, match=r"lower --optim\.lr"):
+        fit(config(phantom_run, tmp_path, optim=OptimConfig(lr=1e30), augment=AugmentConfig.none()))
+
+
+def test_an_image_that_vanished_is_one_sentence(ray_cluster, phantom_run, tmp_path):
+    manifest = read_manifest(str(phantom_run / "manifest.parquet")).drop_columns(["cache_file", "cache_row"])
+    position = manifest.column_names.index("uri")
+    gone = manifest.set_column(position, "uri", pa.array(["/nowhere/x.jpg"] * len(manifest)))
+    write_manifest(gone, str(tmp_path / "gone.parquet"))
+    with pytest.raises(PneumoError, match=r"run jobs/prepare\.py again"):
+        fit(config(phantom_run, tmp_path / "out", manifest=str(tmp_path / "gone.parquet")))
