@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset as read_elements
-from pydicom.pixels import apply_color_lut, convert_color_space, get_decoder
+from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     UID,
@@ -283,15 +283,12 @@ def _colour_to_grey(pixels: np.ndarray, dataset: Dataset, photometric: str) -> n
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         bits = 8 * pixels.dtype.itemsize
-    else:
+    elif photometric == "RGB":  # pydicom's decoder has converted the YBR kinds already
         bits = int(dataset.BitsStored)
-        if photometric != "RGB":
-            try:
-                pixels = convert_color_space(pixels, photometric, "RGB")
-            except NotImplementedError:
-                raise UnsupportedSyntaxError(
-                    "the DICOM's photometric interpretation is not supported; export it as MONOCHROME2 or RGB"
-                ) from None
+    else:
+        raise UnsupportedSyntaxError(
+            "the DICOM's photometric interpretation is not supported; export it as MONOCHROME2 or RGB"
+        )
     if pixels.ndim != 3 or pixels.dtype.kind != "u":
         raise CorruptImageError("the DICOM says it is in colour but its pixels are not; export it again")
     rgb = np.right_shift(pixels[:, :, :3], max(bits - 8, 0)).astype(np.uint8)

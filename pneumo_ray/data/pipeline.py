@@ -16,6 +16,7 @@ from ray.train import DataConfig
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.data.stream import BatchSource
+from pneumo_ray.errors import PneumoError
 
 MAX_READ_TASKS = 20_000
 """Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
@@ -97,7 +98,7 @@ class StreamConfig(DataConfig):
 def ticket_stream(
     source: "ray.ObjectRef[BatchSource]", first_epoch: int, epochs: int, world_size: int, cpus_per_task: float = 1.0
 ) -> ray.data.Dataset:
-    """Return a dataset with one row a ticket, in order: `pixels` [b, S, S], `label` [b], `row` [b], `ticket`."""
+    """Return a dataset with one row a ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
     schedule = ray.get(source).schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first
@@ -115,8 +116,14 @@ def ticket_stream(
 def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
     cv2.setNumThreads(1)
     loaded = _loaded(source)
-    made = loaded.batch(first + int(batch["id"][0]), loaded.schedule(world_size))
-    return {name: value[None] for name, value in made.items()}
+    schedule = loaded.schedule(world_size)
+    ticket = first + int(batch["id"][0])
+    try:
+        made, error = loaded.batch(ticket, schedule), ""
+    except PneumoError as reason:
+        # An exception would reach the worker as text inside text; a sentence in a column arrives whole.
+        made, error = loaded.empty_batch(ticket, schedule), str(reason)
+    return {name: value[None] for name, value in made.items()} | {"error": np.array([error])}
 
 
 @lru_cache(maxsize=2)

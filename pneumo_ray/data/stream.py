@@ -122,18 +122,21 @@ class BatchSource:
                 image_keys=self.image_keys[rows],
             )
             pixels, labels = augment_batch(bases, draws, self.image_size), self.train_labels[rows]
-        else:
-            rows = np.arange(first, first + schedule.local_batch, dtype=np.int32)
-            real = rows[rows < len(self.val)]
-            rows[len(real) :] = PADDING
-            pixels = np.zeros((schedule.local_batch, self.image_size, self.image_size), np.uint8)
-            labels = np.zeros(schedule.local_batch, np.int8)
-            taken = self.val.take(real)
-            if len(real):
-                bases = load_bases(taken, self.image_size, self.cache_folder)
-                pixels[: len(real)] = [center_crop(base, self.image_size) for base in bases]
-                labels[: len(real)] = taken["label"].to_numpy()
-        return {"pixels": pixels, "label": labels, "row": rows, "ticket": np.int64(ticket)}
+            return {"pixels": pixels, "label": labels, "row": rows, "ticket": np.int64(ticket)}
+        made = self.empty_batch(ticket, schedule)
+        taken = self.val.slice(first, schedule.local_batch)
+        if n := len(taken):
+            bases = load_bases(taken, self.image_size, self.cache_folder)
+            made["pixels"][:n] = [center_crop(base, self.image_size) for base in bases]
+            made["label"][:n] = taken["label"].to_numpy()
+            made["row"][:n] = np.arange(first, first + n)
+        return made
+
+    def empty_batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
+        """Return a batch of padding alone."""
+        n, size = schedule.local_batch, self.image_size
+        pixels, labels = np.zeros((n, size, size), np.uint8), np.zeros(n, np.int8)
+        return {"pixels": pixels, "label": labels, "row": np.full(n, PADDING, np.int32), "ticket": np.int64(ticket)}
 
     @cached_property
     def _plans(self) -> dict[int, pa.Table]:

@@ -29,7 +29,7 @@ from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.model import Preprocessing, build_model, save_bundle
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.loop import STREAM, WorkerJob, find_reason, train_worker
+from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import printed, start_monitor
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.trackers import write_history
@@ -180,13 +180,7 @@ def _train(
         ),
     )
     with printed(monitor, config.epochs):
-        try:
-            trainer.fit()
-        except Exception as error:
-            reason = ray.get(monitor.failure.remote())
-            if reason is not None or (reason := find_reason(error)) is not None:
-                raise PneumoError(str(reason)) from error
-            raise
+        trainer.fit()
     if (reason := ray.get(monitor.failure.remote())) is not None:
         raise PneumoError(reason)
     state = load_state(run)

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from pneumo_ray.data.stream import PADDING, Schedule
-from pneumo_ray.errors import PneumoError
+from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.model import PneumoniaNet, Preprocessing, build_model
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.config import TrainConfig
@@ -57,20 +57,9 @@ def train_worker(settings: dict[str, Any]) -> None:
         return  # Ray Train restarts a failed group without asking why it failed
     try:
         _train(job)
-    except Exception as error:
-        if (reason := find_reason(error)) is not None:
-            ray.get(job.monitor.fail.remote(str(reason)))
+    except PneumoError as error:
+        ray.get(job.monitor.fail.remote(str(error)))
         raise
-
-
-def find_reason(error: BaseException | None) -> PneumoError | None:
-    """Return the `PneumoError` at the bottom of what Ray wrapped around it, or None."""
-    if error is None or isinstance(error, PneumoError):
-        return error
-    inner = [getattr(error, "cause", None), error.__cause__, error.__context__]
-    return next(
-        (found for each in inner if isinstance(each, BaseException) and (found := find_reason(each)) is not None), None
-    )
 
 
 def _train(job: WorkerJob) -> None:
@@ -239,11 +228,13 @@ def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Iterator[dict[s
     expected = first_epoch * schedule.tickets_per_epoch + rank
     shard = ray.train.get_dataset_shard(STREAM)
     for row in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
+        if row["error"][0]:
+            raise ManifestError(str(row["error"][0]))
         ticket = int(row["ticket"][0])
         if ticket != expected:
             raise RuntimeError(f"rank {rank} expected ticket {expected} and was given {ticket}")
         expected += schedule.world_size
-        yield {name: value[0] for name, value in row.items() if name != "ticket"}
+        yield {name: row[name][0] for name in ("pixels", "label", "row")}
 
 
 def _record(

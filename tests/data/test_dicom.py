@@ -327,6 +327,14 @@ def test_colour_becomes_luma(photometric):
     assert np.abs(decode_image(to_bytes(dataset)) - expected).max() <= (0.51 if photometric == "RGB" else 1.6)
 
 
+def test_a_colour_space_without_conversion_is_unsupported():
+    dataset = radiograph(np.zeros((8, 8), np.uint8), SamplesPerPixel=3, PlanarConfiguration=0)
+    dataset.PixelData = bytes(8 * 8 * 3)
+    dataset.PhotometricInterpretation = "YBR_ICT"
+    with pytest.raises(UnsupportedSyntaxError, match="photometric"):
+        decode_image(to_bytes(dataset))
+
+
 # pydicom's own files
 
 

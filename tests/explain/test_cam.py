@@ -35,6 +35,7 @@ def test_two_channels_by_hand() -> None:
     assert torch.equal(grad_cam(net, MAPS, "pneumonia")[0], torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert torch.equal(grad_cam(net, MAPS, "normal")[0], torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     assert torch.equal(grad_cam(net, MAPS), grad_cam(net, MAPS, "pneumonia"))
+    assert torch.equal(grad_cam(net, MAPS, threshold_logit=0.25), grad_cam(net, MAPS, "pneumonia"))
     assert torch.equal(grad_cam(net, MAPS, threshold_logit=0.26), grad_cam(net, MAPS, "normal"))
 
 
