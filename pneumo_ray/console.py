@@ -14,6 +14,10 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+QUIET_SECONDS = 30
+"""Where there is no terminal, a line of progress at most this often."""
+
+
 class Ticker(Protocol):
     """Counts work done."""
 
@@ -23,31 +27,37 @@ class Ticker(Protocol):
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Ticker]:
-    """Show how far a stage is: a bar with rate and time left on a terminal, elsewhere a line every 30 seconds."""
-    if not sys.stdout.isatty():
-        start = last = time.monotonic()
-        count = 0
-
-        def tick(done: int = 1, /) -> None:
-            nonlocal count, last
-            count += done
-            if (now := time.monotonic()) - last >= 30:
-                last = now
-                of = f" of {total:,}" if total else ""
-                say(f"{title}: {count:,}{of}, {count / (now - start):,.0f}/s")
-
-        yield tick
+    """Show how far a stage is: a bar with rate and time left on a terminal, elsewhere a line every half minute."""
+    if sys.stdout.isatty():
+        with bar() as shown:
+            task = shown.add_task(title, total=total)
+            yield lambda done=1, /: shown.advance(task, done)
         return
-    columns = (
+    start = last = time.monotonic()
+    count = 0
+
+    def tick(done: int = 1, /) -> None:
+        nonlocal count, last
+        count += done
+        if (now := time.monotonic()) - last >= QUIET_SECONDS:
+            last = now
+            of = f" of {total:,}" if total else ""
+            say(f"{title}: {count:,}{of}, {count / (now - start):,.0f}/s")
+
+    yield tick
+
+
+def bar() -> Progress:
+    """Return a bar that shows count, rate and time left, and disappears when it is done."""
+    speed = TaskProgressColumn(show_speed=True)
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
+        speed,
         TimeRemainingColumn(),
+        transient=True,
     )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done=1, /: bar.advance(task, done)
 
 
 def duration(seconds: float) -> str:

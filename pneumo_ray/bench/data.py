@@ -16,7 +16,8 @@ from torchvision.transforms import v2
 
 from pneumo_ray.bench.timing import Row, rates
 from pneumo_ray.data.archive import list_archives
-from pneumo_ray.data.augment import AugmentConfig, augment_batch, draw_augmentations
+from pneumo_ray.data.augment import augment_batch, draw_augmentations
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.data.pixels import CACHE_SIZE, load_bases
 
@@ -136,7 +137,7 @@ def _planning() -> Row:
     code = """
 import resource, sys
 import numpy as np, pyarrow as pa, ray
-from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.pipeline import ticket_stream
 from pneumo_ray.data.stream import BatchSource
 n = int(sys.argv[1])

@@ -85,9 +85,9 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             in_folder = kind == pafs.FileType.Directory
             for below, member, error in _pictures_of(relative, uri, in_folder, count):
                 identity = prefix + below
-                while identity in seen:  # two different names on disk can become one in UTF-8
+                while identity in seen:
                     identity += "~"
-                if below != relative or not in_folder:
+                if "\\" in identity:  # two names that are not UTF-8 can become one when their bytes are spelled out
                     seen.add(identity)
                 yield Entry(identity, uri, member, f"{name}/{below}", error)
 

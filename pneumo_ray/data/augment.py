@@ -5,110 +5,19 @@ Composed before a pixel is touched, they cost one interpolation instead of three
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.draws import UInt64s, combine, gaussian_levels, random_bits, smooth_field, uniforms
-from pneumo_ray.errors import ConfigError
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Grey = NDArray[np.uint8]
-
-Operation = Literal["flip", "rotation", "crop", "brightness", "contrast", "noise"]
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """What training pictures are varied by; the defaults are the paper's."""
-
-    flip_probability: float = 0.5
-    """Share of pictures that are mirrored left to right (anatomically wrong, but the paper's setting)."""
-    rotation_degrees: float = 10.0
-    """Pictures are rotated by up to this angle to either side."""
-    crop_area: tuple[float, float] | None = (0.8, 1.0)
-    """Share of the resized picture's area that is cropped and resized; None for the centre crop of evaluation."""
-    crop_aspect: tuple[float, float] = (0.9, 1.1)
-    """Width over height of the crop before it is resized to a square."""
-    brightness: float = 0.2
-    """Pictures are multiplied by 1 plus or minus up to this much."""
-    contrast: float = 0.2
-    """Distances from a picture's mean are multiplied by 1 plus or minus up to this much."""
-    noise_probability: float = 0.3
-    """Share of pictures that get Gaussian noise."""
-    noise_sigma: float = 0.02
-    """Standard deviation of the noise, as a fraction of full scale."""
-    affine_shear_degrees: float = 0.0
-    """Pictures are sheared along x by up to this angle to either side; off, as in the paper."""
-    affine_translate: float = 0.0
-    """Pictures are shifted by up to this fraction of their side, along each axis; off, as in the paper."""
-    elastic_alpha: float = 0.0
-    """Root mean square of the elastic displacement along each axis, in pixels of the network's input; 0 is off."""
-    elastic_sigma: float = 10.0
-    """Smoothness of the elastic displacement: sigma of its Gaussian filter, in pixels of the network's input."""
-
-    def __post_init__(self) -> None:
-        """Refuse ranges that make no picture."""
-        for name in (
-            "flip_probability",
-            "noise_probability",
-            "noise_sigma",
-            "brightness",
-            "contrast",
-            "affine_translate",
-        ):
-            self._require(name, "between 0 and 1", lambda value: 0 <= value <= 1)
-        self._require("rotation_degrees", "between 0 and 180", lambda value: 0 <= value <= 180)
-        self._require("affine_shear_degrees", "at least 0 and below 90", lambda value: 0 <= value < 90)
-        self._require("elastic_alpha", "0 or more pixels", lambda value: 0 <= value < float("inf"))
-        self._require("elastic_sigma", "a positive number of pixels", lambda value: 0 < value < float("inf"))
-        self._require("crop_area", "two rising shares above 0, up to 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1)
-        self._require("crop_aspect", "two positive numbers with 1 between them", lambda v: 0 < v[0] <= 1 <= v[1])
-
-    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self, name)
-        if not holds(value):
-            raise ConfigError(f"augment.{name} must be {what}, got {value}.")
-
-    @classmethod
-    def none(cls) -> "AugmentConfig":
-        """Return the config that leaves every picture as evaluation would see it."""
-        config = cls()
-        for operation in OPERATIONS:
-            config = config.without(operation)
-        return config
-
-    def without(self, operation: str) -> "AugmentConfig":
-        """Return this config with one operation turned off, for ablations.
-
-        Args:
-            operation: one of `OPERATIONS`.
-
-        Raises:
-            ConfigError: if there is no such operation.
-        """
-        off: dict[str, dict[str, Any]] = {
-            "flip": {"flip_probability": 0.0},
-            "rotation": {"rotation_degrees": 0.0},
-            "crop": {"crop_area": None},
-            "brightness": {"brightness": 0.0},
-            "contrast": {"contrast": 0.0},
-            "noise": {"noise_probability": 0.0},
-        }
-        if operation not in off:
-            nearest = difflib.get_close_matches(operation, OPERATIONS, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"Augmentation has no operation {operation!r}, did you mean {nearest!r}? "
-                f"Choose one of {', '.join(OPERATIONS)}."
-            )
-        return dataclasses.replace(self, **off[operation])
 
 
 def base_size(image_size: int) -> int:

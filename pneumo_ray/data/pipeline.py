@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 from ray.train import DataConfig
 
 from pneumo_ray.data.archive import Entry
@@ -20,6 +21,9 @@ from pneumo_ray.errors import PneumoError
 
 MAX_READ_TASKS = 20_000
 """Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
+
+TICKETS_AHEAD = 32
+"""How many batches of each worker may be ready before they are needed."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
 
@@ -64,7 +68,7 @@ def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator
 
 def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
     cv2.setNumThreads(1)
-    return inspect_entries([Entry(**row) for row in block.to_pylist()], ray.get(shared))
+    return inspect_entries([Entry(**row) for row in block.to_pylist()], _fetched(shared))
 
 
 class StreamConfig(DataConfig):
@@ -99,13 +103,18 @@ def ticket_stream(
     source: "ray.ObjectRef[BatchSource]", first_epoch: int, epochs: int, world_size: int, cpus_per_task: float = 1.0
 ) -> ray.data.Dataset:
     """Return a dataset with one row a ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
-    schedule = ray.get(source).schedule(world_size)
+    loaded = ray.get(source)
+    schedule = loaded.schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first
     dataset = ray.data.range(count, override_num_blocks=min(count, MAX_READ_TASKS))
     # One row is one ticket; one byte as the target makes one row one block.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
+    # Some batches ahead hide every hiccup. All the object store could hold would only take CPUs from training.
+    ahead = TICKETS_AHEAD * world_size * schedule.local_batch * loaded.image_size**2
+    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=float(ahead))
+    dataset.context.memory_usage_poll_interval_s = None
     return dataset.map_batches(
         partial(_make_tickets, source=source, first=first, world_size=world_size),
         batch_size=1,
@@ -115,7 +124,7 @@ def ticket_stream(
 
 def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
     cv2.setNumThreads(1)
-    loaded = _loaded(source)
+    loaded = _fetched(source)
     schedule = loaded.schedule(world_size)
     ticket = first + int(batch["id"][0])
     try:
@@ -127,6 +136,6 @@ def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_s
 
 
 @lru_cache(maxsize=2)
-def _loaded(source: "ray.ObjectRef[BatchSource]") -> BatchSource:
-    """Fetch the source once a worker process; its tables stay in shared memory."""
-    return ray.get(source)
+def _fetched(reference: Any) -> Any:
+    """Fetch an object once a worker process; its tables stay in shared memory."""
+    return ray.get(reference)

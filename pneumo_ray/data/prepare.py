@@ -1,25 +1,21 @@
 """From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
 
-import hashlib
 import json
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.console import progress, say
-from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
+from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines
-from pneumo_ray.data.augment import AugmentConfig, materialise_copy
 from pneumo_ray.data.cache import cache_folder, scan_cache
-from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.manifest import apply_labels, read_manifest, usable, write_manifest
 from pneumo_ray.data.pixels import CACHE_SIZE
-from pneumo_ray.data.sampling import virtual_copies
 from pneumo_ray.data.split import Protocol, assign_splits
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
 
@@ -91,7 +87,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = manifest.append_column("folder", manifest["split"])
     manifest = assign_splits(manifest, config.protocol, config.seed)
     if config.materialize_copies:
-        manifest = _with_copies(manifest, out, config.seed)
+        manifest = write_copies(manifest, out, config.seed)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
     manifest = manifest.replace_schema_metadata(metadata)
     path = storage.join(out, "manifest.parquet")
@@ -149,40 +145,3 @@ def _salt(out: str) -> bytes:
     if not storage.exists(path):
         storage.write_bytes(path, secrets.token_bytes(32))
     return storage.read_bytes(path)
-
-
-def _with_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
-    """Write the copies that balance the training split and add their rows; a copy belongs to its source's patient."""
-    train = usable(manifest, "train")
-    rows, copies = virtual_copies(train["label"].to_numpy())
-    sources = train.to_pylist()
-    extra: list[dict[str, Any]] = []
-    with progress("copies", int((copies > 0).sum())) as tick:
-        for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
-            source = sources[row]
-            image = decode_image(read_picture(source["uri"], source["member"]), frame=source["frame"] or 0)
-            key = int(source["content_sha256"][:16], 16)
-            encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
-            name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
-            uri = storage.join(out, "copies", name)
-            storage.write_bytes(uri, encoded)
-            extra.append(
-                source
-                | {
-                    "image_id": f"copies/{name}",
-                    "uri": uri,
-                    "member": None,
-                    "frame": None,
-                    "content_sha256": hashlib.sha256(encoded).hexdigest(),
-                    "width": image.shape[1],
-                    "height": image.shape[0],
-                    "mode": "L",
-                    "num_bytes": len(encoded),
-                    "cache_file": None,
-                    "cache_row": None,
-                    "copy_of": source["image_id"],
-                }
-            )
-            tick()
-    manifest = manifest.append_column("copy_of", pa.nulls(len(manifest), pa.string()))
-    return pa.concat_tables([manifest, pa.Table.from_pylist(extra, schema=manifest.schema)]).combine_chunks()

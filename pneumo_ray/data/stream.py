@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.augment import AugmentConfig, augment_batch, center_crop, draw_augmentations
+from pneumo_ray.data.augment import augment_batch, center_crop, draw_augmentations
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.pixels import load_bases
 from pneumo_ray.data.sampling import Balance, epoch_plan, epoch_slots
 
@@ -122,7 +123,7 @@ class BatchSource:
                 image_keys=self.image_keys[rows],
             )
             pixels, labels = augment_batch(bases, draws, self.image_size), self.train_labels[rows]
-            return {"pixels": pixels, "label": labels, "row": rows, "ticket": np.int64(ticket)}
+            return {"pixels": pixels, "label": labels, "row": rows, "ticket": np.array(ticket)}
         made = self.empty_batch(ticket, schedule)
         taken = self.val.slice(first, schedule.local_batch)
         if n := len(taken):
@@ -136,7 +137,7 @@ class BatchSource:
         """Return a batch of padding alone."""
         n, size = schedule.local_batch, self.image_size
         pixels, labels = np.zeros((n, size, size), np.uint8), np.zeros(n, np.int8)
-        return {"pixels": pixels, "label": labels, "row": np.full(n, PADDING, np.int32), "ticket": np.int64(ticket)}
+        return {"pixels": pixels, "label": labels, "row": np.full(n, PADDING, np.int32), "ticket": np.array(ticket)}
 
     @cached_property
     def _plans(self) -> dict[int, pa.Table]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.sampling import Balance
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.operating_point import OperatingPointConfig
@@ -115,4 +115,8 @@ class TrainConfig:
         _require(
             self.batch_size % self.scaling.num_workers == 0,
             f"batch-size {self.batch_size} cannot be shared evenly by {self.scaling.num_workers} workers; choose a multiple",
+        )
+        _require(
+            self.model.arch != "inception_v3" or self.data.image_size >= 75,
+            f"model.arch inception_v3 needs data.image-size of at least 75 pixels, got {self.data.image_size}",
         )

@@ -1,10 +1,8 @@
 """Run a training from its config to a model bundle: check everything, train on the cluster, calibrate, write."""
 
 import json
-import platform
 import time
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
@@ -14,41 +12,23 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_flat, as_plain, flatten, save_config
-from pneumo_ray.console import duration, say
-from pneumo_ray.data.augment import base_size
+from pneumo_ray.cli import as_flat, flatten, save_config
+from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.pipeline import StreamConfig
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.stream import BatchSource
 from pneumo_ray.errors import ClusterError, ConfigError, ManifestError, PneumoError
-from pneumo_ray.evaluate.calibration import fit_temperature
-from pneumo_ray.evaluate.curves import draw_curves
-from pneumo_ray.evaluate.metrics import classification_metrics
-from pneumo_ray.evaluate.operating_point import choose_operating_point
-from pneumo_ray.model import Preprocessing, build_model, save_bundle
+from pneumo_ray.model import build_model
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import printed, start_monitor
+from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
-from pneumo_ray.train.trackers import write_history
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point")
 """Options that may change when a run continues: they do not change what has been trained so far."""
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a finished run is."""
-
-    model: str
-    """Folder of the bundle."""
-    model_hash: str
-    history: list[dict[str, Any]]
-    best_epoch: int
-    validation: dict[str, Any]
-    """Metrics on the validation images at the operating point, calibrated."""
 
 
 class _Cluster:
@@ -105,17 +85,20 @@ def fit(config: TrainConfig) -> FitResult:
         raise ConfigError(
             f"the manifest already holds written copies, which --balance {config.balance} would double; use --balance none, sampler or pos-weight"
         )
+    if config.mlflow and find_spec("mlflow") is None:
+        raise ConfigError(
+            "--mlflow needs MLflow, which is not installed; pip install 'pneumo_ray[mlflow]', or leave the option out"
+        )
     storage.require_writable(run)
     identity = _identity(config, manifest)
     state = load_state(run)
     _check_same_run(config, run, state, identity)
     finished = state is not None and (state.stopped or state.epoch >= config.epochs)
-    if finished and storage.exists(storage.join(run, "model", "model.json")):
-        assert state is not None
+    if state is not None and finished and is_written(config, run, state):
         say(
             f"{run} is finished: {state.epoch} epochs, best {state.best_epoch}; nothing to do (raise --epochs or choose another --out)"
         )
-        return _finish(config, run, state, manifest, write=False)
+        return read_result(run, state)
     _announce(config, train, val)
     if not finished:
         cluster = _Cluster(config)
@@ -127,7 +110,8 @@ def fit(config: TrainConfig) -> FitResult:
             say(f"continuing after epoch {state.epoch}")
         state = _train(config, run, BatchSource(**_source(config, train, val)), initial, identity, cluster)
     assert state is not None
-    return _finish(config, run, state, manifest, write=True)
+    write_results(config, run, state, manifest)
+    return read_result(run, state)
 
 
 def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> dict[str, Any]:
@@ -186,59 +170,6 @@ def _train(
     state = load_state(run)
     assert state is not None, "the trainer ended well without a saved state"
     return state
-
-
-def preprocessing(config: TrainConfig) -> Preprocessing:
-    """Return how pictures become the network's input in this run."""
-    return Preprocessing(image_size=config.data.image_size, resize_size=base_size(config.data.image_size))
-
-
-def _finish(config: TrainConfig, run: str, state: TrainState, manifest: pa.Table, *, write: bool) -> FitResult:
-    """Calibrate and choose the operating point on validation, then write the bundle, the curves and the history."""
-    logits, labels = state.best_val["logit"].numpy(), state.best_val["label"].numpy()
-    temperature = fit_temperature(logits, labels)
-    prob = 1 / (1 + torch.exp(torch.from_numpy(-logits / temperature)).numpy())
-    point = choose_operating_point(prob, labels, config.operating_point)
-    metrics = classification_metrics(labels, prob, point.threshold)
-    folder = storage.join(run, "model")
-    digest = ""
-    if write:
-        write_history(run, state.history)
-        net = build_model(replace(config.model, weights="none"))
-        net.load_state_dict(state.best)
-        digest = save_bundle(
-            folder,
-            net,
-            preprocessing=preprocessing(config),
-            temperature=temperature,
-            operating_point=point.to_dict(),
-            provenance=_provenance(config, state, manifest, metrics),
-        )
-        draw_curves(state.history, storage.join(run, "curves.png"))
-        say(
-            f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, temperature {temperature:.2f}, "
-            f"threshold {point.threshold:.3f} ({point.rule}); {duration(sum(r['seconds'] for r in state.history))} of training"
-        )
-        say(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
-    else:
-        digest = json.loads(storage.read_bytes(storage.join(folder, "model.json")))["hash"]
-    return FitResult(folder, digest, state.history, state.best_epoch, metrics)
-
-
-def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metrics: dict[str, Any]) -> dict[str, Any]:
-    facts = manifest.schema.metadata or {}
-    return {
-        "config": as_plain(config),
-        "manifest": {
-            "fingerprint": state.identity["manifest"],
-            "protocol": facts.get(b"protocol", b"").decode() or None,
-        },
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "validation": metrics,
-        "versions": {name: version(name) for name in ("pneumo_ray", "torch", "torchvision", "ray", "numpy")},
-        "platform": platform.platform(),
-    }
 
 
 def _identity(config: TrainConfig, manifest: pa.Table) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """How the driver learns what its workers do: an actor that they tell, and a thread that prints what it heard."""
 
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
 
-from pneumo_ray.console import duration, progress, say
+from pneumo_ray.console import QUIET_SECONDS, bar, duration, say
 
 
 class Monitor:
@@ -56,24 +58,27 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 @contextmanager
 def printed(monitor: Any, epochs: int) -> Iterator[None]:
-    """Print epochs as they finish, and the steps of the current one as a bar on a terminal, while the block runs."""
+    """While the block runs, print epochs as they finish, and how far the current one is (on a terminal, as a bar)."""
     finished = threading.Event()
+    terminal = sys.stdout.isatty()
 
     def follow() -> None:
-        heard, bar_epoch = 0, -1
-        with progress("epoch", None) as tick:
-            done = 0
+        heard, last_line = 0, time.monotonic()
+        with bar() if terminal else nullcontext() as shown:
+            task = shown.add_task("starting", total=None) if shown else None
             while True:
-                last = finished.wait(0.5)
-                (epoch, step, _), records = ray.get(monitor.news.remote(heard))
+                ending = finished.wait(0.5)
+                (epoch, step, steps), records = ray.get(monitor.news.remote(heard))
                 for record in records:
                     say(epoch_line(record, epochs))
+                    last_line = time.monotonic()
                 heard += len(records)
-                if epoch != bar_epoch:
-                    bar_epoch, done = epoch, 0
-                tick(max(0, step - done))
-                done = step
-                if last:
+                if shown and task is not None and steps:
+                    shown.update(task, description=f"epoch {epoch + 1}/{epochs}", completed=step, total=steps)
+                elif not terminal and time.monotonic() - last_line >= QUIET_SECONDS:
+                    last_line = time.monotonic()
+                    say(f"epoch {epoch + 1:>3}/{epochs}  step {step} of {steps}" if steps else "starting the workers")
+                if ending:
                     return
 
     thread = threading.Thread(target=follow, name="monitor", daemon=True)

@@ -12,8 +12,6 @@ from scipy import stats
 from torchvision.transforms import InterpolationMode
 
 from pneumo_ray.data.augment import (
-    OPERATIONS,
-    AugmentConfig,
     AugmentDraws,
     augment_batch,
     augment_image,
@@ -23,6 +21,7 @@ from pneumo_ray.data.augment import (
     materialise_copy,
     resize_grey,
 )
+from pneumo_ray.data.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.errors import ConfigError
 
 RADIOGRAPHS = Path(__file__).parents[3] / "shared/data/kermany224/train"

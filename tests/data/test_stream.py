@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.prepare import load_training_rows
 from pneumo_ray.data.sampling import epoch_plan

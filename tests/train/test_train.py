@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pneumo_ray.data.augment import AugmentConfig
+from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
 from pneumo_ray.model import ModelConfig, load_bundle

@@ -1,0 +1,66 @@
+"""The paper's on-disk copies of the smaller class, for those who want files; training makes the same ones on the fly."""
+
+import hashlib
+from typing import Any
+
+import cv2
+import pyarrow as pa
+
+from pneumo_ray import storage
+from pneumo_ray.console import progress
+from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.augment import materialise_copy
+from pneumo_ray.data.augment_config import AugmentConfig
+from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.manifest import usable
+from pneumo_ray.data.sampling import virtual_copies
+
+
+def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
+    """Write the copies that balance the training split and return the manifest with their rows.
+
+    They are made after the split, from training images alone, and each belongs to its source's patient. The column
+    `copy_of` names the source.
+
+    Args:
+        manifest: a manifest with splits.
+        out: folder of the run; the files go to `copies/` in it.
+        seed: of the transformations; training with this seed makes the same copies virtually.
+
+    Raises:
+        ConfigError: if a class is missing.
+        StorageError: if the files cannot be written.
+    """
+    train = usable(manifest, "train")
+    rows, copies = virtual_copies(train["label"].to_numpy())
+    sources = train.to_pylist()
+    extra: list[dict[str, Any]] = []
+    with progress("copies", int((copies > 0).sum())) as tick:
+        for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
+            source = sources[row]
+            image = decode_image(read_picture(source["uri"], source["member"]), frame=source["frame"] or 0)
+            key = int(source["content_sha256"][:16], 16)
+            encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
+            name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
+            uri = storage.join(out, "copies", name)
+            storage.write_bytes(uri, encoded)
+            extra.append(
+                source
+                | {
+                    "image_id": f"copies/{name}",
+                    "uri": uri,
+                    "member": None,
+                    "frame": None,
+                    "content_sha256": hashlib.sha256(encoded).hexdigest(),
+                    "width": image.shape[1],
+                    "height": image.shape[0],
+                    "mode": "L",
+                    "num_bytes": len(encoded),
+                    "cache_file": None,
+                    "cache_row": None,
+                    "copy_of": source["image_id"],
+                }
+            )
+            tick()
+    manifest = manifest.append_column("copy_of", pa.nulls(len(manifest), pa.string()))
+    return pa.concat_tables([manifest, pa.Table.from_pylist(extra, schema=manifest.schema)]).combine_chunks()

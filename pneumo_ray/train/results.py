@@ -1,0 +1,117 @@
+"""What a finished run leaves: calibrate on validation, write the bundle, the curves and the history."""
+
+import json
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+from scipy.special import expit
+
+from pneumo_ray import storage
+from pneumo_ray.cli import as_plain
+from pneumo_ray.console import duration, say
+from pneumo_ray.data.augment import base_size
+from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from pneumo_ray.evaluate.curves import draw_curves
+from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.operating_point import choose_operating_point
+from pneumo_ray.model import Preprocessing, build_model, save_bundle
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.state import TrainState
+from pneumo_ray.train.trackers import write_history
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished run is."""
+
+    model: str
+    """Folder of the bundle."""
+    model_hash: str
+    history: list[dict[str, Any]]
+    best_epoch: int
+    validation: dict[str, Any]
+    """Metrics on the validation images at the operating point, calibrated."""
+
+
+def preprocessing(config: TrainConfig) -> Preprocessing:
+    """Return how pictures become the network's input in this run."""
+    return Preprocessing(image_size=config.data.image_size, resize_size=base_size(config.data.image_size))
+
+
+def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa.Table) -> None:
+    """Calibrate and choose the operating point on validation, then write the bundle, the curves and the history."""
+    logits, labels = state.best_val["logit"].numpy(), state.best_val["label"].numpy()
+    temperature = fit_temperature(logits, labels)
+    if not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:
+        say(
+            "warning: validation cannot tell how sure the network should be (it is all right, or no better than chance); "
+            "probabilities stay uncalibrated"
+        )
+        temperature = 1.0
+    prob = expit(logits / temperature)
+    point = choose_operating_point(prob, labels, config.operating_point)
+    metrics = classification_metrics(labels, prob, point.threshold)
+    write_history(run, state.history)
+    net = build_model(replace(config.model, weights="none"))
+    net.load_state_dict(state.best)
+    folder = storage.join(run, "model")
+    save_bundle(
+        folder,
+        net,
+        preprocessing=preprocessing(config),
+        temperature=temperature,
+        operating_point=point.to_dict(),
+        provenance=_provenance(config, state, manifest, metrics),
+    )
+    draw_curves(state.history, storage.join(run, "curves.png"))
+    say(
+        f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
+        f"temperature {temperature:.2f}, threshold {point.threshold:.3f} ({point.rule}), "
+        f"{duration(sum(record['seconds'] for record in state.history))} of training"
+    )
+    say(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
+
+
+def read_result(run: str, state: TrainState) -> FitResult:
+    """Return what the bundle of a finished run says."""
+    description = _described(run)
+    assert description is not None
+    provenance = description["provenance"]
+    return FitResult(
+        storage.join(run, "model"), description["hash"], state.history, state.best_epoch, provenance["validation"]
+    )
+
+
+def _described(run: str) -> dict[str, Any] | None:
+    """Return model.json of a run, or None if it has no bundle yet."""
+    uri = storage.join(run, "model", "model.json")
+    if not storage.exists(uri):
+        return None
+    description: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    return description
+
+
+def is_written(config: TrainConfig, run: str, state: TrainState) -> bool:
+    """Whether the bundle is that of this state and this rule for the operating point."""
+    provenance = (_described(run) or {}).get("provenance", {})
+    rule = provenance.get("config", {}).get("operating_point")
+    return provenance.get("epochs") == state.epoch and rule == as_plain(config.operating_point)
+
+
+def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metrics: dict[str, Any]) -> dict[str, Any]:
+    facts = manifest.schema.metadata or {}
+    return {
+        "config": as_plain(config),
+        "manifest": {
+            "fingerprint": state.identity["manifest"],
+            "protocol": facts.get(b"protocol", b"").decode() or None,
+        },
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "validation": metrics,
+        "versions": {name: version(name) for name in ("pneumo_ray", "torch", "torchvision", "ray", "numpy")},
+        "platform": platform.platform(),
+    }
