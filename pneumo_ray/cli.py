@@ -71,7 +71,10 @@ def load_config(config_type: type[Config], path: str) -> Config:
         raise ConfigError(f"--config {path} is not a readable JSON file: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"--config {path} must hold a JSON object of options")
-    return typing.cast(Config, _build(config_type, values, path))
+    try:
+        return typing.cast(Config, _build(config_type, values, path))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
 
 
 def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> Any:

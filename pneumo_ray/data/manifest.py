@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pneumo_ray import storage
+from pneumo_ray.data.kermany import SPLIT_FOLDERS
 from pneumo_ray.errors import LeakageError, ManifestError
 
 SCHEMA = pa.schema(
@@ -37,6 +38,7 @@ were written, and whatever the label table brought along."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
 SPLITS = ("train", "val", "test")
+RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder")
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 _LABEL_WORDS = {"0": 0, "normal": 0, "false": 0, "1": 1, "pneumonia": 1, "true": 1}
 
@@ -167,11 +169,17 @@ def apply_labels(table: pa.Table, uri: str) -> pa.Table:
     for name in facts.column_names:
         if name == "image_id" or (name in SCHEMA.names and name not in LABEL_COLUMNS):
             continue
+        if name in RESERVED_COLUMNS:
+            raise ManifestError(f"--labels {uri} has a column {name}, a name that the manifest uses itself; rename it")
         values = facts[name].combine_chunks()
         if name == "label":
             values = pa.array([_label(value, uri) for value in values.to_pylist()], pa.int8())
         elif name in LABEL_COLUMNS:
-            values = values.cast(pa.string())
+            values = pc.replace_with_mask(
+                values.cast(pa.string()), pc.equal(values.cast(pa.string()), ""), pa.scalar(None, pa.string())
+            )
+        if name == "split":
+            values = pa.array([_split(value, uri) for value in values.to_pylist()], pa.string())
         taken = values.take(order)
         if name in table.column_names:
             named = pc.is_valid(order)
@@ -186,7 +194,19 @@ def _read_table(uri: str) -> pa.Table:
     fs, path = storage.filesystem(uri)
     try:
         with fs.open_input_file(path) as file:
-            return pq.read_table(file) if uri.lower().endswith((".parquet", ".pq")) else pyarrow.csv.read_csv(file)
+            return (
+                pq.read_table(file)
+                if uri.lower().endswith((".parquet", ".pq"))
+                else pyarrow.csv.read_csv(
+                    file,
+                    # As text, so that 00012 stays 00012 and an empty cell is no patient.
+                    convert_options=pyarrow.csv.ConvertOptions(
+                        column_types={name: pa.string() for name in ("image_id", "patient_id", "subtype", "split")},
+                        strings_can_be_null=True,
+                        null_values=[""],
+                    ),
+                )
+            )
     except FileNotFoundError as error:
         raise ManifestError(f"--labels {uri} does not exist") from error
     except (OSError, pa.ArrowInvalid) as error:
@@ -214,6 +234,14 @@ def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> l
         twice = next(image_ids[row] for row, count in Counter(rows).items() if count > 1)
         raise ManifestError(f"--labels {uri} names {twice!r} more than once")
     return rows
+
+
+def _split(value: str | None, uri: str) -> str | None:
+    if value is None:
+        return None
+    if value.strip().lower() not in SPLIT_FOLDERS:
+        raise ManifestError(f"--labels {uri} has the split {value!r}; give train, val or test, or nothing")
+    return SPLIT_FOLDERS[value.strip().lower()]
 
 
 def _label(value: object, uri: str) -> int | None:

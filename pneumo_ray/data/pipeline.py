@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ExecutionResources
 from ray.train import DataConfig
 
 from pneumo_ray.data.archive import Entry
@@ -21,9 +20,6 @@ from pneumo_ray.errors import PneumoError
 
 MAX_READ_TASKS = 20_000
 """Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
-
-TICKETS_AHEAD = 32
-"""How many batches of each worker may be ready before they are needed."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
 
@@ -103,17 +99,13 @@ def ticket_stream(
     source: "ray.ObjectRef[BatchSource]", first_epoch: int, epochs: int, world_size: int, cpus_per_task: float = 1.0
 ) -> ray.data.Dataset:
     """Return a dataset with one row a ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
-    loaded = ray.get(source)
-    schedule = loaded.schedule(world_size)
+    schedule = ray.get(source).schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first
     dataset = ray.data.range(count, override_num_blocks=min(count, MAX_READ_TASKS))
     # One row is one ticket; one byte as the target makes one row one block.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
-    # Some batches ahead hide every hiccup. All the object store could hold would only take CPUs from training.
-    ahead = TICKETS_AHEAD * world_size * schedule.local_batch * loaded.image_size**2
-    dataset.context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=float(ahead))
     dataset.context.memory_usage_poll_interval_s = None
     return dataset.map_batches(
         partial(_make_tickets, source=source, first=first, world_size=world_size),

@@ -37,16 +37,16 @@ class _Cluster:
     def __init__(self, config: TrainConfig) -> None:
         scaling = config.scaling
         total = ray.cluster_resources().get("CPU", 1.0)
-        auto = 1.0 if scaling.use_gpu else min(1.0, 0.75 * total / scaling.num_workers)
+        # Ray Data makes no progress, silently, unless it is left one whole CPU.
+        auto = 1.0 if scaling.use_gpu else min(1.0, max(total - 1, 0.5 * total) / scaling.num_workers)
         self.cpus_per_worker = scaling.cpus_per_worker or auto
-        self.needed = {"CPU": self.cpus_per_worker * scaling.num_workers} | (
-            {"GPU": float(scaling.num_workers)} if scaling.use_gpu else {}
+        # More workers than CPUs would start, share them, and be slower than fewer.
+        cpus = (
+            max(self.cpus_per_worker, 0.0 if scaling.use_gpu or scaling.cpus_per_worker else 1.0) * scaling.num_workers
         )
-        free = total - self.needed["CPU"]
-        # Without a CPU left for data the run would wait for ever, silently.
+        self.needed = {"CPU": cpus} | ({"GPU": float(scaling.num_workers)} if scaling.use_gpu else {})
+        free = total - self.cpus_per_worker * scaling.num_workers
         self.cpus_per_task = 1.0 if free >= 2 else max(0.05, free / 2)
-        if free <= 0:
-            self.needed["CPU"] += 0.1
 
     def wait(self, seconds: float) -> None:
         """Wait until the cluster has what the run needs.
@@ -164,7 +164,11 @@ def _train(
         ),
     )
     with printed(monitor, config.epochs):
-        trainer.fit()
+        try:
+            trainer.fit()
+        except Exception:
+            if ray.get(monitor.failure.remote()) is None:
+                raise
     if (reason := ray.get(monitor.failure.remote())) is not None:
         raise PneumoError(reason)
     state = load_state(run)

@@ -57,6 +57,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     write_history(run, state.history)
     net = build_model(replace(config.model, weights="none"))
     net.load_state_dict(state.best)
+    draw_curves(state.history, storage.join(run, "curves.png"))
     folder = storage.join(run, "model")
     save_bundle(
         folder,
@@ -66,7 +67,6 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
         operating_point=point.to_dict(),
         provenance=_provenance(config, state, manifest, metrics),
     )
-    draw_curves(state.history, storage.join(run, "curves.png"))
     say(
         f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
         f"temperature {temperature:.2f}, threshold {point.threshold:.3f} ({point.rule}), "

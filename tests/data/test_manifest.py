@@ -89,6 +89,8 @@ def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
         ("image_id,label\na/0.jpg,1\n0.jpg,1\n", "more than once"),
         ("image_id,label\na/0.jpg,perhaps\n", "label 'perhaps'"),
         ("file,label\na/0.jpg,1\n", "no column image_id"),
+        ("image_id,split\na/0.jpg,dev\n", "split 'dev'"),
+        ("image_id,folder\na/0.jpg,x\n", "column folder"),
     ],
 )
 def test_a_wrong_label_table_is_named(tmp_path, text, message):
@@ -106,3 +108,10 @@ def test_the_fingerprint_sees_what_training_sees():
     )
     assert fingerprint(before) != fingerprint(table(label=[1, 1, 1], split=["train", "train", "val"]))
     assert fingerprint(before) != fingerprint(table(label=[0, 1, 1], split=["val", "train", "train"]))
+
+
+def test_a_label_table_keeps_leading_zeros_and_an_empty_cell_is_no_patient(tmp_path):
+    (tmp_path / "l.csv").write_text("image_id,patient_id,split\na/0.jpg,00012,Test\na/1.jpg,,training\n")
+    merged = apply_labels(table(patient_id=["p", "q", "r"]), str(tmp_path / "l.csv"))
+    assert merged["patient_id"].to_pylist() == ["00012", None, "r"]
+    assert merged["split"].to_pylist() == ["test", "train", None]
