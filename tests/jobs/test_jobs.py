@@ -86,16 +86,19 @@ def head():
             f"--port={port}",
             f"--dashboard-port={dashboard}",
             "--dashboard-host=127.0.0.1",
+            f"--dashboard-agent-listen-port={free_port()}",
         ]
         node = subprocess.Popen(
             [*ray, "start", *options, f"--temp-dir={temporary}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         address = f"http://127.0.0.1:{dashboard}"
-        deadline = time.monotonic() + 60
-        while subprocess.run([*ray, "job", "list", "--address", address], capture_output=True, check=False).returncode:
+        # The dashboard answers before the node's agent takes jobs, so the sign of readiness is a job that ran.
+        deadline = time.monotonic() + 120
+        trial = [*ray, "job", "submit", "--address", address, "--", "true"]
+        while subprocess.run(trial, capture_output=True, check=False).returncode:
             assert node.poll() is None, "ray start ended"
-            assert time.monotonic() < deadline, "ray start took more than a minute"
-            time.sleep(0.5)
+            assert time.monotonic() < deadline, "no job could be submitted for two minutes"
+            time.sleep(1)
         yield address
         node.terminate()
         node.wait(timeout=60)
