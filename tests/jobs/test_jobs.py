@@ -88,8 +88,13 @@ def head():
             "--dashboard-host=127.0.0.1",
             f"--dashboard-agent-listen-port={free_port()}",
         ]
+        # Jobs run `python` as the head finds it, as after `source .venv/bin/activate`.
+        path = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         node = subprocess.Popen(
-            [*ray, "start", *options, f"--temp-dir={temporary}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            env=path,
+            args=[*ray, "start", *options, f"--temp-dir={temporary}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         address = f"http://127.0.0.1:{dashboard}"
         # The dashboard answers before the node's agent takes jobs, so the sign of readiness is a job that ran.
