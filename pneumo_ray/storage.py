@@ -5,7 +5,6 @@ it and renamed, so that whoever reads it later never meets half of it.
 """
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,27 +113,6 @@ def atomic_file(uri: str) -> Iterator[str]:
     except BaseException:
         remove(temporary)
         raise
-
-
-@contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a new local folder beside `folder` that takes its name, and its place, when the block ends well."""
-    final = Path(folder)
-    temporary = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if final.exists():
-            retired = temporary.with_suffix(".old")
-            final.rename(retired)
-            temporary.rename(final)
-            shutil.rmtree(retired)
-        else:
-            temporary.rename(final)
-    except OSError as error:
-        raise StorageError(f"cannot write {final}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove(uri: str) -> None:

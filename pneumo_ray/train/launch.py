@@ -108,23 +108,23 @@ def fit(config: TrainConfig) -> FitResult:
         save_config(config, storage.join(run, "train.json"))
         if state is not None:
             say(f"continuing after epoch {state.epoch}")
-        state = _train(config, run, BatchSource(**_source(config, train, val)), initial, identity, cluster)
+        state = _train(config, run, _source(config, train, val), initial, identity, cluster)
     assert state is not None
     write_results(config, run, state, manifest)
     return read_result(run, state)
 
 
-def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> dict[str, Any]:
-    return {
-        "train": train,
-        "val": val,
-        "image_size": config.data.image_size,
-        "balance": config.balance,
-        "augment": config.augment,
-        "seed": config.seed,
-        "batch_size": config.batch_size,
-        "cache_folder": cache_of(train, config.manifest),
-    }
+def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> BatchSource:
+    return BatchSource(
+        train=train,
+        val=val,
+        image_size=config.data.image_size,
+        balance=config.balance,
+        augment=config.augment,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        cache_folder=cache_of(train, config.manifest),
+    )
 
 
 def _train(
