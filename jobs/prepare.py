@@ -5,14 +5,14 @@ import ray
 from pneumo_ray.cli import run_job, save_config
 from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.data.prepare import PrepareConfig, prepare
-from pneumo_ray.storage import join
+from pneumo_ray.storage import absolute, join
 
 
 def main(config: PrepareConfig) -> None:
     ray.init(logging_level="warning")
     quiet_ray_data()
     prepare(config)
-    save_config(config, join(config.out, "prepare.json"))
+    save_config(config, join(absolute(config.out), "prepare.json"))
 
 
 if __name__ == "__main__":

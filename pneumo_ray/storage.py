@@ -8,7 +8,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from pyarrow import fs as pafs
@@ -38,12 +37,22 @@ def uri_of(path: bytes) -> str:
 
 def absolute(uri: str) -> str:
     """Return `uri` such that another process with another working directory finds the same place."""
+    if uri.startswith("file://"):
+        return uri_of(os.fsencode(local_path(uri))).rstrip("/")
     return uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
+def base_name(uri: str) -> str:
+    """Return the last name of a path or URI."""
+    return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/").rsplit("/", 1)[-1]
+
+
 def join(base: str, *parts: str) -> str:
-    """Join names to a path or URI."""
-    return "/".join([base.rstrip("/"), *parts])
+    """Join names to a path or URI; in a URI the names are escaped and its query (`?endpoint_override=...`) stays last."""
+    if "://" not in base:
+        return "/".join([base.rstrip("/"), *parts])
+    address, mark, query = base.partition("?")
+    return "/".join([address.rstrip("/"), *map(quote, parts)]) + mark + query
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -60,18 +69,18 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         raise StorageError(f"cannot use the address {uri!r}: {error}") from error
 
 
-def read_bytes(uri: str) -> bytes:
-    """Return the content of a file.
+def read_bytes(uri: str, limit: int = -1) -> bytes:
+    """Return the content of a file, or its first `limit` bytes.
 
     Raises:
         OSError: as the file system reports it (FileNotFoundError, PermissionError, ...).
     """
     if is_local(uri):
         with open(local_path(uri), "rb") as file:
-            return file.read()
+            return file.read(limit)
     fs, path = filesystem(uri)
     with fs.open_input_stream(path) as stream:
-        return bytes(stream.readall())
+        return bytes(stream.readall() if limit < 0 else stream.read(limit))
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -82,7 +91,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     with atomic_file(uri) as temporary:
         if is_local(uri):
-            Path(temporary).write_bytes(data)
+            with open(local_path(temporary), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut can leave the final name on an empty file
         else:
             fs, path = filesystem(temporary)
             with fs.open_output_stream(path) as stream:
@@ -96,7 +108,8 @@ def atomic_file(uri: str) -> Iterator[str]:
     Raises:
         StorageError: if the place cannot be written.
     """
-    temporary = f"{uri}.{uuid.uuid4().hex[:8]}.tmp"
+    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    temporary = f"{address}.{uuid.uuid4().hex[:8]}.tmp{mark}{query}"
     fs, path = filesystem(temporary)
     _, final = filesystem(uri)
     try:

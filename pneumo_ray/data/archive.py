@@ -70,10 +70,16 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
     count = count if count is not None else ListingCount()
     roots = [storage.absolute(archive) for archive in archives]
     for number, root in enumerate(roots):
-        name = root.rstrip("/").rsplit("/", 1)[-1]
+        for other in roots[:number]:
+            if f"{root}/".startswith(f"{other}/") or f"{other}/".startswith(f"{root}/"):
+                raise ArchiveError(
+                    f"--archive {root} and {other} overlap, so pictures would count twice; give one of them"
+                )
+    for number, root in enumerate(roots):
+        name = storage.base_name(root)
         prefix = ""
         if len(roots) > 1:
-            same_before = sum(other.rstrip("/").rsplit("/", 1)[-1] == name for other in roots[:number])
+            same_before = sum(storage.base_name(other) == name for other in roots[:number])
             prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
         kind = _kind(root)
         if kind == pafs.FileType.Directory:
@@ -209,7 +215,8 @@ def _opened(
         archive = tarfile.open(fileobj=_open(uri), mode="r:*")  # noqa: SIM115 (kept open for the members that follow)
         try:
             for tar_info in archive:
-                if tar_info.isreg():
+                # Links lead to other members of the same archive and nowhere else; a dangling one is a failed row.
+                if tar_info.isreg() or tar_info.islnk() or tar_info.issym():
                     add(tar_info.name, tar_info)
         except (*_BROKEN, OSError) as broken:
             error = f"the archive breaks off: {broken}"
@@ -255,7 +262,8 @@ def _read_member(uri: str, member: str) -> bytes:
         else:
             assert isinstance(info, tarfile.TarInfo)
             extracted = archive.extractfile(info)
-            assert extracted is not None  # only regular files are indexed
+            if extracted is None:
+                raise ArchiveError(f"member {member!r} of {uri} is a link to something that is not a file")
             data = extracted.read(MAX_FILE_BYTES + 1)
     except KeyError as error:
         raise ArchiveError(f"{uri} has no member {member!r}") from error

@@ -85,7 +85,12 @@ def _duplicates(ok: pa.Table) -> dict[str, int]:
 
 
 def _shortcut(labelled: pa.Table) -> dict[str, dict[str, float]]:
-    """Return size, shape and compression by class, and how well each alone tells the classes apart (AUC)."""
+    """Return size, shape and compression by class, and how well each alone tells the classes apart (AUC).
+
+    Copies that `--materialize-copies` wrote are not the archive's and are left out.
+    """
+    if "copy_of" in labelled.column_names:
+        labelled = labelled.filter(pc.is_null(labelled["copy_of"]))
     label = labelled["label"].to_numpy()
     width = labelled["width"].to_numpy().astype(float)
     height = labelled["height"].to_numpy().astype(float)

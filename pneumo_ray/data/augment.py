@@ -58,7 +58,7 @@ def center_crop(image: Grey, size: int) -> Grey:
     """
     if min(image.shape) < size:
         raise ValueError(f"a picture of {image.shape} has no centre crop of {size} pixels")
-    start = _center_offset(len(image), size)
+    start = center_offset(len(image), size)
     return image[start : start + size, start : start + size]
 
 
@@ -241,7 +241,8 @@ def _draw_crop(config: AugmentConfig, u: Floats) -> Floats | None:
     return np.concatenate([(1 - size) * u[:, 2:4], size], axis=1)
 
 
-def _center_offset(size: int, crop: int) -> int:
+def center_offset(size: int, crop: int) -> int:
+    """Return the first pixel of the middle `crop` of `size` pixels."""
     return round((size - crop) / 2)
 
 
@@ -273,7 +274,7 @@ def _inverse_warps(draws: AugmentDraws, source_shape: tuple[int, ...], out_shape
     """
     source, result = np.array(source_shape[:0:-1]), np.array(out_shape[:0:-1])
     if draws.crop is None:
-        origin = np.array([_center_offset(s, r) for s, r in zip(source, result, strict=True)]) / source
+        origin = np.array([center_offset(s, r) for s, r in zip(source, result, strict=True)]) / source
         box = np.broadcast_to(result / source, (len(draws), 2))
     else:
         origin, box = draws.crop[:, :2], draws.crop[:, 2:]

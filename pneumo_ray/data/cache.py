@@ -6,6 +6,7 @@ from; a changed file is another key, and a shard that an interrupted run left be
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 
-DECODE_VERSION = b"1"
+DECODE_VERSION = b"2"
 """Raised when the same file would decode to other pixels; older shards are then passed over."""
 
 Key = tuple[str, int]
@@ -28,20 +29,18 @@ def cache_folder(run: str, size: int) -> str:
 
 def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray]]) -> str:
     """Write pictures, uint8 [size, size] each, as one shard; return its file name, which follows from their keys."""
-    digest = hashlib.sha256("".join(f"{sha}:{frame};" for (sha, frame), _ in pictures).encode()).hexdigest()
+    keys = ";".join(f"{sha}:{frame}" for (sha, frame), _ in pictures).encode()
+    digest = hashlib.sha256(keys).hexdigest()
+    # The keys are in the footer, so that finding out what a shard holds reads no pixels.
     schema = pa.schema(
-        [("sha256", pa.string()), ("frame", pa.int32()), ("pixels", pa.binary(size * size))],
-        metadata={b"decode_version": DECODE_VERSION, b"size": str(size).encode()},
+        [("pixels", pa.binary(size * size))],
+        metadata={b"decode_version": DECODE_VERSION, b"size": str(size).encode(), b"keys": keys},
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        for (sha, frame), pixels in pictures:
-            columns = [
-                pa.array([sha]),
-                pa.array([frame], pa.int32()),
-                pa.array([pixels.tobytes()], pa.binary(size * size)),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+        for _, pixels in pictures:
+            column = pa.array([pixels.tobytes()], pa.binary(size * size))
+            writer.write_batch(pa.record_batch([column], schema=schema))
     name = f"{digest[:24]}.arrow"
     storage.write_bytes(storage.join(folder, name), sink.getvalue())
     return name
@@ -56,9 +55,9 @@ def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
             metadata = reader.schema.metadata or {}
             if metadata.get(b"decode_version") != DECODE_VERSION or metadata.get(b"size") != str(size).encode():
                 continue
-            for row in range(reader.num_record_batches):
-                batch = reader.get_batch(row)
-                found[batch["sha256"][0].as_py(), batch["frame"][0].as_py()] = (name, row)
+            for row, key in enumerate(metadata[b"keys"].decode().split(";")):
+                sha, _, frame = key.partition(":")
+                found[sha, int(frame)] = (name, row)
         except (OSError, pa.ArrowInvalid):
             continue
     return found
@@ -73,7 +72,7 @@ def read_cached(folder: str, size: int, names: Sequence[str], rows: Sequence[int
     out = np.empty((len(names), size * size), np.uint8)
     for position, (name, row) in enumerate(zip(names, rows, strict=True)):
         try:
-            pixels = _open_shard(storage.join(folder, name)).get_batch(row).column(2)
+            pixels = _open_shard(storage.join(folder, name)).get_batch(row).column(0)
         except pa.ArrowInvalid as error:
             raise OSError(f"cache shard {name} is damaged: {error}") from error
         out[position] = np.frombuffer(pixels.buffers()[1], np.uint8, size * size)
@@ -83,6 +82,6 @@ def read_cached(folder: str, size: int, names: Sequence[str], rows: Sequence[int
 @lru_cache(maxsize=256)
 def _open_shard(uri: str) -> pa.ipc.RecordBatchFileReader:
     if storage.is_local(uri):
-        return pa.ipc.open_file(pa.memory_map(str(uri)))
+        return pa.ipc.open_file(pa.memory_map(os.fsdecode(storage.local_path(uri))))
     fs, path = storage.filesystem(uri)
     return pa.ipc.open_file(fs.open_input_file(path))

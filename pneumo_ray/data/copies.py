@@ -12,6 +12,7 @@ from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.augment import materialise_copy
 from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.draws import image_key
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.sampling import virtual_copies
 
@@ -25,7 +26,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
     Args:
         manifest: a manifest with splits.
         out: folder of the run; the files go to `copies/` in it.
-        seed: of the transformations; training with this seed makes the same copies virtually.
+        seed: of the transformations; training with this seed and the default augmentation makes the same ones virtually.
 
     Raises:
         ConfigError: if a class is missing.
@@ -39,7 +40,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
         for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
             source = sources[row]
             image = decode_image(read_picture(source["uri"], source["member"]), frame=source["frame"] or 0)
-            key = int(source["content_sha256"][:16], 16)
+            key = image_key(source["content_sha256"])
             encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
             name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
             uri = storage.join(out, "copies", name)

@@ -18,6 +18,11 @@ UInt64s = NDArray[np.uint64]
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
+def image_key(content_sha256: str) -> int:
+    """Return the number, uint64, that keys the draws of one image's copies: it follows its content, not its row."""
+    return int(content_sha256[:16], 16)
+
+
 def stream_key(seed: int, stream: str) -> int:
     """Return the 64-bit key of one named stream of one seed, the same on every machine and in every process.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +56,8 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig) -> pa.Table
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
 
 
-def _inspect(entry: Entry, config: InspectConfig) -> list[tuple[dict[str, Any], np.ndarray | None]]:
-    """Return a row for each frame of one entry, with its pixels where they had to be decoded."""
+def _inspect(entry: Entry, config: InspectConfig) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+    """Yield a row for each frame of one entry, with its pixels where they had to be decoded."""
     facts = read_path(entry.facts_path)
     base: dict[str, Any] = {
         "image_id": entry.image_id,
@@ -68,17 +68,18 @@ def _inspect(entry: Entry, config: InspectConfig) -> list[tuple[dict[str, Any], 
         "status": "ok",
     }
     if entry.error is not None:
-        return [(base | {"status": "failed", "error": f"archive: {entry.error}"}, None)]
+        yield base | {"status": "failed", "error": f"archive: {entry.error}"}, None
+        return
     try:
         data = read_picture(entry.uri, entry.member)
         base |= {"num_bytes": len(data), "content_sha256": hashlib.sha256(data).hexdigest()}
         info = inspect_image(data)
     except (PneumoError, OSError) as error:
-        return [(base | {"status": "failed", "error": describe(error)}, None)]
+        yield base | {"status": "failed", "error": describe(error)}, None
+        return
     base |= {"width": info.width, "height": info.height, "mode": info.mode}
-    if info.patient_key is not None and facts.patient_id is None:
+    if info.patient_key is not None:  # what a DICOM file says of itself is worth more than its name
         base["patient_id"] = _pseudonym(info.patient_key, config.salt)
-    out: list[tuple[dict[str, Any], np.ndarray | None]] = []
     for frame in range(info.frames):
         row = dict(base)
         if info.frames > 1:
@@ -92,8 +93,7 @@ def _inspect(entry: Entry, config: InspectConfig) -> list[tuple[dict[str, Any], 
                 pixels = decode_image(data, min_size=config.size, frame=frame)
             except DecodeError as error:
                 row |= {"status": "failed", "error": describe(error)}
-        out.append((row, pixels))
-    return out
+        yield row, pixels
 
 
 def describe(error: Exception) -> str:

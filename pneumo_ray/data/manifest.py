@@ -149,18 +149,31 @@ def refuse_leakage(table: pa.Table) -> None:
         )
 
 
-def apply_labels(table: pa.Table, uri: str) -> pa.Table:
-    """Take labels and other facts from a CSV or Parquet table.
+def read_labels(uri: str) -> pa.Table:
+    """Read a CSV or Parquet table of labels.
+
+    Raises:
+        ManifestError: if it cannot be read, lacks `image_id`, or has a column that the manifest uses itself.
+    """
+    facts = _read_table(uri)
+    if "image_id" not in facts.column_names:
+        raise ManifestError(f"--labels {uri} has no column image_id; its columns are {', '.join(facts.column_names)}")
+    if reserved := [name for name in facts.column_names if name in RESERVED_COLUMNS]:
+        raise ManifestError(
+            f"--labels {uri} has a column {reserved[0]}, a name that the manifest uses itself; rename it"
+        )
+    return facts
+
+
+def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
+    """Take labels and other facts from a table that `read_labels` read from `uri`.
 
     Its column `image_id` names pictures by their full id or, where that is unique, by their file name. `label`
     (0/1, normal/pneumonia), `subtype`, `patient_id` and `split` replace what the paths said; every other column is carried along.
 
     Raises:
-        ManifestError: if the table cannot be read, lacks `image_id`, or names unknown or ambiguous pictures.
+        ManifestError: if it names unknown or ambiguous pictures, or has a label or split that is none.
     """
-    facts = _read_table(uri)
-    if "image_id" not in facts.column_names:
-        raise ManifestError(f"--labels {uri} has no column image_id; its columns are {', '.join(facts.column_names)}")
     rows = _match(facts["image_id"].cast(pa.string()).to_pylist(), table["image_id"].to_pylist(), uri)
     position: list[int | None] = [None] * len(table)
     for fact, row in enumerate(rows):
@@ -169,8 +182,6 @@ def apply_labels(table: pa.Table, uri: str) -> pa.Table:
     for name in facts.column_names:
         if name == "image_id" or (name in SCHEMA.names and name not in LABEL_COLUMNS):
             continue
-        if name in RESERVED_COLUMNS:
-            raise ManifestError(f"--labels {uri} has a column {name}, a name that the manifest uses itself; rename it")
         values = facts[name].combine_chunks()
         if name == "label":
             values = pa.array([_label(value, uri) for value in values.to_pylist()], pa.int8())

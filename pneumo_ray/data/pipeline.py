@@ -14,12 +14,15 @@ import ray.data
 from ray.train import DataConfig
 
 from pneumo_ray.data.archive import Entry
-from pneumo_ray.data.inspect import InspectConfig, inspect_entries
-from pneumo_ray.data.stream import BatchSource
-from pneumo_ray.errors import PneumoError
+from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
+from pneumo_ray.data.stream import BatchSource, Schedule
+from pneumo_ray.errors import PneumoError, StorageError
 
 MAX_READ_TASKS = 20_000
 """Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
+
+_ABORTED = "aborted"
+"""Status of a row that ends the job: it never reaches a manifest."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
 
@@ -59,12 +62,20 @@ def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator
     dataset = dataset.map_batches(
         partial(_inspect_block, shared=shared), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        if len(table) and table["status"][0].as_py() == _ABORTED:
+            raise StorageError(table["error"][0].as_py())
+        yield table
 
 
 def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
     cv2.setNumThreads(1)
-    return inspect_entries([Entry(**row) for row in block.to_pylist()], _fetched(shared))
+    try:
+        return inspect_entries([Entry(**row) for row in block.to_pylist()], _fetched(shared))
+    except StorageError as error:
+        # The cache cannot be written. An exception would arrive as text inside text; a row arrives whole.
+        row = {"image_id": "", "status": _ABORTED, "error": str(error)}
+        return pa.Table.from_pylist([row], schema=INSPECTED_SCHEMA)
 
 
 class StreamConfig(DataConfig):
@@ -117,7 +128,7 @@ def ticket_stream(
 def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
     cv2.setNumThreads(1)
     loaded = _fetched(source)
-    schedule = loaded.schedule(world_size)
+    schedule = _schedule(source, world_size)
     ticket = first + int(batch["id"][0])
     try:
         made, error = loaded.batch(ticket, schedule), ""
@@ -125,6 +136,11 @@ def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_s
         # An exception would reach the worker as text inside text; a sentence in a column arrives whole.
         made, error = loaded.empty_batch(ticket, schedule), str(reason)
     return {name: value[None] for name, value in made.items()} | {"error": np.array([error])}
+
+
+@lru_cache(maxsize=2)
+def _schedule(source: Any, world_size: int) -> Schedule:
+    return _fetched(source).schedule(world_size)
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,7 @@
 """From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
 
 import json
+import os
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.inspect import InspectConfig
-from pneumo_ray.data.manifest import apply_labels, read_manifest, usable, write_manifest
+from pneumo_ray.data.kermany import read_path
+from pneumo_ray.data.manifest import apply_labels, read_labels, read_manifest, usable, write_manifest
 from pneumo_ray.data.pixels import CACHE_SIZE
-from pneumo_ray.data.split import Protocol, assign_splits
+from pneumo_ray.data.split import Protocol, assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
 
 
@@ -57,6 +59,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     from pneumo_ray.data.pipeline import inspect_archive  # the only part that needs Ray
 
     out = storage.absolute(config.out)
+    labels = read_labels(config.labels) if config.labels else None
+    splits_given = labels is not None and "split" in labels.column_names
     count = ListingCount()
     entries = []
     with progress("listing", None) as tick:
@@ -66,6 +70,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     if not entries:
         raise ArchiveError(f"--archive {' '.join(config.archive)} has no pictures in it ({count.ignored} other files)")
     say(f"found {len(entries):,} pictures")
+    if not splits_given:
+        check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
     storage.require_writable(out)
     folder = cache_folder(out, CACHE_SIZE) if config.cache else None
     inspect = InspectConfig(
@@ -82,10 +88,10 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = pa.concat_tables(tables).combine_chunks()
     if folder is None:
         manifest = manifest.drop_columns(["cache_file", "cache_row"])
-    if config.labels:
-        manifest = apply_labels(manifest, config.labels)
+    if labels is not None and config.labels is not None:
+        manifest = apply_labels(manifest, labels, config.labels)
     manifest = manifest.append_column("folder", manifest["split"])
-    manifest = assign_splits(manifest, config.protocol, config.seed)
+    manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:
         manifest = write_copies(manifest, out, config.seed)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
@@ -144,4 +150,6 @@ def _salt(out: str) -> bytes:
     path = storage.join(out, ".salt")
     if not storage.exists(path):
         storage.write_bytes(path, secrets.token_bytes(32))
+        if storage.is_local(path):
+            os.chmod(path, 0o600)
     return storage.read_bytes(path)

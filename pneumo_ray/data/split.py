@@ -3,6 +3,7 @@
 Three protocols. `grouped` and `official` carry claims; `paper` (arXiv 2507.18647) is there to be compared with.
 """
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,24 @@ TEST_FRACTION = 0.1
 """Share that `grouped` takes for the test where the archive brings no test folder."""
 
 
-def assign_splits(table: pa.Table, protocol: Protocol, seed: int) -> pa.Table:
+def check_folders(splits: Collection[str | None], protocol: Protocol) -> None:
+    """Refuse a protocol that needs folders which the archive has not.
+
+    Args:
+        splits: what the archive's folders (or the label table) call their pictures: train, val, test or None.
+        protocol: one of the three.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    needs_test = "test" in splits if protocol == "official" else any(name != "train" for name in splits)
+    if protocol != "grouped" and not ("train" in splits and needs_test):
+        raise ConfigError(
+            f"--protocol {protocol} needs an archive with a train and a test folder; use --protocol grouped"
+        )
+
+
+def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: bool = False) -> pa.Table:
     """Fill the column `split` of a manifest.
 
     * `grouped`: a test folder stays as it is; training images that share a patient or their very bytes with
@@ -36,6 +54,8 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int) -> pa.Table:
         table: manifest whose `split` holds what the archive's folders say.
         protocol: one of the three.
         seed: of the random choices; the same seed and the same archive give the same splits.
+        keep_val: take the validation rows as they are given (by a label table) instead of carving some out of train;
+            `grouped` then sets aside the training rows that are linked to them.
 
     Raises:
         ConfigError: if the archive has not the folders that the protocol needs.
@@ -43,10 +63,7 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int) -> pa.Table:
     folder = np.array(table["split"].to_pylist(), dtype=object)
     label = pc.fill_null(table["label"], -1).to_numpy().astype(np.int64)
     active = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False).astype(bool) & (label >= 0)
-    if protocol != "grouped" and not (active & (folder == "train")).any():
-        raise ConfigError(
-            f"--protocol {protocol} needs an archive with a train and a test folder; use --protocol grouped"
-        )
+    check_folders(set(folder[active].tolist()), protocol)
     # Drawn in the order of the ids, so that the order of listing does not matter.
     order = pc.sort_indices(table["image_id"]).to_numpy()
     order = order[active[order]]
@@ -64,11 +81,15 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int) -> pa.Table:
         group = link_groups(table)
         split[active] = "train"
         split[in_test] = "test"
+        in_val = active & (folder == "val") & keep_val
+        split[in_val] = "val"
         if protocol == "grouped":
             split[active & ~in_test & np.isin(group, group[in_test])] = None
+            split[active & ~in_test & ~in_val & np.isin(group, group[in_val])] = None
             if not in_test.any():
                 _carve(split, "test", TEST_FRACTION, order, label, group, random)
-        _carve(split, "val", VAL_FRACTION, order, label, group, random)
+        if not in_val.any():
+            _carve(split, "val", VAL_FRACTION, order, label, group, random)
     return table.set_column(table.column_names.index("split"), "split", pa.array(split, pa.string()))
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pneumo_ray.data.augment import augment_batch, center_crop, draw_augmentations
 from pneumo_ray.data.augment_config import AugmentConfig
+from pneumo_ray.data.draws import image_key
 from pneumo_ray.data.pixels import load_bases
 from pneumo_ray.data.sampling import Balance, epoch_plan, epoch_slots
 
@@ -95,7 +96,7 @@ class BatchSource:
     @cached_property
     def image_keys(self) -> np.ndarray:
         """uint64 [n], from the content of each training image, so that its copies do not depend on its row."""
-        return np.array([int(sha[:16], 16) for sha in self.train["content_sha256"].to_pylist()], np.uint64)
+        return np.array([image_key(sha) for sha in self.train["content_sha256"].to_pylist()], np.uint64)
 
     def schedule(self, world_size: int) -> Schedule:
         """Return the schedule of a run with this many workers."""

@@ -67,7 +67,7 @@ class ScalingConfig:
     use_gpu: bool = False
     """One GPU for each worker."""
     cpus_per_worker: float = 0.0
-    """Logical CPUs that a worker reserves; 0 chooses such that some are left to prepare the pictures."""
+    """Logical CPUs that a worker reserves; 0 chooses such that one whole CPU is left to prepare the pictures."""
     wait_seconds: float = 30.0
     """How long to wait for a cluster that is too small to grow, before giving up."""
     max_failures: int = 3
@@ -75,6 +75,8 @@ class ScalingConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_workers >= 1, f"scaling.num-workers must be at least 1, got {self.num_workers}")
+        _require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
+        _require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
         _require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,8 +22,8 @@ from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.stream import BatchSource
 from pneumo_ray.errors import ClusterError, ConfigError, ManifestError, PneumoError
-from pneumo_ray.model import build_model
-from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.model import PneumoniaNet, build_model
+from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import printed, start_monitor
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
@@ -31,44 +33,66 @@ NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_
 """Options that may change when a run continues: they do not change what has been trained so far."""
 
 
-class _Cluster:
+@dataclass(frozen=True)
+class CpuShares:
     """How the cluster's CPUs are shared between training and preparing pictures."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        scaling = config.scaling
-        total = ray.cluster_resources().get("CPU", 1.0)
-        # Ray Data makes no progress, silently, unless it is left one whole CPU.
-        auto = 1.0 if scaling.use_gpu else min(1.0, max(total - 1, 0.5 * total) / scaling.num_workers)
-        self.cpus_per_worker = scaling.cpus_per_worker or auto
-        # More workers than CPUs would start, share them, and be slower than fewer.
-        cpus = (
-            max(self.cpus_per_worker, 0.0 if scaling.use_gpu or scaling.cpus_per_worker else 1.0) * scaling.num_workers
-        )
-        self.needed = {"CPU": cpus} | ({"GPU": float(scaling.num_workers)} if scaling.use_gpu else {})
-        free = total - self.cpus_per_worker * scaling.num_workers
-        self.cpus_per_task = 1.0 if free >= 2 else max(0.05, free / 2)
+    per_worker: float
+    """Logical CPUs that a training worker reserves."""
+    per_task: float
+    """Logical CPUs of one task that prepares pictures."""
 
-    def wait(self, seconds: float) -> None:
-        """Wait until the cluster has what the run needs.
 
-        Raises:
-            ClusterError: if it has not after `seconds`.
-        """
-        deadline = time.monotonic() + seconds
-        while True:
-            have = ray.cluster_resources()
-            lacking = [name for name, amount in self.needed.items() if have.get(name, 0.0) < amount]
-            if not lacking:
-                return
-            if time.monotonic() >= deadline:
-                raise ClusterError(
-                    "the cluster has "
-                    + " and ".join(
-                        f"{have.get(name, 0.0):g} {name}s where the run needs {self.needed[name]:g}" for name in lacking
-                    )
-                    + f" (waited {seconds:g} s); ask for fewer --scaling.num-workers, or raise --scaling.wait-seconds where nodes are still coming"
-                )
-            time.sleep(min(1.0, seconds))
+def share_cpus(node_cpus: Sequence[float], scaling: ScalingConfig) -> CpuShares:
+    """Share the CPUs of a cluster that is large enough (`_wait_for`).
+
+    Ray Data makes no progress, silently, unless training leaves it one whole CPU over all nodes; and a task runs only
+    where one node has room for all of it.
+
+    Args:
+        node_cpus: CPUs of each node.
+        scaling: how many workers there will be.
+    """
+    num_workers, total = scaling.num_workers, sum(node_cpus)
+    per_worker = scaling.cpus_per_worker or min(1.0, (total - 1) / num_workers)
+    left, free = num_workers, []
+    for cpus in sorted(node_cpus, reverse=True):  # as Ray packs them
+        here = min(left, int(cpus / per_worker + 1e-9))
+        left -= here
+        free.append(cpus - here * per_worker)
+    if sum(free) >= 2 and max(free) >= 1:
+        return CpuShares(per_worker, 1.0)
+    return CpuShares(per_worker, max(0.05, min(sum(free), 1.0, max(free)) / 2))
+
+
+def _wait_for_cluster(scaling: ScalingConfig) -> CpuShares:
+    """Wait until the cluster has what the run needs, and share it.
+
+    Raises:
+        ClusterError: if it has not after `scaling.wait_seconds`.
+    """
+    num_workers = scaling.num_workers
+    # Without a reservation, more workers than CPUs would start, share them, and be slower than fewer.
+    least = 0.05 * num_workers if scaling.use_gpu else max(num_workers - 1.0, 1.0)
+    needed = {"CPU": 1.0 + (scaling.cpus_per_worker * num_workers or least)}
+    if scaling.use_gpu:
+        needed["GPU"] = float(num_workers)
+    deadline = time.monotonic() + scaling.wait_seconds
+    while True:
+        have = ray.cluster_resources()
+        lacking = [name for name, amount in needed.items() if have.get(name, 0.0) < amount]
+        if not lacking:
+            nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+            return share_cpus(nodes, scaling)
+        if time.monotonic() >= deadline:
+            amounts = " and ".join(
+                f"{have.get(name, 0.0):g} {name}s where the run needs {needed[name]:g}" for name in lacking
+            )
+            raise ClusterError(
+                f"the cluster has {amounts} (waited {scaling.wait_seconds:g} s; one CPU prepares pictures); ask for fewer "
+                "--scaling.num-workers, or raise --scaling.wait-seconds where nodes are still coming"
+            )
+        time.sleep(min(1.0, scaling.wait_seconds))
 
 
 def fit(config: TrainConfig) -> FitResult:
@@ -89,7 +113,6 @@ def fit(config: TrainConfig) -> FitResult:
         raise ConfigError(
             "--mlflow needs MLflow, which is not installed; pip install 'pneumo_ray[mlflow]', or leave the option out"
         )
-    storage.require_writable(run)
     identity = _identity(config, manifest)
     state = load_state(run)
     _check_same_run(config, run, state, identity)
@@ -101,14 +124,15 @@ def fit(config: TrainConfig) -> FitResult:
         return read_result(run, state)
     _announce(config, train, val)
     if not finished:
-        cluster = _Cluster(config)
-        cluster.wait(config.scaling.wait_seconds)
+        shares = _wait_for_cluster(config.scaling)
+        storage.require_writable(run)
         torch.manual_seed(config.seed)
-        initial = build_model(config.model).state_dict()
+        # A run that continues has its weights in the state, and needs no file or network to begin with.
+        initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
         save_config(config, storage.join(run, "train.json"))
         if state is not None:
             say(f"continuing after epoch {state.epoch}")
-        state = _train(config, run, _source(config, train, val), initial, identity, cluster)
+        state = _train(config, run, _source(config, train, val), initial, identity, shares)
     assert state is not None
     write_results(config, run, state, manifest)
     return read_result(run, state)
@@ -133,7 +157,7 @@ def _train(
     source: BatchSource,
     initial: dict[str, torch.Tensor],
     identity: dict[str, Any],
-    cluster: _Cluster,
+    shares: CpuShares,
 ) -> TrainState:
     monitor = start_monitor()
     job = WorkerJob(
@@ -152,11 +176,11 @@ def _train(
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.scaling.num_workers,
             use_gpu=config.scaling.use_gpu,
-            resources_per_worker={"CPU": cluster.cpus_per_worker} | ({"GPU": 1} if config.scaling.use_gpu else {}),
+            resources_per_worker={"CPU": shares.per_worker} | ({"GPU": 1} if config.scaling.use_gpu else {}),
         ),
         # A placeholder: what a worker consumes depends on the epoch where it continues, so `StreamConfig` makes it then.
         datasets={STREAM: ray.data.range(1)},
-        dataset_config=StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), cluster.cpus_per_task),
+        dataset_config=StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), shares.per_task),
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=run,
@@ -191,7 +215,12 @@ def _check_same_run(config: TrainConfig, run: str, state: TrainState | None, ide
         return
     if state.identity["manifest"] != identity["manifest"]:
         raise ManifestError(f"{run} was trained on another manifest than {config.manifest}; choose another --out")
-    before = flatten(json.loads(storage.read_bytes(storage.join(run, "train.json"))))
+    try:
+        before = flatten(json.loads(storage.read_bytes(storage.join(run, "train.json"))))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{run} holds the state of a run but not its train.json, so it cannot be continued; choose another --out"
+        ) from error
     now = as_flat(config)
     different = [
         name for name in now if before.get(name) != now[name] and name.split(".")[0] not in NOT_PART_OF_THE_RUN

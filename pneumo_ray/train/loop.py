@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pneumo_ray.data.stream import PADDING, Schedule
 from pneumo_ray.errors import ManifestError, PneumoError
-from pneumo_ray.model import PneumoniaNet, Preprocessing, build_model
+from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.state import TrainState, load_state, save_state
@@ -26,6 +26,9 @@ from pneumo_ray.train.trackers import Trackers
 
 STREAM = "stream"
 """Name of the one dataset that a worker consumes."""
+
+
+_CALMER = "lower --optim.lr or set --optim.clip-norm, and choose another --out"
 
 
 class DivergedError(PneumoError):
@@ -43,7 +46,7 @@ class WorkerJob:
     schedule: Schedule
     positive_weight: float
     identity: dict[str, Any]
-    """Manifest fingerprint, seed and world size, kept in the state."""
+    """See `TrainState`."""
     initial_weights: Any
     """Reference to the state dict that training begins with; workers need no network of their own."""
     monitor: Any
@@ -108,7 +111,7 @@ class Learner:
         """Build everything on `device`, with the weights that the run begins with."""
         self.job, self.device = job, device
         optim = job.config.optim
-        net = build_model(_without_weights(job.config))
+        net = PneumoniaNet(job.config.model)
         net.load_state_dict(ray.get(job.initial_weights))
         net = net.to(device).to(memory_format=torch.channels_last)
         self.net: PneumoniaNet = net
@@ -169,9 +172,7 @@ class Learner:
             dist.all_reduce(mean)
             mean /= schedule.world_size
         if not math.isfinite(float(mean)):
-            raise DivergedError(
-                f"the training loss is {float(mean)} in epoch {epoch + 1}; lower --optim.lr or set --optim.clip-norm"
-            )
+            raise DivergedError(f"the training loss is {float(mean)} in epoch {epoch + 1}; {_CALMER}")
         return float(mean)
 
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -249,9 +250,7 @@ def _record(
 ) -> dict[str, Any]:
     # The validation loss is that of the natural classes, whatever the balance of training: modes stay comparable.
     if not np.isfinite(logits).all():
-        raise DivergedError(
-            f"the network's output is not finite after epoch {epoch + 1}; lower --optim.lr or set --optim.clip-norm"
-        )
+        raise DivergedError(f"the network's output is not finite after epoch {epoch + 1}; {_CALMER}")
     return {
         "epoch": epoch + 1,
         "train_loss": train_loss,
@@ -266,10 +265,6 @@ def _record(
 
 def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank, 0xD0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _without_weights(config: TrainConfig) -> Any:
-    return replace(config.model, weights="none")
 
 
 def _use_threads(device: torch.device) -> None:

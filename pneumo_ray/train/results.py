@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +17,7 @@ from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fi
 from pneumo_ray.evaluate.curves import draw_curves
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
-from pneumo_ray.model import Preprocessing, build_model, save_bundle
+from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.state import TrainState
 from pneumo_ray.train.trackers import write_history
@@ -55,7 +55,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     point = choose_operating_point(prob, labels, config.operating_point)
     metrics = classification_metrics(labels, prob, point.threshold)
     write_history(run, state.history)
-    net = build_model(replace(config.model, weights="none"))
+    net = PneumoniaNet(config.model)
     net.load_state_dict(state.best)
     draw_curves(state.history, storage.join(run, "curves.png"))
     folder = storage.join(run, "model")

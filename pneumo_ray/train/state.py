@@ -40,7 +40,7 @@ class TrainState:
     stopped: bool
     """Early stopping has ended the run."""
     identity: dict[str, Any]
-    """Manifest fingerprint, seed and world size of the run."""
+    """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record an epoch, as in history.jsonl."""
 
@@ -51,7 +51,7 @@ def latest_epoch(run: str) -> int:
 
 
 def save_state(run: str, state: TrainState) -> None:
-    """Write the state of an epoch, then remove the older ones.
+    """Write the state of an epoch, then remove those before the last but one.
 
     Raises:
         StorageError: if it cannot be written; the older state is still there then.
@@ -60,7 +60,7 @@ def save_state(run: str, state: TrainState) -> None:
     torch.save(vars(state), buffer)
     storage.write_bytes(storage.join(run, "state", f"epoch-{state.epoch:05d}.pt"), buffer.getvalue())
     for epoch, name in _states(run):
-        if epoch < state.epoch:
+        if epoch < state.epoch - 1:
             storage.remove(storage.join(run, "state", name))
 
 
@@ -78,7 +78,7 @@ def load_state(run: str) -> TrainState | None:
         return TrainState(**torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for a damaged file
         raise StorageError(
-            f"the saved state {uri} cannot be read ({type(error).__name__}); remove it to begin again"
+            f"the saved state {uri} cannot be read ({type(error).__name__}); remove it to continue from the epoch before"
         ) from error
 
 

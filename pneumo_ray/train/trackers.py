@@ -20,7 +20,7 @@ class Trackers:
         if storage.is_local(run):
             from tensorboardX import SummaryWriter
 
-            self._tensorboard = SummaryWriter(storage.join(run, "tensorboard"), purge_step=len(history) + 1)
+            self._tensorboard = SummaryWriter(storage.join(run, "tensorboard"), purge_step=len(history))
         self._mlflow: Any = None
         if config.mlflow:
             import mlflow
@@ -33,11 +33,16 @@ class Trackers:
                 storage.write_bytes(marker, started.info.run_id.encode())
                 mlflow.log_params(as_flat(config))
             self._mlflow = mlflow
+        if history:  # a run that died between saving an epoch and logging it
+            self._send(history[-1])
 
     def log(self, record: dict[str, Any]) -> None:
         """Add one epoch."""
         self._history.append(record)
         write_history(self._run, self._history)
+        self._send(record)
+
+    def _send(self, record: dict[str, Any]) -> None:
         numbers = {name: value for name, value in record.items() if isinstance(value, float)}
         if self._tensorboard is not None:
             for name, value in numbers.items():

@@ -101,14 +101,6 @@ def test_two_members_of_one_name_are_two_pictures(tmp_path):
     assert [read_picture(e.uri, e.member) for e in entries] == [b"first", b"second"]
 
 
-def test_links_inside_a_tar_file_are_not_followed(tmp_path):
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        info = tarfile.TarInfo("passwd.jpg")
-        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(info)
-    assert ids(tmp_path / "x.tar") == []
-
-
 def test_a_broken_archive_keeps_its_good_members_and_says_that_it_breaks_off(tmp_path):
     write_tar(tmp_path / "x.tar", {f"{i}.jpg": bytes(2000) for i in range(4)})
     whole = (tmp_path / "x.tar").read_bytes()
@@ -133,3 +125,34 @@ def test_a_missing_archive_and_an_empty_file_are_named(tmp_path):
     (entry,) = list_archives([str(tmp_path)])
     with pytest.raises(EmptyFileError):
         read_picture(entry.uri, entry.member)
+
+
+def test_links_in_a_tar_file_lead_to_its_own_members_or_fail(tmp_path):
+    write_tar(tmp_path / "a.tar", {"real.jpg": b"content"})
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        for name, kind, target in (
+            ("hard.jpg", tarfile.LNKTYPE, "real.jpg"),
+            ("soft.jpg", tarfile.SYMTYPE, "real.jpg"),
+            ("out.jpg", tarfile.SYMTYPE, "../../../etc/passwd"),
+            ("loop.jpg", tarfile.SYMTYPE, "loop.jpg"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    entries = {entry.image_id: entry for entry in list_archives([str(tmp_path / "a.tar")])}
+    for name in ("real.jpg", "hard.jpg", "soft.jpg"):
+        assert read_picture(entries[name].uri, name) == b"content"
+    for name in ("out.jpg", "loop.jpg"):
+        with pytest.raises(ArchiveError):
+            read_picture(entries[name].uri, name)
+
+
+def test_archives_that_overlap_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(b"x")
+    (tmp_path / "ab" / "1.jpg").write_bytes(b"x")
+    assert len(ids(tmp_path / "a", tmp_path / "ab")) == 2
+    for other in (tmp_path, tmp_path / "a", tmp_path / "a" / "1.jpg"):
+        with pytest.raises(ArchiveError, match="overlap"):
+            ids(tmp_path / "a", other)

@@ -10,6 +10,8 @@ from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
 from pneumo_ray.data.decode import decode_image
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.data.pipeline import inspect_archive
+from pneumo_ray.errors import StorageError
 
 
 def jpeg(seed: int = 0, size: int = 300) -> bytes:
@@ -93,3 +95,9 @@ def test_patients_of_dicom_files_are_hashed_with_the_salt():
     assert _pseudonym("Doe^Jane", b"salt") == _pseudonym("Doe^Jane", b"salt") != _pseudonym("Doe^Jane", b"other")
     assert "Doe" not in _pseudonym("Doe^Jane", b"salt")
     assert _pseudonym("Doe^Jane", None) == "Doe^Jane"
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(ray_cluster, archive, tmp_path):
+    (tmp_path / "full").write_bytes(b"a file where the folder should be")
+    with pytest.raises(StorageError, match=r"cannot write .*full"):
+        list(inspect_archive(list_archives([str(archive)]), InspectConfig(cache_folder=str(tmp_path / "full"))))

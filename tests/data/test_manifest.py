@@ -6,6 +6,7 @@ from pneumo_ray.data.manifest import (
     SCHEMA,
     apply_labels,
     fingerprint,
+    read_labels,
     read_manifest,
     refuse_leakage,
     usable,
@@ -73,9 +74,13 @@ def test_usable_rows_are_readable_and_labelled():
     assert len(usable(rows, "val")) == 0
 
 
+def labelled(rows: pa.Table, path) -> pa.Table:
+    return apply_labels(rows, read_labels(str(path)), str(path))
+
+
 def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
     (tmp_path / "l.csv").write_text("image_id,label,patient_id,age\na/0.jpg,normal,p1,3\n2.jpg,1,p2,\n")
-    merged = apply_labels(table(label=[1, 1, None], subtype=["virus"] * 3), str(tmp_path / "l.csv"))
+    merged = labelled(table(label=[1, 1, None], subtype=["virus"] * 3), tmp_path / "l.csv")
     assert merged["label"].to_pylist() == [0, 1, 1]
     assert merged["patient_id"].to_pylist() == ["p1", None, "p2"]
     assert merged["age"].to_pylist() == [3, None, None]
@@ -96,9 +101,9 @@ def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
 def test_a_wrong_label_table_is_named(tmp_path, text, message):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(ManifestError, match=message):
-        apply_labels(table(), str(tmp_path / "l.csv"))
+        labelled(table(), tmp_path / "l.csv")
     with pytest.raises(ManifestError, match="does not exist"):
-        apply_labels(table(), str(tmp_path / "none.csv"))
+        labelled(table(), tmp_path / "none.csv")
 
 
 def test_the_fingerprint_sees_what_training_sees():
@@ -112,6 +117,6 @@ def test_the_fingerprint_sees_what_training_sees():
 
 def test_a_label_table_keeps_leading_zeros_and_an_empty_cell_is_no_patient(tmp_path):
     (tmp_path / "l.csv").write_text("image_id,patient_id,split\na/0.jpg,00012,Test\na/1.jpg,,training\n")
-    merged = apply_labels(table(patient_id=["p", "q", "r"]), str(tmp_path / "l.csv"))
+    merged = labelled(table(patient_id=["p", "q", "r"]), tmp_path / "l.csv")
     assert merged["patient_id"].to_pylist() == ["00012", None, "r"]
     assert merged["split"].to_pylist() == ["test", "train", None]

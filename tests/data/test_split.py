@@ -125,6 +125,25 @@ def test_official_leaves_the_test_folder_and_carves_validation_out_of_train_by_p
     assert crossing(table, "patient_id") == ["test1-0"]  # as the folders are: training will refuse it
 
 
+def test_validation_that_a_label_table_names_stays_and_what_is_linked_to_it_leaves_train():
+    rows = kermany_like()
+    for row in rows[:30:3]:
+        row["split"] = "val"
+    rows[1] |= {"patient_id": rows[0]["patient_id"]}
+    for protocol in ("grouped", "official"):
+        split = assign_splits(manifest(rows), protocol, 0, keep_val=True)["split"].to_pylist()
+        assert [i for i, name in enumerate(split) if name == "val"] == list(range(0, 30, 3))
+        assert split[1] == (None if protocol == "grouped" else "train")
+    recarved = assign_splits(manifest(rows), "grouped", 0)["split"].to_pylist()
+    assert [i for i, name in enumerate(recarved) if name == "val"] != list(range(0, 30, 3))
+
+
+def test_official_needs_a_test_folder():
+    rows = [row for row in kermany_like() if row["split"] == "train"]
+    with pytest.raises(ConfigError, match="test folder"):
+        assign_splits(manifest(rows), "official", 0)
+
+
 def test_paper_halves_the_rest_class_by_class():
     found = counts(assign_splits(manifest(kermany_like(test=(242, 398))), "paper", 0))
     assert found == {

@@ -1,6 +1,7 @@
 """The training job on a real Ray: what it writes, that it continues exactly, and what it refuses."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
-from pneumo_ray.train.launch import fit
+from pneumo_ray.train.launch import fit, share_cpus
 from pneumo_ray.train.state import load_state
 
 EPOCHS = 4
@@ -93,8 +94,6 @@ def test_the_validation_scores_are_those_of_the_saved_network_on_every_image(who
 
 
 def test_a_finished_run_does_nothing_and_more_epochs_continue_it(whole, phantom_run, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(whole, tmp_path / "copy")
     before = (tmp_path / "copy/model/weights.safetensors").stat().st_mtime_ns
     fit(config(phantom_run, tmp_path / "copy"))
@@ -193,10 +192,42 @@ def test_a_patient_on_both_sides_is_refused_unless_asked_for(ray_cluster, phanto
 
 def test_a_cluster_that_is_too_small_is_said(ray_cluster, phantom_run, tmp_path):
     scaling = ScalingConfig(num_workers=16, cpus_per_worker=1, wait_seconds=0.1)
-    with pytest.raises(ClusterError, match="2 CPUs where the run needs 16"):
+    with pytest.raises(ClusterError, match="2 CPUs where the run needs 17"):
         fit(config(phantom_run, tmp_path, scaling=scaling))
     with pytest.raises(ClusterError, match="0 GPUs"):
         fit(config(phantom_run, tmp_path, scaling=ScalingConfig(use_gpu=True, wait_seconds=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpu"),
+    [([2], 1, False), ([2], 2, False), ([1, 1, 1], 3, False), ([8], 4, False), ([4, 4], 7, False), ([4, 4], 8, True)],
+)
+def test_training_leaves_one_whole_cpu_and_a_task_fits_on_a_node(nodes, workers, gpu):
+    shares = share_cpus(nodes, ScalingConfig(num_workers=workers, use_gpu=gpu))
+    assert sum(nodes) - shares.per_worker * workers >= 1 - 1e-9
+    left, free = workers, []
+    for cpus in nodes:
+        here = min(left, int(cpus / shares.per_worker + 1e-9))
+        left -= here
+        free.append(cpus - here * shares.per_worker)
+    assert left == 0
+    assert 0 < shares.per_task <= max(free)
+
+
+def test_a_state_without_its_config_is_not_continued(whole, phantom_run, tmp_path):
+    shutil.copytree(whole / "state", tmp_path / "state")
+    with pytest.raises(ConfigError, match=r"train\.json"):
+        fit(config(phantom_run, tmp_path))
+
+
+def test_a_run_that_continues_needs_no_initial_weights(whole, phantom_run, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    settings = json.loads((whole / "train.json").read_text())
+    settings["model"]["weights"] = str(tmp_path / "gone.pth")
+    (tmp_path / "run/train.json").write_text(json.dumps(settings))
+    gone = ModelConfig(arch="resnet18", weights=settings["model"]["weights"])
+    fit(config(phantom_run, tmp_path / "run", model=gone, epochs=EPOCHS + 1))
+    assert len(history(tmp_path / "run")) == EPOCHS + 1
 
 
 def test_a_run_that_diverges_says_so_once(ray_cluster, phantom_run, tmp_path):

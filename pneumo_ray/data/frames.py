@@ -1,0 +1,32 @@
+"""How many pictures a file holds, found out from its header: a multi-frame DICOM or a TIFF of many pages is many."""
+
+import re
+
+from pneumo_ray import storage
+from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.decode import inspect_image
+from pneumo_ray.errors import PneumoError
+
+_HEADER_BYTES = 1 << 20
+_SINGLE = re.compile(r"\.(jpe?g|jpe|png|webp)$", re.IGNORECASE)
+
+
+def may_hold_frames(name: str) -> bool:
+    """Whether a file of this name can hold more than one frame. (One that does against its name fails when it is decoded.)"""
+    return not _SINGLE.search(name)
+
+
+def count_frames(uri: str, member: str | None) -> int:
+    """Return the number of frames of a picture; 1 where the header cannot be read, so that it becomes a failed row."""
+    try:
+        if member is None:
+            head = storage.read_bytes(uri, _HEADER_BYTES)
+            # The pages of a TIFF may lie anywhere, the header of a DICOM lies before its pixels.
+            if len(head) == _HEADER_BYTES and not head.startswith((b"II", b"MM")):
+                try:
+                    return inspect_image(head).frames
+                except PneumoError:
+                    pass
+        return inspect_image(read_picture(uri, member)).frames
+    except (PneumoError, OSError):
+        return 1

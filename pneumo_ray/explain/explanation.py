@@ -1,0 +1,79 @@
+"""What an explanation holds: predictions, maps and zone means, each with its spread over Monte Carlo passes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Prediction, maps and zone means of B images, with their spread over the Monte Carlo passes.
+
+    Maps and zones are in logit units, for the class in `target`: positive evidence for pneumonia, or for normality.
+    Every `_std` is a sample standard deviation over passes (n - 1), every entropy is in nats. Tensors are float32 on
+    the device of the images.
+    """
+
+    passes: int
+    """Monte Carlo passes T."""
+    target: Tensor
+    """int8 [B], the class that is explained: 1 pneumonia, 0 normal; the same in all passes."""
+    logit: Tensor
+    """[B], for pneumonia, without dropout."""
+    logit_mean: Tensor
+    """[B], over passes."""
+    logit_std: Tensor
+    """[B]."""
+    prob_mean: Tensor
+    """[B], mean of `sigmoid(logit_t / temperature)`."""
+    prob_std: Tensor
+    """[B]."""
+    entropy: Tensor
+    """[B], predictive: of prob_mean."""
+    expected_entropy: Tensor
+    """[B], mean entropy of the passes (aleatoric)."""
+    mutual_information: Tensor
+    """[B], entropy - expected_entropy, at least 0 (epistemic)."""
+    cam_signed: Tensor
+    """[B, h, w], without dropout and without ReLU; sums to +-(logit - bias)."""
+    cam: Tensor
+    """[B, h, w], plain Grad-CAM: `ReLU(cam_signed)`."""
+    cam_mean: Tensor
+    """[B, h, w], mean over passes of the maps after ReLU."""
+    cam_std: Tensor
+    """[B, h, w], the uncertainty map."""
+    cam_exact_mean: Tensor | None
+    """[B, h, w], expectation over all masks before ReLU, without sampling; None where dropout is in the tail."""
+    cam_exact_var: Tensor | None
+    """[B, h, w], variance over all masks before ReLU, `p / (1 - p) sum_k (w_k A_k / (h w))^2`; None likewise."""
+    zone_mean: Tensor
+    """[B, 6], mean over passes of the mean upsampled map in each zone, order ZONES."""
+    zone_std: Tensor
+    """[B, 6], over passes of that zone mean: it knows how the pixels of a zone vary together."""
+
+    @property
+    def logit_se(self) -> Tensor:
+        """[B], Monte Carlo standard error of logit_mean."""
+        return self.logit_std / self.passes**0.5
+
+    @property
+    def prob_se(self) -> Tensor:
+        """[B], Monte Carlo standard error of prob_mean."""
+        return self.prob_std / self.passes**0.5
+
+    def certainty_weighted(self, lam: float = 1.0) -> Tensor:
+        """Return [B, h, w], `max(0, cam_mean - lam cam_std)`: what rises above its own uncertainty, in logit units."""
+        return (self.cam_mean - lam * self.cam_std).relu()
+
+    def cov_weighted(self, floor: float = 0.1) -> Tensor:
+        """Return [B, h, w], the paper's `mean (1 - c / max c)` with c = std / mean, the coefficient of variation.
+
+        c explodes where the mean vanishes, and its maximum would then be set by the background. So c and its maximum
+        are taken where the mean exceeds `floor` times its own maximum in the image; the map is 0 elsewhere.
+        """
+        kept = self.cam_mean > floor * self.cam_mean.amax((1, 2), keepdim=True)
+        variation = torch.where(kept, self.cam_std / self.cam_mean, 0.0)
+        largest = variation.amax((1, 2), keepdim=True)
+        weight = 1 - variation / torch.where(largest > 0, largest, 1.0)
+        return torch.where(kept, self.cam_mean * weight, 0.0)

@@ -1,0 +1,40 @@
+import os
+
+import pytest
+
+from pneumo_ray import storage
+from pneumo_ray.errors import StorageError
+
+
+def test_names_are_escaped_in_addresses_and_not_in_paths():
+    assert storage.join("/a b", "c d#e") == "/a b/c d#e"
+    assert storage.join("s3://bucket/a/", "c d#e") == "s3://bucket/a/c%20d%23e"
+    assert storage.join("s3://bucket/a?region=x", "b", "c") == "s3://bucket/a/b/c?region=x"
+    assert storage.base_name("s3://bucket/a?endpoint=h/p") == "a"
+    assert storage.base_name("/x/what?.jpg") == "what?.jpg"
+
+
+def test_a_file_address_is_the_path_behind_it(tmp_path):
+    folder = tmp_path / "with space"
+    address = "file://" + str(folder).replace(" ", "%20")
+    assert storage.absolute(address) == str(folder)
+    storage.write_bytes(storage.join(address, "x y"), b"1")
+    assert (folder / "x y").read_bytes() == b"1"
+    assert storage.read_bytes(storage.join(address, "x y")) == b"1"
+    assert storage.list_files(address) == ["x y"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "f"
+    storage.write_bytes(str(target), b"old")
+
+    def fill_the_disk() -> None:
+        with storage.atomic_file(str(target)) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space"):
+        fill_the_disk()
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
