@@ -1,1 +1,1 @@
-"""The batch job that scores and explains an archive."""
+"""The batch job: an archive and a model in, one explained row a picture out."""

@@ -1,0 +1,183 @@
+"""Pictures of explanations for people: the four panels of arXiv 2507.18647, and a contact sheet of many cases.
+
+Maps are shown in logit units on perceptually uniform colours, whose lightness rises with the value, with a white line at
+half of the maximum: both can be read in a greyscale print. Maps are upsampled bilinearly, as the zone means take them.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from pneumo_ray.explain.zones import ZONES, Box
+
+NOTICE = "research use only · not a medical device"
+MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
+_CLASSES = ("normal", "pneumonia")
+_OPAQUE = 0.65
+
+
+@dataclass(frozen=True)
+class Case:
+    """One explained radiograph, ready to be drawn."""
+
+    title: str
+    picture: NDArray[np.uint8]
+    """[S, S], as the network saw it."""
+    cam: NDArray[np.float32]
+    """[h, w], Grad-CAM without dropout, in logit units."""
+    cam_mean: NDArray[np.float32]
+    """[h, w], mean over the passes."""
+    cam_std: NDArray[np.float32]
+    """[h, w], standard deviation over the passes."""
+    zone_mean: NDArray[np.float32]
+    """[6], order ZONES; NaN where there are none."""
+    target: int
+    """The class that the maps explain."""
+    prob_mean: float
+    prob_low: float
+    """Ends of the interval that holds 95 % of the passes."""
+    prob_high: float
+    mutual_information: float
+    """Nats."""
+    threshold: float
+    label: int | None = None
+    """The true class, where it is known."""
+    boxes: Sequence[Box] = field(default_factory=tuple)
+    """True opacities, in pixels of the picture, where they are known."""
+
+
+def draw_case(case: Case) -> bytes:
+    """Return the four panels as a PNG: radiograph with zones, Grad-CAM, BayesGrad-CAM, uncertainty."""
+    figure = Figure(figsize=(15, 4.7), layout="constrained")
+    plain, cam, mean, spread = figure.subplots(1, 4)
+    _show(plain, case)
+    _draw_zones(plain, case)
+    plain.set_title("radiograph, and BayesGrad-CAM by zone", fontsize=10)
+    top = float(max(case.cam.max(), case.cam_mean.max()))  # one scale, so that the two can be compared
+    evidence = f"evidence for {_CLASSES[case.target]} (logit a cell)"
+    for axes, values, name, limit, colours, unit in (
+        (cam, case.cam, "Grad-CAM", top, MEAN_COLOURS, evidence),
+        (mean, case.cam_mean, "BayesGrad-CAM, mean of the passes", top, MEAN_COLOURS, evidence),
+        (
+            spread,
+            case.cam_std,
+            "uncertainty",
+            float(case.cam_std.max()),
+            SPREAD_COLOURS,
+            "standard deviation (logit a cell)",
+        ),
+    ):
+        _show(axes, case)
+        shown = _overlay(axes, values, case.picture.shape, limit, colours)
+        axes.set_title(name if limit > 0 else f"{name}: nothing", fontsize=10)
+        figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, label=unit).ax.tick_params(labelsize=8)
+    figure.suptitle(f"{_shortened(case.title, 90)}\n{_verdict(case)}", fontsize=11)
+    figure.supxlabel(f"{NOTICE} · the patient's right is on the left · white line: half of the maximum", fontsize=8)
+    return _png(figure, 110)
+
+
+def draw_sheet(cases: Sequence[Case], title: str, columns: int = 5) -> bytes:
+    """Return a contact sheet as a PNG: each case as radiograph with BayesGrad-CAM above its uncertainty.
+
+    Args:
+        cases: at least one.
+        title: of the sheet.
+        columns: cases side by side.
+    """
+    columns = min(columns, len(cases))
+    rows = math.ceil(len(cases) / columns)
+    figure = Figure(figsize=(2.6 * columns, 5.5 * rows + 0.7), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, case in enumerate(cases):
+        row, column = divmod(number, columns)
+        for axes, values, colours in (
+            (grid[2 * row, column], case.cam_mean, MEAN_COLOURS),
+            (grid[2 * row + 1, column], case.cam_std, SPREAD_COLOURS),
+        ):
+            _show(axes, case)
+            _overlay(axes, values, case.picture.shape, float(values.max()), colours)
+        grid[2 * row, column].set_title(
+            f"{number + 1}. {_shortened(case.title, 30)}\n{_verdict(case, short=True)}", fontsize=7
+        )
+        grid[2 * row + 1, column].set_title(
+            f"mean up to {case.cam_mean.max():.2g}, std up to {case.cam_std.max():.2g}", fontsize=7
+        )
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(
+        f"{NOTICE} · above: BayesGrad-CAM, below: its uncertainty, each on its own scale (logit a cell)", fontsize=8
+    )
+    return _png(figure, 100)
+
+
+def _show(axes: Axes, case: Case) -> None:
+    axes.imshow(case.picture, cmap="gray", vmin=0, vmax=255)
+    for x0, y0, x1, y1 in case.boxes:
+        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec="white", lw=1.2, ls="--"))
+    axes.set_axis_off()
+
+
+def _draw_zones(axes: Axes, case: Case) -> None:
+    height, width = case.picture.shape
+    style: dict[str, Any] = {"color": "white", "lw": 0.7, "alpha": 0.6}
+    for third in (1, 2):
+        axes.axhline(third * height / 3 - 0.5, **style)
+    axes.axvline(width / 2 - 0.5, **style)
+    for number, zone in enumerate(ZONES):
+        row, column = divmod(number, 2)
+        value = case.zone_mean[number]
+        text = f"{zone.replace('_', ' ')}\n{'-' if np.isnan(value) else f'{value:.2g}'}"
+        axes.text(
+            (column + 0.5) * width / 2, (row + 0.5) * height / 3, text, ha="center", va="center", fontsize=8, color="white",
+            bbox={"facecolor": "black", "alpha": 0.45, "pad": 1.5, "lw": 0},
+        )  # fmt: skip
+
+
+def _overlay(
+    axes: Axes, values: NDArray[np.float32], shape: tuple[int, ...], limit: float, colours: str
+) -> ScalarMappable:
+    """Lay a map over a picture, the more opaque the larger it is; return what a colour bar needs."""
+    scale = Normalize(0, limit if limit > 0 else 1)
+    fine = cv2.resize(values.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    shown = ScalarMappable(scale, colours)
+    painted = shown.to_rgba(fine)
+    painted[..., 3] = _OPAQUE * np.sqrt(np.clip(fine / scale.vmax, 0, 1))
+    axes.imshow(painted)
+    if fine.max() > 0:
+        axes.contour(fine, levels=[fine.max() / 2], colors="white", linewidths=0.9)
+    return shown
+
+
+def _verdict(case: Case, short: bool = False) -> str:
+    interval = f"{case.prob_mean:.2f} ({case.prob_low:.2f} to {case.prob_high:.2f})"
+    truth = "" if case.label is None else f" · truth: {_CLASSES[case.label]}"
+    if short:
+        return f"p {interval}{truth}"
+    called = _CLASSES[int(case.prob_mean >= case.threshold)]
+    return (
+        f"probability of pneumonia {interval}, 95 % of passes · called {called} at the threshold {case.threshold:.2f}"
+        f"{truth} · mutual information {case.mutual_information:.3f} nats"
+    )
+
+
+def _shortened(text: str, length: int) -> str:
+    printable = "".join(character if character.isprintable() else "?" for character in text).replace("$", r"\$")
+    return printable if len(printable) <= length else f"...{printable[-length + 3 :]}"
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

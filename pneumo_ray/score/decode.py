@@ -1,0 +1,84 @@
+"""From a row of the list to the network's grey input, or to the stage and the reason of a failure."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.augment import center_crop, resize_grey
+from pneumo_ray.data.decode import inspect_image
+from pneumo_ray.data.frames import may_hold_frames
+from pneumo_ray.data.inspect import describe
+from pneumo_ray.data.pixels import decoding_size, square
+from pneumo_ray.errors import DecodeError, PneumoError
+from pneumo_ray.model import Preprocessing
+
+
+class ManyFramesError(DecodeError):
+    """A file whose name promises one picture holds several."""
+
+    kind = "many_frames"
+
+
+class Failure(NamedTuple):
+    """Why a picture has no scores."""
+
+    stage: str
+    """list, read, decode or explain."""
+    error: str
+    """`kind: reason`; never holds pixels, patients or paths of other files."""
+
+
+def load_picture(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
+    """Return one picture as the network sees it, uint8 [S, S], by the same steps as in training."""
+    try:
+        data = read_picture(uri, member)
+    except (PneumoError, OSError) as error:
+        return Failure("read", describe(error))
+    try:
+        if (
+            frame is None
+            and not may_hold_frames(member or uri)
+            and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF"))
+        ):
+            frames = inspect_image(data).frames
+            if frames > 1:
+                raise ManyFramesError(
+                    f"the file holds {frames} pictures against its name; give it the extension .dcm or .tif"
+                )
+        decoded = square(data, decoding_size(preprocessing.image_size), frame or 0)
+        return center_crop(resize_grey(decoded, preprocessing.resize_size), preprocessing.image_size)
+    except DecodeError as error:
+        return Failure("decode", describe(error))
+
+
+def load_shard(rows: pa.Table, shard: int, preprocessing: Preprocessing) -> pa.Table:
+    """Return the decoded pictures of one shard.
+
+    Args:
+        rows: n rows of the list.
+        shard: its number.
+        preprocessing: what the model expects.
+
+    Returns:
+        n rows: `shard`, `image_id`, `box`, `stage`, `error`, and `pixels` (S * S bytes), null where it failed.
+    """
+    size = preprocessing.image_size
+    loaded: list[np.ndarray | Failure] = []
+    for row in rows.to_pylist():
+        if row["error"] is not None:
+            loaded.append(Failure("list", f"archive: {row['error']}"))
+        else:
+            loaded.append(load_picture(row["uri"], row["member"], row["frame"], preprocessing))
+    pixels = [None if isinstance(item, Failure) else item.tobytes() for item in loaded]
+    return pa.table(
+        {
+            "shard": pa.array([shard] * len(rows), pa.int64()),
+            "image_id": rows["image_id"],
+            "box": rows["box"],
+            "stage": pa.array([item.stage if isinstance(item, Failure) else None for item in loaded], pa.string()),
+            "error": pa.array([item.error if isinstance(item, Failure) else None for item in loaded], pa.string()),
+            "pixels": pa.array(pixels, pa.binary(size * size)),
+        }
+    )

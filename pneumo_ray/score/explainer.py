@@ -1,0 +1,133 @@
+"""The model as a scorer of ready pictures: batches that fit the device, a compiled trunk where it pays, columns out.
+
+Knows no Ray: an actor of the job holds one, and so does whoever draws pictures of single cases.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pneumo_ray.explain import BayesGradCAM, Explanation, zone_operator
+from pneumo_ray.explain.cam import Target
+from pneumo_ray.explain.zones import Box, outside_operator
+from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
+from pneumo_ray.model.precision import amp_dtype, autocast
+from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.table import ScoreFacts, to_columns
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A bundle taken apart, so that it travels once through the object store and its weights are mapped, not copied."""
+
+    model: ModelConfig
+    weights: dict[str, np.ndarray]
+    preprocessing: Preprocessing
+    facts: ScoreFacts
+
+
+def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
+    """Return what a scorer needs of a bundle and a config."""
+    with torch.inference_mode():
+        size = bundle.preprocessing.image_size
+        probe = torch.zeros(1, 3, size, size)
+        height, width = bundle.model.feature_maps(probe).shape[2:]
+    facts = ScoreFacts(
+        map_size=(height, width),
+        model_hash=bundle.hash,
+        config_hash=config.config_hash,
+        threshold=float(bundle.operating_point["threshold"]),
+        temperature=bundle.temperature,
+        method=config.method,
+    )
+    weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
+    return ScoringModel(bundle.model.config, weights, bundle.preprocessing, facts)
+
+
+class Explainer:
+    """Explains uint8 pictures with one model on one device."""
+
+    def __init__(
+        self, model: ScoringModel, config: ExplainConfig, device: torch.device, *, compiled: bool = False
+    ) -> None:
+        """Build the network on `device`; nothing is compiled before the first batch."""
+        self.model, self.config, self.device = model, config, device
+        with torch.device("meta"):
+            net = PneumoniaNet(model.model)
+        # Copied, because the object store's memory is read-only and torch's tensors are not.
+        net.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in model.weights.items()}, assign=True
+        )
+        self.net = net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.dtype = amp_dtype(config.amp, device)
+        self.engine = BayesGradCAM(
+            self.net, config.passes, config.seed, temperature=model.facts.temperature, amp_dtype=self.dtype
+        )
+        self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
+        self._compiled = compiled and model.model.dropout_site == "head"
+        self._feature_maps: Any = self.net.feature_maps
+        if self._compiled:
+            torch._inductor.config.freezing = True
+            self._feature_maps = torch.compile(self.net.feature_maps, dynamic=False)
+
+    def columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
+        """Return the columns of the scores of n pictures, uint8 [n, S, S]; their lung boxes count in zone mode `box`."""
+        parts: list[dict[str, np.ndarray]] = []
+        start = 0
+        while start < len(pixels):
+            stop = min(start + self.at_once, len(pixels))
+            try:
+                parts.append(self._columns(pixels[start:stop], boxes[start:stop]))
+            except torch.OutOfMemoryError:
+                if self.at_once == 1:
+                    raise
+                torch.cuda.empty_cache()
+                self.at_once = max(1, self.at_once // 2)
+                continue
+            start = stop
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+    def explain(self, pixels: np.ndarray, zones: Tensor | None = None, target: Target | None = None) -> Explanation:
+        """Return the explanation of at most `at_once` pictures, uint8 [n, S, S]."""
+        target, threshold = target or self.config.target, self.model.facts.threshold_logit
+        # Ray's batches are read-only views of shared memory; torch wants memory that it may write.
+        grey = torch.from_numpy(np.ascontiguousarray(pixels).copy()).to(self.device, non_blocking=True)
+        size = (grey.shape[1], grey.shape[2])
+        if self.model.model.dropout_site == "tail":
+            x = self.model.preprocessing.normalise(grey, channels_last=True)
+            return self.engine(x, target, threshold_logit=threshold, zones=zones)
+        number = len(grey)
+        if self._compiled and number < self.at_once:  # one shape, so that one compilation serves every batch
+            grey = torch.cat([grey, grey.new_zeros(self.at_once - number, *size)])
+        with torch.inference_mode(), autocast(self.dtype, self.device):
+            maps = self._feature_maps(self.model.preprocessing.normalise(grey, channels_last=True))
+        return self.engine.explain_maps(maps[:number], size, target, threshold_logit=threshold, zones=zones)
+
+    def _columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
+        facts = self.model.facts
+        if self.config.zones == "image":
+            return to_columns(self.explain(pixels), facts, self.config.refer_z, None)
+        size = (pixels.shape[1], pixels.shape[2])
+        whole = (0, 0, size[1], size[0])
+        known = torch.tensor([box is not None for box in boxes])
+        zones = torch.stack([zone_operator(facts.map_size, size, box=box or whole) for box in boxes])
+        outside = torch.stack([outside_operator(facts.map_size, size, box or whole) for box in boxes])
+        e = self.explain(pixels, zones.to(self.device))
+        parts = (outside.to(self.device) @ e.cam_mean.flatten(1).unsqueeze(2)).squeeze(2)
+        share = (parts[:, 0] / parts[:, 1]).masked_fill(~known.to(self.device), torch.nan)
+        columns = to_columns(e, facts, self.config.refer_z, share)
+        for name, values in columns.items():
+            if name.startswith("zone_"):  # zones of the picture would pass for zones of the lungs
+                columns[name] = np.where(known.numpy(), values, np.nan).astype(np.float32)
+        return columns
+
+
+def _batch_size(image_size: int, device: torch.device) -> int:
+    """Return how many pictures fit at once: measured, a ResNet-50 needs about 600 bytes a pixel in float32."""
+    if device.type != "cuda":
+        return 16
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(max(1, min(256, free * 0.5 / (600 * image_size**2))))

@@ -1,0 +1,201 @@
+"""The list of pictures that a job scores, written once at its start: what a shard is follows from it for good."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from pneumo_ray import storage
+from pneumo_ray.console import progress
+from pneumo_ray.data.archive import Entry, ListingCount, list_archives
+from pneumo_ray.data.augment import center_offset
+from pneumo_ray.data.frames import count_frames, may_hold_frames
+from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.errors import ArchiveError, ManifestError
+from pneumo_ray.model import Preprocessing
+
+LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
+"""Columns of a manifest: the lungs of a picture, in its own pixels; x1 and y1 are the first outside."""
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("frame", pa.int32()),
+        ("error", pa.string()),
+        ("box", pa.list_(pa.int32(), 4)),
+    ]
+)
+"""`error`: why listing already knows that it cannot be read; `box`: the lungs in pixels of the network's input."""
+
+ROW_GROUP = 4096
+"""Rows of the list that are read together; a multiple of every shard length."""
+
+
+def shard_length(num_pictures: int) -> int:
+    """Return how many pictures one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
+
+    Few enough that an interruption costs little, enough that a large archive does not become a million files.
+    """
+    length = 64
+    while length < ROW_GROUP and num_pictures / length > (2_000 if length < 512 else 20_000):
+        length *= 2
+    return length
+
+
+@dataclass(frozen=True)
+class Source:
+    """The list of a job's pictures."""
+
+    uri: str
+    """The Parquet file that holds it."""
+    num_pictures: int
+
+    @property
+    def num_shards(self) -> int:
+        """How many files the scores become."""
+        return -(-self.num_pictures // shard_length(self.num_pictures))
+
+    def length(self, shard: int) -> int:
+        """Return how many pictures a shard holds."""
+        full = shard_length(self.num_pictures)
+        return min(full, self.num_pictures - shard * full)
+
+    def read(self, shard: int) -> pa.Table:
+        """Return the pictures of one shard."""
+        full = shard_length(self.num_pictures)
+        fs, path = storage.filesystem(self.uri)
+        with fs.open_input_file(path) as file:
+            group = pq.ParquetFile(file).read_row_group(shard * full // ROW_GROUP)
+        return group.slice(shard * full % ROW_GROUP, self.length(shard))
+
+
+def open_source(uri: str) -> Source:
+    """Return the list that an earlier run of the job wrote."""
+    fs, path = storage.filesystem(uri)
+    with fs.open_input_file(path) as file:
+        return Source(uri, pq.ParquetFile(file).metadata.num_rows)
+
+
+def list_pictures(archives: Sequence[str], uri: str) -> Source:
+    """Write the list of an archive's pictures, one row a frame. Needs a running Ray to look into files of many frames.
+
+    Raises:
+        ArchiveError: if the archive is missing or has no pictures.
+    """
+    count = ListingCount()
+    with progress("listing", None) as tick:
+        source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri)
+    if not source.num_pictures:
+        storage.remove(uri)
+        raise ArchiveError(f"--archive {' '.join(archives)} has no pictures in it ({count.ignored} other files)")
+    return source
+
+
+def take_manifest(manifest: str, uri: str, preprocessing: Preprocessing | None) -> Source:
+    """Write the list of a manifest's pictures, failed rows included.
+
+    Args:
+        manifest: where it is.
+        uri: where the list goes.
+        preprocessing: given to take lung boxes along, in pixels of the network's input; None takes none.
+
+    Raises:
+        ManifestError: if it breaks the contract, is empty, or has no lung boxes where they are asked for.
+    """
+    table = read_manifest(storage.absolute(manifest))
+    if not len(table):
+        raise ManifestError(f"manifest {manifest} has no pictures in it")
+    boxes: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
+    if preprocessing is not None:
+        if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
+            raise ManifestError(
+                f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; bring them with --labels, or use --zones image"
+            )
+        boxes = _boxes(table, preprocessing)
+    columns = [table[name].cast(SCHEMA.field(name).type) for name in ("image_id", "uri", "member", "frame")]
+    listed = pa.table([*columns, pa.nulls(len(table), pa.string()), boxes], schema=SCHEMA)
+    return _write((listed.slice(start, ROW_GROUP) for start in range(0, len(listed), ROW_GROUP)), uri)
+
+
+def _boxes(table: pa.Table, preprocessing: Preprocessing) -> pa.Array:
+    """Return lung boxes in pixels of the network's input, null where there is none or too little of it is left."""
+    size, crop = preprocessing.resize_size, preprocessing.image_size
+    offset = center_offset(size, crop)
+    corners = np.stack(
+        [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in LUNG_COLUMNS], axis=1
+    )
+    sides = np.stack([pc.fill_null(table[name], 0).to_numpy() for name in ("width", "height")] * 2, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scaled = np.clip(np.round(corners * (size / sides)) - offset, 0, crop)
+    with np.errstate(invalid="ignore"):
+        good = (scaled[:, 2] - scaled[:, 0] >= 2) & (scaled[:, 3] - scaled[:, 1] >= 3)
+    flat = pa.array(np.where(good[:, None], scaled, 0).astype(np.int32).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, 4, mask=pa.array(~good))
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    iterator = iter(entries)
+    while chunk := list(itertools.islice(iterator, ROW_GROUP)):
+        yield chunk
+
+
+def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
+    """Yield the rows of the entries: one each, or one a frame."""
+    counting = ray.remote(num_cpus=1)(_count)
+    for chunk in chunks:
+        unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
+        counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)])
+        frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
+        rows: list[dict[str, Any]] = []
+        for e in chunk:
+            row = {"image_id": e.image_id, "uri": e.uri, "member": e.member, "frame": None, "error": e.error}
+            number = frames.get((e.uri, e.member), 1)
+            rows += (
+                [row | {"image_id": f"{e.image_id}#{i}", "frame": i} for i in range(number)] if number > 1 else [row]
+            )
+        tick(len(rows))
+        yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
+    return [count_frames(uri, member) for uri, member in pictures]
+
+
+def _write(tables: Iterable[pa.Table], uri: str) -> Source:
+    """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice."""
+    hashes: list[np.ndarray] = []
+    total = 0
+    with storage.atomic_file(uri) as temporary:
+        fs, path = storage.filesystem(temporary)
+        with fs.open_output_stream(path) as stream, pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
+            pending: list[pa.Table] = []
+            for table in tables:
+                names = table["image_id"].to_pylist()
+                hashes.append(np.array([_hash(name) for name in names], np.uint64))  # 8 bytes a picture, not its name
+                total += len(table)
+                pending.append(table)
+                merged = pa.concat_tables(pending)
+                full = len(merged) // ROW_GROUP * ROW_GROUP
+                if full:
+                    writer.write_table(merged.slice(0, full), row_group_size=ROW_GROUP)
+                pending = [merged.slice(full)]
+            if pending and len(pending[0]):
+                writer.write_table(pending[0], row_group_size=ROW_GROUP)
+        if hashes and (twice := total - len(np.unique(np.concatenate(hashes)))):
+            raise ArchiveError(
+                f"{twice} picture(s) have an image_id that another picture has too; rename them, because a row is found by its id"
+            )
+    return Source(uri, total)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -1,0 +1,156 @@
+"""The rows of the scores: their schema, and how an explanation becomes rows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy.special import logit as log_odds
+from torch import Tensor
+
+from pneumo_ray.explain import ZONES, Explanation
+
+NUMBERS = (
+    "prob_mean",
+    "prob_std",
+    "logit_mean",
+    "logit_std",
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+)
+UNITS = {
+    "prob_mean, prob_std": "calibrated probability of pneumonia, over the Monte Carlo passes",
+    "logit, logit_mean, logit_std": "logit of pneumonia; logit is without dropout",
+    "entropy, expected_entropy, mutual_information": "nats",
+    "cam_mean, cam_std, zone_mean_*, zone_std_*": "logit of the explained class (target), a cell of the map; after ReLU",
+    "*_std": "sample standard deviation over the passes",
+    "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
+}
+
+
+@dataclass(frozen=True)
+class ScoreFacts:
+    """What all rows of a job share."""
+
+    map_size: tuple[int, int]
+    """Rows and columns of the maps."""
+    model_hash: str
+    config_hash: str
+    threshold: float
+    """On the calibrated probability: pneumonia is predicted where `prob_mean >= threshold`."""
+    temperature: float
+    method: dict[str, Any]
+
+    @property
+    def threshold_logit(self) -> float:
+        """The operating point as a raw logit."""
+        return float(log_odds(min(max(self.threshold, 0.0), 1.0)) * self.temperature)
+
+    def schema(self) -> pa.Schema:
+        """Return the schema of the scores: plain Arrow types, with shape, order and units in its metadata."""
+        cells = self.map_size[0] * self.map_size[1]
+        fields = [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            ("error_stage", pa.string()),
+            ("error", pa.string()),
+            ("logit", pa.float32()),
+            *((name, pa.float32()) for name in NUMBERS),
+            ("predicted", pa.int8()),
+            ("refer", pa.bool_()),
+            ("target", pa.int8()),
+            ("cam_mean", pa.list_(pa.float32(), cells)),
+            ("cam_std", pa.list_(pa.float32(), cells)),
+            *((f"zone_mean_{zone}", pa.float32()) for zone in ZONES),
+            *((f"zone_std_{zone}", pa.float32()) for zone in ZONES),
+            ("outside_share", pa.float32()),
+            ("model_hash", pa.string()),
+            ("config_hash", pa.string()),
+        ]
+        facts = {
+            "format": "pneumo_ray.scores 1",
+            "map_shape": json.dumps(self.map_size),
+            "map_order": "row-major",
+            "zones": json.dumps(ZONES),
+            "units": json.dumps(UNITS),
+            "model_hash": self.model_hash,
+            "config_hash": self.config_hash,
+            "threshold": repr(self.threshold),
+            "temperature": repr(self.temperature),
+            "method": json.dumps(self.method),
+            "use": "research use only",
+        }
+        return pa.schema(fields, metadata=facts)
+
+    def table(
+        self,
+        image_ids: Sequence[str],
+        failures: Sequence[tuple[str, str] | None],
+        explained: dict[str, np.ndarray],
+    ) -> pa.Table:
+        """Return the rows of some pictures, in order.
+
+        Args:
+            image_ids: n names.
+            failures: for each, stage and error where it failed, or None.
+            explained: what `to_columns` made of those that did not fail, in order.
+        """
+        good = np.array([failure is None for failure in failures])
+        place = np.cumsum(good) - 1
+        order = pa.array(np.where(good, place, 0), mask=~good)
+        constant = {"model_hash": self.model_hash, "config_hash": self.config_hash}
+        stages = [None if failure is None else failure[0] for failure in failures]
+        errors = [None if failure is None else failure[1] for failure in failures]
+        columns: dict[str, Any] = {
+            "image_id": list(image_ids),
+            "status": ["ok" if failure is None else "failed" for failure in failures],
+            "error_stage": stages,
+            "error": errors,
+        }
+        schema = self.schema()
+        arrays = []
+        for spec in schema:
+            if spec.name in columns:
+                arrays.append(pa.array(columns[spec.name], spec.type))
+            elif spec.name in constant:
+                arrays.append(pa.array([constant[spec.name]] * len(image_ids), spec.type))
+            elif not good.any():
+                arrays.append(pa.nulls(len(image_ids), spec.type))
+            else:
+                arrays.append(_array(explained[spec.name], spec.type).take(order))
+        return pa.table(arrays, schema=schema)
+
+
+def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tensor | None) -> dict[str, np.ndarray]:
+    """Turn an explanation of B pictures into columns of B values.
+
+    `refer` marks pictures whose decision the passes do not agree on: the threshold lies within `refer_z` standard
+    deviations of the mean logit.
+
+    Args:
+        e: the explanation.
+        facts: what all rows share.
+        refer_z: half width of the band, in standard deviations over the passes.
+        outside: [B], share of the mean map outside the lung box; NaN where there is none. None for no boxes at all.
+    """
+    columns: dict[str, Tensor] = {name: getattr(e, name) for name in ("logit", *NUMBERS)}
+    columns["predicted"] = (e.prob_mean.double() >= facts.threshold).to(torch.int8)
+    columns["refer"] = (e.logit_mean - facts.threshold_logit).abs() <= refer_z * e.logit_std
+    columns["target"] = e.target
+    columns["cam_mean"], columns["cam_std"] = e.cam_mean.flatten(1), e.cam_std.flatten(1)
+    for number, zone in enumerate(ZONES):
+        columns[f"zone_mean_{zone}"] = e.zone_mean[:, number]
+        columns[f"zone_std_{zone}"] = e.zone_std[:, number]
+    columns["outside_share"] = torch.full_like(e.logit, torch.nan) if outside is None else outside
+    return {name: value.cpu().numpy() for name, value in columns.items()}
+
+
+def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind.value_type), kind.list_size)
+    missing = np.isnan(values) if values.dtype.kind == "f" else None
+    return pa.array(values, kind, mask=missing)

@@ -1,0 +1,157 @@
+"""What the cluster does for a scoring job: tasks that decode shards, actors that explain and write them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+
+from pneumo_ray import storage
+from pneumo_ray.data.pipeline import MAX_READ_TASKS
+from pneumo_ray.errors import PneumoError
+from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.decode import load_shard
+from pneumo_ray.score.explainer import Explainer, ScoringModel
+from pneumo_ray.score.source import Source
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """The processes that hold the model."""
+
+    count: int
+    num_cpus: float
+    """Logical CPUs that each reserves; the rest decodes."""
+    num_gpus: int
+    threads: int
+    """Threads of each, on a CPU."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker of a job is told."""
+
+    source: Source
+    model: ScoringModel
+    config: ExplainConfig
+    out: str
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of one shard."""
+
+    shard: int
+    num_rows: int
+    fatal: str | None
+    """Why the job cannot go on, for example because the disk is full."""
+
+
+def part_name(shard: int) -> str:
+    """Return the file name of a shard of the scores."""
+    return f"part-{shard:06d}.parquet"
+
+
+def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterator[ShardReport]:
+    """Score shards on the cluster; yield a report for each when its file is written."""
+    shared = ray.put(plan)
+    numbers = ray.put(np.array(shards))
+    dataset = ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READ_TASKS))
+    # A block is what a task returns: one shard. Ray would otherwise cut blocks by their bytes.
+    dataset.context.target_max_block_size = None
+    free = (
+        sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]) - actors.count * actors.num_cpus
+    )
+    dataset = dataset.map_batches(
+        partial(_decode, shared=shared, numbers=numbers),
+        batch_size=1,
+        num_cpus=1.0 if free >= 2 else free / 2,
+    ).map_batches(
+        _ExplainActor,
+        # As bytes: with a plain reference Ray warns that it could go out of scope, which `shared` here prevents.
+        fn_constructor_args=(ray.cloudpickle.dumps(shared), actors.threads),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=actors.count),
+        num_cpus=actors.num_cpus,
+        num_gpus=actors.num_gpus,
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for row in table.to_pylist():
+            yield ShardReport(**row)
+
+
+def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
+    cv2.setNumThreads(1)
+    plan: Plan = _fetched(shared)
+    for position in batch["id"]:
+        shard = int(_fetched(numbers)[position])
+        yield load_shard(plan.source.read(shard), shard, plan.model.preprocessing)
+
+
+class _ExplainActor:
+    """Holds the model; turns decoded shards into files."""
+
+    def __init__(self, reference: bytes, threads: int) -> None:
+        self._plan: Plan = ray.get(ray.cloudpickle.loads(reference))
+        device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+        self._explainer = Explainer(self._plan.model, self._plan.config, device, compiled=self._plan.compiled)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": []}
+        numbers = block["shard"].to_numpy()
+        for shard in np.unique(numbers):
+            rows = block.filter(pa.array(numbers == shard))
+            assert len(rows) == self._plan.source.length(int(shard)), "Ray Data cut a shard in two"
+            fatal = None
+            try:
+                self._write(int(shard), rows)
+            except PneumoError as error:  # an exception would reach the driver as text inside text
+                fatal = str(error)
+            for name, value in zip(reports, (int(shard), len(rows), fatal), strict=True):
+                reports[name].append(value)
+        return pa.table(
+            [pa.array(reports["shard"]), pa.array(reports["num_rows"]), pa.array(reports["fatal"], pa.string())],
+            names=list(reports),
+        )
+
+    def _write(self, shard: int, rows: pa.Table) -> None:
+        size = self._plan.model.preprocessing.image_size
+        stages, errors = rows["stage"].to_pylist(), rows["error"].to_pylist()
+        failures: list[tuple[str, str] | None] = [
+            None if stage is None else (stage, error) for stage, error in zip(stages, errors, strict=True)
+        ]
+        good = rows.filter(pc.is_valid(rows["pixels"]))
+        raw = b"".join(good["pixels"].to_pylist())
+        pixels = np.frombuffer(raw, np.uint8).reshape(len(good), size, size)
+        columns = self._explainer.columns(
+            pixels, [None if box is None else tuple(box) for box in good["box"].to_pylist()]
+        )
+        if columns:
+            finite = np.isfinite(columns["logit_mean"]) & np.isfinite(columns["prob_mean"])
+            for row, fine in zip(np.flatnonzero([failure is None for failure in failures]), finite, strict=True):
+                if not fine:
+                    failures[row] = ("explain", "not_finite: the network's output is not a number")
+            columns = {name: values[finite] for name, values in columns.items()}
+        table = self._plan.model.facts.table(rows["image_id"].to_pylist(), failures, columns)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        storage.write_bytes(storage.join(self._plan.out, part_name(shard)), sink.getvalue())
+
+
+@lru_cache(maxsize=4)
+def _fetched(reference: Any) -> Any:
+    """Fetch an object once a worker process."""
+    return ray.get(reference)
