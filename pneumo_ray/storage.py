@@ -83,8 +83,14 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
         return bytes(stream.readall() if limit < 0 else stream.read(limit))
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     """Write a file so that it appears complete or not at all.
+
+    Args:
+        uri: where.
+        data: its content.
+        durable: wait until a local disk has it, so that a power cut cannot leave the name on an empty file; not
+            needed for what can be made again.
 
     Raises:
         StorageError: if the place cannot be written (read-only, no such bucket, disk full).
@@ -93,8 +99,9 @@ def write_bytes(uri: str, data: bytes) -> None:
         if is_local(uri):
             with open(local_path(temporary), "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut can leave the final name on an empty file
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
         else:
             fs, path = filesystem(temporary)
             with fs.open_output_stream(path) as stream:

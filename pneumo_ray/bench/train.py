@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,9 +20,8 @@ from pneumo_ray.model.precision import amp_dtype, autocast
 BATCH = 64
 
 
-def bench_train(shared: Path, rounds: int = 3) -> list[Row]:
+def bench_train(shared: Path, rounds: int = 2) -> Iterator[Row]:
     """Measure ResNet-50 at 224 pixels and ResNet-18 at 112, taking turns."""
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, "jobs/prepare.py", "--archive", str(shared / "kermany224"), "--out", folder, "--cache"],
@@ -37,11 +37,8 @@ def bench_train(shared: Path, rounds: int = 3) -> list[Row]:
                 plain.append(_plain(shared / "kermany224" / "train", arch, size, steps))
             ours, tensors, script = (statistics.median(values) for values in (piped, ready, plain))
             name = f"training {arch}, {size} px"
-            rows.append(Row(name, f"{ours:.1f} img/s", f"{tensors:.1f} img/s, ready tensors", ours / tensors, goal))
-            rows.append(
-                Row(name, f"{ours:.1f} img/s", f"{script:.1f} img/s, plain PyTorch script", ours / script, ">= 1.0")
-            )
-    return rows
+            yield Row(name, f"{ours:.1f} img/s", f"{tensors:.1f} img/s, ready tensors", ours / tensors, goal)
+            yield Row(name, f"{ours:.1f} img/s", f"{script:.1f} img/s, plain PyTorch script", ours / script, ">= 1.0")
 
 
 def _subset(folder: str, steps: int) -> str:

@@ -42,7 +42,7 @@ def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray
             column = pa.array([pixels.tobytes()], pa.binary(size * size))
             writer.write_batch(pa.record_batch([column], schema=schema))
     name = f"{digest[:24]}.arrow"
-    storage.write_bytes(storage.join(folder, name), sink.getvalue())
+    storage.write_bytes(storage.join(folder, name), sink.getvalue(), durable=False)
     return name
 
 
