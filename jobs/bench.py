@@ -1,4 +1,4 @@
-"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train`."""
+"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train explain score`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,18 +7,23 @@ from typing import Annotated, Literal
 import tyro
 
 from pneumo_ray.bench.data import bench_data
+from pneumo_ray.bench.explain import bench_explain
+from pneumo_ray.bench.score import bench_score
 from pneumo_ray.bench.timing import HEADER
 from pneumo_ray.bench.train import bench_train
 from pneumo_ray.cli import run_job
 from pneumo_ray.console import say
 from pneumo_ray.errors import ArchiveError
 
+Part = Literal["data", "train", "explain", "score"]
+PARTS = {"data": bench_data, "train": bench_train, "explain": bench_explain, "score": bench_score}
+
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Print a Markdown table of ratios."""
 
-    parts: Annotated[tuple[Literal["data", "train"], ...], tyro.conf.Positional] = ("data", "train")
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "explain", "score")
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
@@ -31,7 +36,7 @@ def main(config: BenchConfig) -> None:
         )
     say(HEADER)
     for part in config.parts:
-        for row in {"data": bench_data, "train": bench_train}[part](config.shared):
+        for row in PARTS[part](config.shared):
             say(str(row))
 
 

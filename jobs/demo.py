@@ -4,21 +4,27 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import ray
 
 from pneumo_ray.cli import run_job
 from pneumo_ray.console import duration, progress, say
+from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.phantom import PhantomConfig, write_phantom_archive
 from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.data.prepare import PrepareConfig, prepare
-from pneumo_ray.model import ModelConfig
+from pneumo_ray.evaluate.attention import attention_lines
+from pneumo_ray.evaluate.scores import read_scores
+from pneumo_ray.model import ModelConfig, load_bundle
+from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.job import explain_archive
 from pneumo_ray.train.config import ImageConfig, OptimConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantom radiographs, prepare them, train a small network on them."""
+    """Draw phantom radiographs, prepare them, train a small network on them, explain and draw what it sees."""
 
     out: str = "runs/demo"
     """Folder for everything that the demo makes."""
@@ -52,6 +58,15 @@ def main(config: DemoConfig) -> None:
             epochs=config.epochs,
         )
     )
+    model, scores = out / "model", out / "scores"
+    explain_archive(
+        ExplainConfig(
+            model=str(model), out=str(scores), manifest=str(out / "manifest.parquet"), target="pneumonia", render=True
+        )
+    )
+    found = read_scores(str(scores)).ok().joined(read_manifest(str(out / "manifest.parquet"))).of_split("test")
+    for line in attention_lines(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing):
+        say(line)
     say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 

@@ -95,13 +95,10 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     Raises:
         StorageError: if the place cannot be written (read-only, no such bucket, disk full).
     """
-    with atomic_file(uri) as temporary:
+    with atomic_file(uri, durable=durable) as temporary:
         if is_local(uri):
             with open(local_path(temporary), "wb") as file:
                 file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
         else:
             fs, path = filesystem(temporary)
             with fs.open_output_stream(path) as stream:
@@ -109,8 +106,13 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
 
 
 @contextmanager
-def atomic_file(uri: str) -> Iterator[str]:
+def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
     """Yield a temporary name beside `uri`; what is written there replaces `uri` when the block ends well.
+
+    Args:
+        uri: where.
+        durable: wait until a local disk has it, so that a power cut cannot leave the name on an empty file; not
+            needed for what can be made again.
 
     Raises:
         StorageError: if the place cannot be written.
@@ -124,6 +126,8 @@ def atomic_file(uri: str) -> Iterator[str]:
             os.makedirs(os.path.dirname(final), exist_ok=True)
         yield temporary
         if is_local(uri):
+            if durable:
+                _sync(path)
             os.replace(path, final)
         else:
             fs.move(path, final)
@@ -133,6 +137,14 @@ def atomic_file(uri: str) -> Iterator[str]:
     except BaseException:
         remove(temporary)
         raise
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove(uri: str) -> None:

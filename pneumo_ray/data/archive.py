@@ -206,7 +206,7 @@ def _opened(
             unique, number = f"{name}#{number}", number + 1
         index[unique] = info
 
-    if _ZIP.search(uri):
+    if _ZIP.search(storage.base_name(uri)):
         archive = zipfile.ZipFile(_open(uri))
         for info in archive.infolist():
             if not info.is_dir():

@@ -62,6 +62,22 @@ def center_crop(image: Grey, size: int) -> Grey:
     return image[start : start + size, start : start + size]
 
 
+def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: int) -> NDArray[np.int32]:
+    """Carry boxes of radiographs over to what the network sees of them: resized to a square, then cropped.
+
+    Args:
+        boxes: [n, 4], x0, y0, x1, y1 in pixels of each radiograph; x1 and y1 are the first outside.
+        sizes: [n, 2], width and height of each radiograph, in pixels.
+        resize_size: side of the square.
+        image_size: side of the crop.
+
+    Returns:
+        int32 [n, 4] in pixels of the crop, cut off at its edges; a box that was cropped away has no pixels.
+    """
+    scaled = np.round(boxes * (resize_size / np.tile(sizes, 2))) - center_offset(resize_size, image_size)
+    return np.clip(scaled, 0, image_size).astype(np.int32)
+
+
 @dataclass(frozen=True)
 class AugmentDraws:
     """The parameters of n augmentations, one entry per picture; `draws[i:j]` and `draws[indices]` are draws again.

@@ -13,7 +13,7 @@ _SINGLE = re.compile(r"\.(jpe?g|jpe|png|webp)$", re.IGNORECASE)
 
 def may_hold_frames(name: str) -> bool:
     """Whether a file of this name can hold more than one frame. (One that does against its name fails when it is decoded.)"""
-    return not _SINGLE.search(name)
+    return not _SINGLE.search(storage.base_name(name))
 
 
 def count_frames(uri: str, member: str | None) -> int:

@@ -93,6 +93,12 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: b
     return table.set_column(table.column_names.index("split"), "split", pa.array(split, pa.string()))
 
 
+def permute_labels(rows: pa.Table, seed: int) -> pa.Table:
+    """Give the rows each other's labels, class by class as many as before (Adebayo et al. 2018, arXiv 1810.03292)."""
+    order = np.random.default_rng([seed, 0x1ABE1]).permutation(len(rows))
+    return rows.set_column(rows.column_names.index("label"), "label", rows["label"].take(pa.array(order)))
+
+
 def link_groups(table: pa.Table) -> np.ndarray:
     """Return a group number a row, int [n]: rows of one patient, or with the same bytes, share a group, transitively."""
     n = len(table)

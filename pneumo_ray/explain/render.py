@@ -46,13 +46,15 @@ class Case:
     """The class that the maps explain."""
     prob_mean: float
     prob_low: float
-    """Ends of the interval that holds 95 % of the passes."""
+    """Ends of the interval of mean and 1.96 standard deviations of the logit over the passes."""
     prob_high: float
     mutual_information: float
     """Nats."""
     threshold: float
     label: int | None = None
     """The true class, where it is known."""
+    zone_box: Box | None = None
+    """The part of the picture that the zones divide; None for all of it."""
     boxes: Sequence[Box] = field(default_factory=tuple)
     """True opacities, in pixels of the picture, where they are known."""
 
@@ -130,17 +132,19 @@ def _show(axes: Axes, case: Case) -> None:
 
 
 def _draw_zones(axes: Axes, case: Case) -> None:
-    height, width = case.picture.shape
+    x0, y0, x1, y1 = case.zone_box or (0, 0, case.picture.shape[1], case.picture.shape[0])
+    height, width = y1 - y0, x1 - x0
     style: dict[str, Any] = {"color": "white", "lw": 0.7, "alpha": 0.6}
-    for third in (1, 2):
-        axes.axhline(third * height / 3 - 0.5, **style)
-    axes.axvline(width / 2 - 0.5, **style)
+    for third in range(4) if case.zone_box else (1, 2):
+        axes.plot([x0 - 0.5, x1 - 0.5], [y0 + third * height / 3 - 0.5] * 2, **style)
+    for half in range(3) if case.zone_box else (1,):
+        axes.plot([x0 + half * width / 2 - 0.5] * 2, [y0 - 0.5, y1 - 0.5], **style)
     for number, zone in enumerate(ZONES):
         row, column = divmod(number, 2)
         value = case.zone_mean[number]
         text = f"{zone.replace('_', ' ')}\n{'-' if np.isnan(value) else f'{value:.2g}'}"
         axes.text(
-            (column + 0.5) * width / 2, (row + 0.5) * height / 3, text, ha="center", va="center", fontsize=8, color="white",
+            x0 + (column + 0.5) * width / 2, y0 + (row + 0.5) * height / 3, text, ha="center", va="center", fontsize=8, color="white",
             bbox={"facecolor": "black", "alpha": 0.45, "pad": 1.5, "lw": 0},
         )  # fmt: skip
 
@@ -167,7 +171,7 @@ def _verdict(case: Case, short: bool = False) -> str:
         return f"p {interval}{truth}"
     called = _CLASSES[int(case.prob_mean >= case.threshold)]
     return (
-        f"probability of pneumonia {interval}, 95 % of passes · called {called} at the threshold {case.threshold:.2f}"
+        f"probability of pneumonia {interval}, normal 95 % interval of the passes · called {called} at the threshold {case.threshold:.2f}"
         f"{truth} · mutual information {case.mutual_information:.3f} nats"
     )
 

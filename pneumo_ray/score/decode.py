@@ -8,7 +8,6 @@ import pyarrow as pa
 from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.augment import center_crop, resize_grey
 from pneumo_ray.data.decode import inspect_image
-from pneumo_ray.data.frames import may_hold_frames
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.pixels import decoding_size, square
 from pneumo_ray.errors import DecodeError, PneumoError
@@ -16,7 +15,7 @@ from pneumo_ray.model import Preprocessing
 
 
 class ManyFramesError(DecodeError):
-    """A file whose name promises one picture holds several."""
+    """A file that was listed as one picture holds several."""
 
     kind = "many_frames"
 
@@ -37,15 +36,11 @@ def load_picture(uri: str, member: str | None, frame: int | None, preprocessing:
     except (PneumoError, OSError) as error:
         return Failure("read", describe(error))
     try:
-        if (
-            frame is None
-            and not may_hold_frames(member or uri)
-            and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF"))
-        ):
+        if frame is None and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
             frames = inspect_image(data).frames
             if frames > 1:
                 raise ManyFramesError(
-                    f"the file holds {frames} pictures against its name; give it the extension .dcm or .tif"
+                    f"the file holds {frames} pictures and was listed as one; give it the extension .dcm or .tif"
                 )
         decoded = square(data, decoding_size(preprocessing.image_size), frame or 0)
         return center_crop(resize_grey(decoded, preprocessing.resize_size), preprocessing.image_size)

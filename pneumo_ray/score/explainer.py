@@ -66,8 +66,9 @@ class Explainer:
         self.engine = BayesGradCAM(
             self.net, config.passes, config.seed, temperature=model.facts.temperature, amp_dtype=self.dtype
         )
+        self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
-        self._compiled = compiled and model.model.dropout_site == "head"
+        self._compiled = compiled
         self._feature_maps: Any = self.net.feature_maps
         if self._compiled:
             torch._inductor.config.freezing = True
@@ -103,8 +104,20 @@ class Explainer:
         if self._compiled and number < self.at_once:  # one shape, so that one compilation serves every batch
             grey = torch.cat([grey, grey.new_zeros(self.at_once - number, *size)])
         with torch.inference_mode(), autocast(self.dtype, self.device):
-            maps = self._feature_maps(self.model.preprocessing.normalise(grey, channels_last=True))
+            maps = self._maps(self.model.preprocessing.normalise(grey, channels_last=True))
         return self.engine.explain_maps(maps[:number], size, target, threshold_logit=threshold, zones=zones)
+
+    def _maps(self, x: Tensor) -> Tensor:
+        if not self._compiled:
+            return self.net.feature_maps(x)
+        try:
+            maps: Tensor = self._feature_maps(x)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # no compiler on this machine, for one; whatever is wrong, the eager network is not
+            self._compiled = False
+            return self.net.feature_maps(x)
+        return maps
 
     def _columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
         facts = self.model.facts
@@ -126,8 +139,6 @@ class Explainer:
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:
-    """Return how many pictures fit at once: measured, a ResNet-50 needs about 600 bytes a pixel in float32."""
-    if device.type != "cuda":
-        return 16
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(max(1, min(256, free * 0.5 / (600 * image_size**2))))
+    """Return how many pictures fit at once: a ResNet-50 needs about 600 bytes a pixel in float32."""
+    free, most = (torch.cuda.mem_get_info(device)[0] * 0.5, 256) if device.type == "cuda" else (2e9, 16)
+    return int(max(1, min(most, free / (600 * image_size**2))))

@@ -5,6 +5,7 @@ Only these few are read and explained once more; the archive is not passed over 
 
 import csv
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,22 @@ import torch
 from scipy.special import expit
 
 from pneumo_ray import storage
+from pneumo_ray.console import say
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.explain import ZONES
 from pneumo_ray.explain.render import Case, draw_case, draw_sheet
+from pneumo_ray.explain.zones import Box
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_picture
 from pneumo_ray.score.explainer import Explainer, ScoringModel
 from pneumo_ray.score.source import Source
-from pneumo_ray.score.workers import part_name
+from pneumo_ray.score.table import part_name
 
-RANKINGS = {"uncertain": ("mutual_information", "Most uncertain"), "suspicious": ("prob_mean", "Most suspicious")}
-"""Name of the pictures: the column that ranks them, and a title."""
+RANKINGS = {
+    "uncertain": (("mutual_information",), "Most uncertain"),
+    "suspicious": (("prob_mean", "logit_mean"), "Most suspicious"),
+}
+"""Name of the pictures: the columns that rank them, the later ones where the earlier are equal, and a title."""
 
 
 def render_top(out: str, source: Source, model: ScoringModel, config: ExplainConfig) -> list[str]:
@@ -41,15 +48,17 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
     labels = _labels(config)
     explainer = Explainer(model, config, torch.device("cpu"))
     index = [("file", "image_id", "prob_mean", "mutual_information")]
-    sheets = []
-    for name, (column, title) in RANKINGS.items():
+    sheets, gone = [], 0
+    for name, (columns, title) in RANKINGS.items():
         cases = []
-        for shard, row, image_id in _highest(out, source, column, config.top):
+        for shard, row, image_id in _highest(out, source, columns, config.top):
+            scored = _read_part(out, shard).slice(row, 1).to_pylist()[0]
             picked = source.read(shard).slice(row, 1).to_pylist()[0]
             picture = load_picture(picked["uri"], picked["member"], picked["frame"], model.preprocessing)
-            if isinstance(picture, Failure):  # it was readable when it was scored and has gone since
+            if isinstance(picture, Failure):  # it was readable when it was scored
+                gone += 1
                 continue
-            case = explained_case(explainer, picture, image_id, labels.get(image_id))
+            case = scored_case(explainer, picture, scored, picked["box"], labels.get(image_id))
             cases.append(case)
             file = f"{name}-{len(cases):03d}.png"
             storage.write_bytes(storage.join(out, "pictures", file), draw_case(case))
@@ -57,59 +66,59 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
         if cases:
             sheets.append(storage.join(out, "pictures", f"{name}.png"))
             storage.write_bytes(sheets[-1], draw_sheet(cases, f"{title} {len(cases)} of {source.num_pictures:,}"))
+    if gone:
+        say(f"{gone} case(s) could not be drawn, because their files cannot be read any more")
     text = io.StringIO()
     csv.writer(text).writerows(index)
     storage.write_bytes(storage.join(out, "pictures", "index.csv"), text.getvalue().encode("utf-8", "replace"))
     return sheets
 
 
-def explained_case(explainer: Explainer, picture: np.ndarray, title: str, label: int | None = None) -> Case:
-    """Explain one picture, uint8 [S, S], and return it ready to be drawn."""
-    e = explainer.explain(picture[None])
+def scored_case(
+    explainer: Explainer, picture: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
+) -> Case:
+    """Return a picture ready to be drawn: its numbers and maps as in the scores, and the plain map, which they lack."""
     facts = explainer.model.facts
-    low, high = expit((e.logit_mean + torch.tensor([-1.96, 1.96]) * e.logit_std).numpy() / facts.temperature)
+    e = explainer.explain(picture[None], target="pneumonia" if scored["target"] else "normal")
+    low, high = expit((scored["logit_mean"] + np.array([-1.96, 1.96]) * scored["logit_std"]) / facts.temperature)
+    zones = [scored[f"zone_mean_{zone}"] for zone in ZONES]
     return Case(
-        title=title,
+        title=scored["image_id"],
         picture=picture,
         cam=e.cam[0].numpy(),
-        cam_mean=e.cam_mean[0].numpy(),
-        cam_std=e.cam_std[0].numpy(),
-        zone_mean=e.zone_mean[0].numpy(),
-        target=int(e.target),
-        prob_mean=float(e.prob_mean),
+        cam_mean=np.array(scored["cam_mean"], np.float32).reshape(facts.map_size),
+        cam_std=np.array(scored["cam_std"], np.float32).reshape(facts.map_size),
+        zone_mean=np.array([np.nan if value is None else value for value in zones], np.float32),
+        zone_box=None if box is None else (box[0], box[1], box[2], box[3]),
+        target=scored["target"],
+        prob_mean=scored["prob_mean"],
         prob_low=float(low),
         prob_high=float(high),
-        mutual_information=float(e.mutual_information),
+        mutual_information=scored["mutual_information"],
         threshold=facts.threshold,
         label=label,
     )
 
 
-def _highest(out: str, source: Source, column: str, count: int) -> list[tuple[int, int, str]]:
-    """Return shard, row and name of the pictures with the largest values, largest first."""
-    best = pa.table(
-        {
-            "value": pa.array([], pa.float32()),
-            "shard": pa.array([], pa.int64()),
-            "row": pa.array([], pa.int64()),
-            "image_id": pa.array([], pa.string()),
-        }
-    )
+def _read_part(out: str, shard: int, columns: list[str] | None = None) -> pa.Table:
+    fs, path = storage.filesystem(storage.join(out, part_name(shard)))
+    with fs.open_input_file(path) as file:
+        return pq.read_table(file, columns=columns)
+
+
+def _highest(out: str, source: Source, columns: tuple[str, ...], count: int) -> list[tuple[int, int, str]]:
+    """Return shard, row and name of the pictures with the largest values, largest first; later columns break ties."""
+    order = [*((column, "descending") for column in columns), ("image_id", "ascending")]
+    best: pa.Table | None = None
     for shard in range(source.num_shards):
-        fs, path = storage.filesystem(storage.join(out, part_name(shard)))
-        with fs.open_input_file(path) as file:
-            table = pq.read_table(file, columns=["image_id", column])
-        candidates = pa.table(
-            {
-                "value": table[column],
-                "shard": pa.array([shard] * len(table), pa.int64()),
-                "row": pa.array(np.arange(len(table))),
-                "image_id": table["image_id"],
-            }
-        ).filter(pc.is_valid(table[column]))
-        merged = pa.concat_tables([best, candidates])
-        best = merged.take(pc.select_k_unstable(merged, count, [("value", "descending"), ("image_id", "ascending")]))
-    return [(row["shard"], row["row"], row["image_id"]) for row in best.to_pylist()]
+        table = _read_part(out, shard, ["image_id", *columns])
+        table = table.replace_schema_metadata(None)
+        table = table.append_column("shard", pa.array([shard] * len(table), pa.int64()))
+        table = table.append_column("row", pa.array(np.arange(len(table))))
+        table = table.filter(pc.is_valid(table[columns[0]]))
+        merged = table if best is None else pa.concat_tables([best, table])
+        best = merged.take(pc.select_k_unstable(merged, count, order))
+    return [] if best is None else [(row["shard"], row["row"], row["image_id"]) for row in best.to_pylist()]
 
 
 def _labels(config: ExplainConfig) -> dict[str, int]:

@@ -26,8 +26,8 @@ class FolderInUseError(StorageError):
 def folder_lock(uri: str) -> Iterator[None]:
     """Hold the lock file `uri` while the block runs.
 
-    A lock whose process is gone from this machine is taken over at once, that of another machine after
-    `STALE_SECONDS` without a heartbeat.
+    A lock whose process is gone from this machine is taken over at once, any other after `STALE_SECONDS` without a
+    heartbeat.
 
     Raises:
         FolderInUseError: saying who holds it.
@@ -43,7 +43,8 @@ def folder_lock(uri: str) -> Iterator[None]:
         while not ended.wait(HEARTBEAT_SECONDS):
             # A disk that is full for a moment must not end the job; the next beat tries again.
             try:
-                _beat(uri, token)
+                if _holder(uri) in (None, token):
+                    _beat(uri, token)
             except StorageError:
                 continue
 
@@ -54,19 +55,36 @@ def folder_lock(uri: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        storage.remove(uri)
+        if _holder(uri) == token:
+            storage.remove(uri)
+
+
+def _host() -> str:
+    """Return the name of this machine and of its space of process numbers: containers may share the former."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return f"{socket.gethostname()}/{space}"
+
+
+def _holder(uri: str) -> str | None:
+    try:
+        return str(json.loads(storage.read_bytes(uri))["token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _beat(uri: str, token: str) -> None:
-    text = json.dumps({"token": token, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()})
+    text = json.dumps({"token": token, "host": _host(), "pid": os.getpid(), "time": time.time()})
     storage.write_bytes(uri, text.encode())
 
 
 def _refuse_living(uri: str, token: str) -> None:
     try:
         found: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        same_host = found["host"] == socket.gethostname()
-        alive = _is_running(int(found["pid"])) if same_host else time.time() - found["time"] < STALE_SECONDS
+        same_host = found["host"] == _host()
+        alive = time.time() - found["time"] < STALE_SECONDS and (not same_host or _is_running(int(found["pid"])))
     except (OSError, ValueError, KeyError, TypeError):
         return
     if found["token"] != token and alive:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,10 @@ import ray
 from pneumo_ray import storage
 from pneumo_ray.console import progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
-from pneumo_ray.data.augment import center_offset
+from pneumo_ray.data.augment import boxes_of_input
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.errors import ArchiveError, ManifestError
+from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.model import Preprocessing
 
 LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
@@ -40,14 +41,21 @@ ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
 
 
-def shard_length(num_pictures: int) -> int:
+MAX_SHARD_BYTES = 1 << 26
+"""Decoded pictures that travel together."""
+
+
+def shard_length(num_pictures: int, image_size: int) -> int:
     """Return how many pictures one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
 
-    Few enough that an interruption costs little, enough that a large archive does not become a million files.
+    Few enough that an interruption costs little and that they fit into memory together, enough that a large archive does
+    not become a million files.
     """
     length = 64
     while length < ROW_GROUP and num_pictures / length > (2_000 if length < 512 else 20_000):
         length *= 2
+    while length > 1 and length * image_size**2 > MAX_SHARD_BYTES:
+        length //= 2
     return length
 
 
@@ -58,55 +66,69 @@ class Source:
     uri: str
     """The Parquet file that holds it."""
     num_pictures: int
+    image_size: int
+    """Side of the network's input, in pixels."""
 
     @property
     def num_shards(self) -> int:
         """How many files the scores become."""
-        return -(-self.num_pictures // shard_length(self.num_pictures))
+        return -(-self.num_pictures // shard_length(self.num_pictures, self.image_size))
 
     def length(self, shard: int) -> int:
         """Return how many pictures a shard holds."""
-        full = shard_length(self.num_pictures)
+        full = shard_length(self.num_pictures, self.image_size)
         return min(full, self.num_pictures - shard * full)
 
     def read(self, shard: int) -> pa.Table:
         """Return the pictures of one shard."""
-        full = shard_length(self.num_pictures)
+        full = shard_length(self.num_pictures, self.image_size)
         fs, path = storage.filesystem(self.uri)
         with fs.open_input_file(path) as file:
             group = pq.ParquetFile(file).read_row_group(shard * full // ROW_GROUP)
         return group.slice(shard * full % ROW_GROUP, self.length(shard))
 
 
-def open_source(uri: str) -> Source:
-    """Return the list that an earlier run of the job wrote."""
+def open_source(uri: str, image_size: int) -> Source:
+    """Return the list that an earlier run of the job wrote.
+
+    Raises:
+        StorageError: if it is damaged.
+    """
     fs, path = storage.filesystem(uri)
-    with fs.open_input_file(path) as file:
-        return Source(uri, pq.ParquetFile(file).metadata.num_rows)
+    try:
+        with fs.open_input_file(path) as file:
+            return Source(uri, pq.ParquetFile(file).metadata.num_rows, image_size)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"the list of pictures {uri} cannot be read ({error}); choose another --out") from error
 
 
-def list_pictures(archives: Sequence[str], uri: str) -> Source:
+def list_pictures(archives: Sequence[str], uri: str, image_size: int) -> Source:
     """Write the list of an archive's pictures, one row a frame. Needs a running Ray to look into files of many frames.
+
+    Args:
+        archives: as for `list_archives`.
+        uri: where the list goes.
+        image_size: side of the network's input, in pixels.
 
     Raises:
         ArchiveError: if the archive is missing or has no pictures.
     """
     count = ListingCount()
     with progress("listing", None) as tick:
-        source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri)
+        source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri, image_size)
     if not source.num_pictures:
         storage.remove(uri)
         raise ArchiveError(f"--archive {' '.join(archives)} has no pictures in it ({count.ignored} other files)")
     return source
 
 
-def take_manifest(manifest: str, uri: str, preprocessing: Preprocessing | None) -> Source:
-    """Write the list of a manifest's pictures, failed rows included.
+def manifest_pictures(manifest: str, preprocessing: Preprocessing, *, boxes: bool) -> pa.Table:
+    """Return the list of a manifest's pictures, failed rows included.
 
     Args:
         manifest: where it is.
-        uri: where the list goes.
-        preprocessing: given to take lung boxes along, in pixels of the network's input; None takes none.
+        preprocessing: of the model.
+        boxes: take lung boxes along, in pixels of the network's input.
 
     Raises:
         ManifestError: if it breaks the contract, is empty, or has no lung boxes where they are asked for.
@@ -114,32 +136,41 @@ def take_manifest(manifest: str, uri: str, preprocessing: Preprocessing | None) 
     table = read_manifest(storage.absolute(manifest))
     if not len(table):
         raise ManifestError(f"manifest {manifest} has no pictures in it")
-    boxes: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
-    if preprocessing is not None:
+    lungs: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
+    if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
             raise ManifestError(
                 f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; bring them with --labels, or use --zones image"
             )
-        boxes = _boxes(table, preprocessing)
+        lungs = _boxes(table, preprocessing)
     columns = [table[name].cast(SCHEMA.field(name).type) for name in ("image_id", "uri", "member", "frame")]
-    listed = pa.table([*columns, pa.nulls(len(table), pa.string()), boxes], schema=SCHEMA)
-    return _write((listed.slice(start, ROW_GROUP) for start in range(0, len(listed), ROW_GROUP)), uri)
+    return pa.table([*columns, pa.nulls(len(table), pa.string()), lungs], schema=SCHEMA).combine_chunks()
+
+
+def list_fingerprint(listed: pa.Table) -> str:
+    """Return the sha256 (hex) of a list: which pictures, where they lie, and their boxes."""
+    digest = hashlib.sha256()
+    for batch in listed.combine_chunks().to_batches(ROW_GROUP):
+        digest.update(json.dumps(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def write_list(listed: pa.Table, uri: str, image_size: int) -> Source:
+    """Write a list."""
+    return _write((listed.slice(start, ROW_GROUP) for start in range(0, len(listed), ROW_GROUP)), uri, image_size)
 
 
 def _boxes(table: pa.Table, preprocessing: Preprocessing) -> pa.Array:
     """Return lung boxes in pixels of the network's input, null where there is none or too little of it is left."""
-    size, crop = preprocessing.resize_size, preprocessing.image_size
-    offset = center_offset(size, crop)
-    corners = np.stack(
-        [pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in LUNG_COLUMNS], axis=1
+    corners, sizes = (
+        np.stack([pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1)
+        for names in (LUNG_COLUMNS, ("width", "height"))
     )
-    sides = np.stack([pc.fill_null(table[name], 0).to_numpy() for name in ("width", "height")] * 2, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.clip(np.round(corners * (size / sides)) - offset, 0, crop)
-    with np.errstate(invalid="ignore"):
-        good = (scaled[:, 2] - scaled[:, 0] >= 2) & (scaled[:, 3] - scaled[:, 1] >= 3)
-    flat = pa.array(np.where(good[:, None], scaled, 0).astype(np.int32).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, 4, mask=pa.array(~good))
+    known = np.isfinite(corners).all(1) & (sizes > 0).all(1)
+    corners[~known], sizes[~known] = 0, 1
+    boxes = boxes_of_input(corners, sizes, preprocessing.resize_size, preprocessing.image_size)
+    good = known & (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 3)
+    return pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 4, mask=pa.array(~good))
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -170,7 +201,7 @@ def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
     return [count_frames(uri, member) for uri, member in pictures]
 
 
-def _write(tables: Iterable[pa.Table], uri: str) -> Source:
+def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
     """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice."""
     hashes: list[np.ndarray] = []
     total = 0
@@ -194,7 +225,7 @@ def _write(tables: Iterable[pa.Table], uri: str) -> Source:
             raise ArchiveError(
                 f"{twice} picture(s) have an image_id that another picture has too; rename them, because a row is found by its id"
             )
-    return Source(uri, total)
+    return Source(uri, total, image_size)
 
 
 def _hash(name: str) -> int:

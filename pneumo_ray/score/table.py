@@ -32,6 +32,11 @@ UNITS = {
 }
 
 
+def part_name(shard: int) -> str:
+    """Return the file name of a shard of the scores."""
+    return f"part-{shard:06d}.parquet"
+
+
 @dataclass(frozen=True)
 class ScoreFacts:
     """What all rows of a job share."""
@@ -50,8 +55,12 @@ class ScoreFacts:
         """The operating point as a raw logit."""
         return float(log_odds(min(max(self.threshold, 0.0), 1.0)) * self.temperature)
 
-    def schema(self) -> pa.Schema:
-        """Return the schema of the scores: plain Arrow types, with shape, order and units in its metadata."""
+    def schema(self, precision: str = "float32") -> pa.Schema:
+        """Return the schema of the scores: plain Arrow types, with shape, order and units in its metadata.
+
+        Args:
+            precision: in which the network ran.
+        """
         cells = self.map_size[0] * self.map_size[1]
         fields = [
             pa.field("image_id", pa.string(), nullable=False),
@@ -82,6 +91,7 @@ class ScoreFacts:
             "threshold": repr(self.threshold),
             "temperature": repr(self.temperature),
             "method": json.dumps(self.method),
+            "precision": precision,
             "use": "research use only",
         }
         return pa.schema(fields, metadata=facts)
@@ -91,6 +101,7 @@ class ScoreFacts:
         image_ids: Sequence[str],
         failures: Sequence[tuple[str, str] | None],
         explained: dict[str, np.ndarray],
+        precision: str = "float32",
     ) -> pa.Table:
         """Return the rows of some pictures, in order.
 
@@ -98,6 +109,7 @@ class ScoreFacts:
             image_ids: n names.
             failures: for each, stage and error where it failed, or None.
             explained: what `to_columns` made of those that did not fail, in order.
+            precision: in which the network ran.
         """
         good = np.array([failure is None for failure in failures])
         place = np.cumsum(good) - 1
@@ -111,7 +123,7 @@ class ScoreFacts:
             "error_stage": stages,
             "error": errors,
         }
-        schema = self.schema()
+        schema = self.schema(precision)
         arrays = []
         for spec in schema:
             if spec.name in columns:

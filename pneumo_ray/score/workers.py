@@ -16,11 +16,12 @@ import torch
 
 from pneumo_ray import storage
 from pneumo_ray.data.pipeline import MAX_READ_TASKS
-from pneumo_ray.errors import PneumoError
+from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ScoringModel
 from pneumo_ray.score.source import Source
+from pneumo_ray.score.table import part_name
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,6 @@ class ShardReport:
     """Why the job cannot go on, for example because the disk is full."""
 
 
-def part_name(shard: int) -> str:
-    """Return the file name of a shard of the scores."""
-    return f"part-{shard:06d}.parquet"
-
-
 def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterator[ShardReport]:
     """Score shards on the cluster; yield a report for each when its file is written."""
     shared = ray.put(plan)
@@ -86,9 +82,15 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
         num_cpus=actors.num_cpus,
         num_gpus=actors.num_gpus,
     )
-    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-        for row in table.to_pylist():
-            yield ShardReport(**row)
+    try:
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            for row in table.to_pylist():
+                yield ShardReport(**row)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ActorDiedError) as error:
+        raise ClusterError(
+            f"workers keep dying ({type(error).__name__}), most likely for want of memory; what is scored stays, "
+            "so repeat the command with a smaller --scale.batch-size or fewer --scale.num-actors"
+        ) from error
 
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
@@ -107,7 +109,11 @@ class _ExplainActor:
         device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(threads)
+        if self._plan.config.scale.use_gpu and device.type == "cpu":
+            raise RuntimeError("this node has a GPU, but its torch has no CUDA")
         self._explainer = Explainer(self._plan.model, self._plan.config, device, compiled=self._plan.compiled)
+        # No batch is larger than a shard, and a compiled network is padded to its batch.
+        self._explainer.at_once = min(self._explainer.at_once, self._plan.source.length(0))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": []}
@@ -145,7 +151,8 @@ class _ExplainActor:
                 if not fine:
                     failures[row] = ("explain", "not_finite: the network's output is not a number")
             columns = {name: values[finite] for name, values in columns.items()}
-        table = self._plan.model.facts.table(rows["image_id"].to_pylist(), failures, columns)
+        names, precision = rows["image_id"].to_pylist(), self._explainer.precision
+        table = self._plan.model.facts.table(names, failures, columns, precision)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         storage.write_bytes(storage.join(self._plan.out, part_name(shard)), sink.getvalue())

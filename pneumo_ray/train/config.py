@@ -108,6 +108,8 @@ class TrainConfig:
     """Of every random draw: weights, order, augmentation, dropout."""
     allow_leakage: bool = False
     """Train on a manifest in which a patient stands in two splits."""
+    permute_labels: bool = False
+    """Give the pictures each other's labels: a model for the label randomisation test of maps, and for nothing else."""
     mlflow: bool = False
     """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
 

@@ -20,6 +20,7 @@ from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.pipeline import StreamConfig
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
+from pneumo_ray.data.split import permute_labels
 from pneumo_ray.data.stream import BatchSource
 from pneumo_ray.errors import ClusterError, ConfigError, ManifestError, PneumoError
 from pneumo_ray.model import PneumoniaNet, build_model
@@ -105,6 +106,9 @@ def fit(config: TrainConfig) -> FitResult:
     manifest, train, val = load_training_rows(config.manifest)
     if not config.allow_leakage:
         refuse_leakage(manifest)
+    if config.permute_labels:
+        train, val = permute_labels(train, config.seed), permute_labels(val, config.seed)
+        say("warning: --permute-labels: the labels are random, and so is what this model will say of anybody")
     if "copy_of" in manifest.column_names and config.balance in ("copies", "paper"):
         raise ConfigError(
             f"the manifest already holds written copies, which --balance {config.balance} would double; use --balance none, sampler or pos-weight"
@@ -221,14 +225,14 @@ def _check_same_run(config: TrainConfig, run: str, state: TrainState | None, ide
         raise ConfigError(
             f"{run} holds the state of a run but not its train.json, so it cannot be continued; choose another --out"
         ) from error
+    # An option that the run did not know yet had, in effect, its default.
+    before = as_flat(TrainConfig(manifest=config.manifest, out=config.out)) | before
     now = as_flat(config)
-    different = [
-        name for name in now if before.get(name) != now[name] and name.split(".")[0] not in NOT_PART_OF_THE_RUN
-    ]
+    different = [name for name in now if before[name] != now[name] and name.split(".")[0] not in NOT_PART_OF_THE_RUN]
     if different:
         name = different[0]
         raise ConfigError(
-            f"{run} was begun with {name} {before.get(name)} and not {now[name]}; choose another --out, or repeat its command to continue it"
+            f"{run} was begun with {name} {before[name]} and not {now[name]}; choose another --out, or repeat its command to continue it"
         )
 
 

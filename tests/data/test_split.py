@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pneumo_ray.data.manifest import SCHEMA, crossing
-from pneumo_ray.data.split import assign_splits, link_groups
+from pneumo_ray.data.split import assign_splits, link_groups, permute_labels
 from pneumo_ray.errors import ConfigError
 
 
@@ -166,6 +166,17 @@ def test_another_seed_gives_another_split_and_the_same_seed_the_same():
 def test_protocols_of_folders_need_folders(protocol):
     with pytest.raises(ConfigError, match="grouped"):
         assign_splits(manifest([r | {"split": None} for r in kermany_like()]), protocol, 0)
+
+
+def test_permuted_labels_keep_the_counts_and_lose_the_pictures():
+    rows = pa.table({"image_id": [str(i) for i in range(1000)], "label": pa.array([0] * 300 + [1] * 700, pa.int8())})
+    permuted = permute_labels(rows, 0)
+    assert sum(permuted["label"].to_pylist()) == 700
+    assert permuted["image_id"].equals(rows["image_id"])
+    agreement = np.mean(permuted["label"].to_numpy() == rows["label"].to_numpy())
+    assert abs(agreement - (0.3**2 + 0.7**2)) < 0.06
+    assert permuted.equals(permute_labels(rows, 0))
+    assert not permuted.equals(permute_labels(rows, 1))
 
 
 def test_two_hundred_thousand_rows_are_split_cleanly():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, save_bundle
 
@@ -35,7 +35,9 @@ def encoded(pixels: np.ndarray, kind: str, mode: str | None = None) -> bytes:
     return stream.getvalue()
 
 
-def dicom(pixels: np.ndarray, photometric: str = "MONOCHROME2", modality: str = "CR") -> bytes:
+def dicom(
+    pixels: np.ndarray, photometric: str = "MONOCHROME2", modality: str = "CR", syntax: str | None = None
+) -> bytes:
     """A minimal file around uint8 pixels [H, W], [frames, H, W], or [H, W, 3] for RGB."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -55,6 +57,8 @@ def dicom(pixels: np.ndarray, photometric: str = "MONOCHROME2", modality: str = 
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB"
+    if syntax is not None:
+        dataset.compress(syntax, generate_instance_uid=False)
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -81,6 +85,8 @@ def nasty(tmp_path_factory) -> tuple[Path, dict[str, str]]:
         "mono1.dcm": (dicom(grey, "MONOCHROME1"), "ok"),
         "mono2": (dicom(grey, "MONOCHROME2"), "ok"),
         "rgb.dcm": (dicom(np.dstack([grey] * 3), "RGB"), "ok"),
+        "rle.dcm": (dicom(grey, syntax=RLELossless), "ok"),
+        "jpeg2000.dcm": (dicom(grey, syntax=JPEG2000Lossless), "ok"),
         "ct.dcm": (dicom(grey, modality="CT"), "decode: wrong_modality"),
         "disguised.jpg": (dicom(np.stack([grey, grey])), "decode: many_frames"),
     }

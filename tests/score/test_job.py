@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import torch
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError, ModelError, StorageError
 from pneumo_ray.explain import ZONES, BayesGradCAM
-from pneumo_ray.model import Preprocessing, load_bundle, save_bundle
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_picture
+from pneumo_ray.score.explainer import Explainer, take_apart
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.lock import FolderInUseError, folder_lock
 
@@ -133,7 +135,7 @@ def test_batches_actors_and_order_change_nothing_but_rounding(phantom_scores, ph
 def test_a_finished_job_says_so_and_does_nothing(phantom_scores, phantom_run, model, capsys):
     before = {path: path.stat().st_mtime_ns for path in phantom_scores.glob("*.parquet")}
     explain_archive(phantom_config(phantom_run, model, phantom_scores))
-    assert "nothing to do" in capsys.readouterr().out
+    assert "nothing to score" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in phantom_scores.glob("*.parquet")} == before
 
 
@@ -207,7 +209,67 @@ def test_pictures_are_those_of_the_highest_rows(phantom_scores, phantom_run, mod
             assert (phantom_scores / "pictures" / f"{name}-{number:03d}.png").read_bytes().startswith(b"\x89PNG")
         assert (phantom_scores / "pictures" / f"{name}.png").exists()
     facts = json.loads((phantom_scores / "_run.json").read_text())
-    assert facts["images_per_second"] is not None
+    assert facts["scored_in_this_run"] == len(table)  # still that of the run that scored
+
+
+@pytest.mark.parametrize("lost", ["_job/job.json", "_run.json", "part-000001.parquet", "_job/pictures.parquet"])
+def test_a_job_that_died_between_two_files_continues_or_says_why_not(
+    lost, phantom_scores, phantom_run, model, tmp_path
+):
+    """Before job.json is written nothing is scored; the other states are those between the last shard and the end."""
+    shutil.copytree(phantom_scores, tmp_path / "out")
+    (tmp_path / "out" / lost).unlink()
+    config = phantom_config(phantom_run, model, tmp_path / "out")
+    if lost.startswith("_job"):
+        with pytest.raises((ConfigError, StorageError), match="choose another --out"):
+            explain_archive(config)
+    else:
+        explain_archive(config)
+        assert scores(tmp_path / "out").equals(scores(phantom_scores))
+        assert (tmp_path / "out" / "_run.json").exists()
+
+
+def test_a_listing_that_was_cut_off_is_made_again(phantom_run, model, phantom_scores, tmp_path):
+    (tmp_path / "_job").mkdir()
+    shutil.copy(phantom_scores / "_job" / "pictures.parquet", tmp_path / "_job")
+    explain_archive(phantom_config(phantom_run, model, tmp_path))
+    assert len(scores(tmp_path)) == len(scores(phantom_scores))
+
+
+def test_a_part_of_another_job_does_not_count(phantom_run, model, phantom_scores, tmp_path):
+    shutil.copytree(phantom_scores, tmp_path / "out")
+    part = tmp_path / "out" / "part-000000.parquet"
+    table = pq.read_table(part)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"model_hash": b"x"}), part)
+    (tmp_path / "out" / "_run.json").unlink()
+    with pytest.raises(StorageError, match="not of this job"):
+        explain_archive(phantom_config(phantom_run, model, tmp_path / "out"))
+
+
+def test_a_model_without_dropout_is_refused_before_anything_is_written(phantom_run, tmp_path):
+    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none", dropout=0.0))
+    save_bundle(tmp_path / "model", net, preprocessing=Preprocessing(64, 73))
+    with pytest.raises(ModelError, match="no dropout"):
+        explain_archive(phantom_config(phantom_run, tmp_path / "model", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_compiled_trunk_gives_the_same_scores_also_where_it_cannot_be_compiled(model, monkeypatch):
+    bundle, config = load_bundle(model), ExplainConfig(model="", out="", archive=("x",), amp="off")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64)).astype(np.uint8)
+    taken = take_apart(bundle, config)
+    eager = Explainer(taken, config, torch.device("cpu")).columns(pixels, [None] * 5)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: function(x).clone())
+    padded = Explainer(taken, config, torch.device("cpu"), compiled=True).columns(pixels, [None] * 5)
+
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no compiler on this machine")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: fails)
+    fallen_back = Explainer(taken, config, torch.device("cpu"), compiled=True).columns(pixels, [None] * 5)
+    for name, values in eager.items():
+        assert np.allclose(values, padded[name], rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert np.allclose(values, fallen_back[name], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 READERS = {

@@ -1,16 +1,15 @@
 import json
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from pneumo_ray.score.lock import STALE_SECONDS, FolderInUseError, folder_lock
+from pneumo_ray.score.lock import STALE_SECONDS, FolderInUseError, _host, folder_lock
 
 
 def other(tmp_path, **changes) -> str:
-    lock = {"token": "other", "host": socket.gethostname(), "pid": 1, "time": time.time()} | changes
+    lock = {"token": "other", "host": _host(), "pid": 1, "time": time.time()} | changes
     (tmp_path / "lock.json").write_text(json.dumps(lock))
     return str(tmp_path / "lock.json")
 
@@ -36,6 +35,17 @@ def test_the_lock_of_another_machine_holds_until_its_heartbeat_is_old(tmp_path):
         pass
     with folder_lock(other(tmp_path, host="elsewhere", time=time.time() - 2 * STALE_SECONDS)):
         pass
+
+
+def test_the_lock_of_a_process_that_has_its_number_again_grows_old_too(tmp_path):
+    with folder_lock(other(tmp_path, time=time.time() - 2 * STALE_SECONDS)):
+        pass
+
+
+def test_a_lock_that_was_taken_over_is_left_to_its_holder(tmp_path):
+    with folder_lock(str(tmp_path / "lock.json")):
+        other(tmp_path)
+    assert json.loads((tmp_path / "lock.json").read_text())["token"] == "other"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 3}'])

@@ -1,0 +1,85 @@
+"""The scores of an archive, read back: one table with the maps as an array, and what its metadata says."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pneumo_ray import storage
+from pneumo_ray.errors import ManifestError
+
+FORMAT = "pneumo_ray.scores 1"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What jobs/explain.py wrote."""
+
+    table: pa.Table
+    """All rows, failed ones included, in the order of the shards."""
+    map_size: tuple[int, int]
+    zones: tuple[str, ...]
+    threshold: float
+    """On `prob_mean`."""
+    target: str
+    """What the maps explain: predicted, pneumonia or normal."""
+
+    def maps(self, column: str) -> NDArray[np.float32]:
+        """Return `cam_mean` or `cam_std`, float32 [n, h, w]; NaN for failed rows."""
+        values = self.table[column].combine_chunks()
+        known = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        maps = np.full((len(values), *self.map_size), np.nan, np.float32)
+        maps[known] = values.drop_null().flatten().to_numpy().reshape(-1, *self.map_size)
+        return maps
+
+    def ok(self) -> "Scores":
+        """Return the rows that did not fail."""
+        return replace(self, table=self.table.filter(pc.equal(self.table["status"], "ok")))
+
+    def of_split(self, split: str) -> "Scores":
+        """Return the rows of one split; the scores must be joined with the manifest."""
+        return replace(self, table=self.table.filter(pc.equal(self.table["split"], split)))
+
+    def joined(
+        self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")
+    ) -> "Scores":
+        """Return the scores with columns of the manifest beside them; null where the manifest has no such picture."""
+        place = pc.index_in(self.table["image_id"], value_set=manifest["image_id"].combine_chunks())
+        table = self.table
+        for name in columns:
+            table = table.append_column(name, manifest[name].combine_chunks().take(place.combine_chunks()))
+        return replace(self, table=table)
+
+
+def read_scores(folder: str) -> Scores:
+    """Read the scores of a finished job.
+
+    Raises:
+        ManifestError: if there are none, the job is not finished, or the files are not of this format.
+    """
+    folder = storage.absolute(folder)
+    names = storage.list_files(folder, lambda name: name.endswith(".parquet"))
+    if not names:
+        raise ManifestError(f"--scores {folder} has no Parquet files; give the folder that jobs/explain.py wrote")
+    tables = []
+    for name in names:
+        fs, path = storage.filesystem(storage.join(folder, name))
+        with fs.open_input_file(path) as file:
+            tables.append(pq.read_table(file))
+        if (tables[-1].schema.metadata or {}).get(b"format", b"").decode() != FORMAT:
+            raise ManifestError(f"--scores {folder}: {name} does not hold scores of jobs/explain.py")
+    if not storage.exists(storage.join(folder, "_run.json")):
+        raise ManifestError(f"--scores {folder} is of a job that is not finished; repeat its command first")
+    facts = tables[0].schema.metadata
+    height, width = json.loads(facts[b"map_shape"])
+    return Scores(
+        table=pa.concat_tables(tables).combine_chunks(),
+        map_size=(height, width),
+        zones=tuple(json.loads(facts[b"zones"])),
+        threshold=float(facts[b"threshold"]),
+        target=json.loads(facts[b"method"])["target"],
+    )
