@@ -73,8 +73,7 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
         num_cpus=1.0 if free >= 2 else free / 2,
     ).map_batches(
         _ExplainActor,
-        # As bytes: with a plain reference Ray warns that it could go out of scope, which `shared` here prevents.
-        fn_constructor_args=(ray.cloudpickle.dumps(shared), actors.threads),
+        fn_constructor_args=(shared, actors.threads),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -104,8 +103,8 @@ def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator
 class _ExplainActor:
     """Holds the model; turns decoded shards into files."""
 
-    def __init__(self, reference: bytes, threads: int) -> None:
-        self._plan: Plan = ray.get(ray.cloudpickle.loads(reference))
+    def __init__(self, shared: Any, threads: int) -> None:
+        self._plan: Plan = ray.get(shared)
         device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(threads)

@@ -58,6 +58,8 @@ def test_the_threshold_is_calibrated_and_the_logit_is_raw():
 def test_who_is_predicted_and_referred_follows_from_the_passes(explanation):
     columns = to_columns(explanation, facts(), 1.96, None)
     assert columns["predicted"].tolist() == [int(p >= 0.5) for p in explanation.prob_mean.tolist()]
+    near = (explanation.logit_mean.abs() <= 0.7 * explanation.logit_std).tolist()
+    assert to_columns(explanation, facts(), 0.7, None)["refer"].tolist() == near
     assert to_columns(explanation, facts(), 1e9, None)["refer"].all()
     assert not to_columns(explanation, facts(), 0.0, None)["refer"].any()
     nobody = to_columns(explanation, facts(threshold=np.nextafter(1, 2)), 1.96, None)
