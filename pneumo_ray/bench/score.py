@@ -72,7 +72,7 @@ class _Job:
         facts = json.loads((out / "_run.json").read_text())
         self.rows: int = facts["rows"]
         self.rate = self.rows / seconds
-        self.inner: float = facts["images_per_second"]
+        self.inner: float = facts["images_per_second_after_the_first_shard"]
         self.memory_mb = memory / 2**20
         self.bytes_per_row = sum(path.stat().st_size for path in out.glob("*.parquet")) / self.rows
 
@@ -102,7 +102,7 @@ class _Peak:
         self._thread.start()
 
     def _follow(self) -> None:
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(5.0):
             try:
                 family = [self._driver, *self._driver.children(recursive=True)]
                 watched = [p for p in family if p == self._driver or "_ExplainActor" in " ".join(p.cmdline())]

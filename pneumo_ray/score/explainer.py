@@ -68,9 +68,9 @@ class Explainer:
         )
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
-        self._compiled = compiled
+        self.compiled = compiled
         self._feature_maps: Any = self.net.feature_maps
-        if self._compiled:
+        if self.compiled:
             torch._inductor.config.freezing = True
             self._feature_maps = torch.compile(self.net.feature_maps, dynamic=False)
 
@@ -101,21 +101,21 @@ class Explainer:
             x = self.model.preprocessing.normalise(grey, channels_last=True)
             return self.engine(x, target, threshold_logit=threshold, zones=zones)
         number = len(grey)
-        if self._compiled and number < self.at_once:  # one shape, so that one compilation serves every batch
+        if self.compiled and number < self.at_once:  # one shape, so that one compilation serves every batch
             grey = torch.cat([grey, grey.new_zeros(self.at_once - number, *size)])
         with torch.inference_mode(), autocast(self.dtype, self.device):
             maps = self._maps(self.model.preprocessing.normalise(grey, channels_last=True))
         return self.engine.explain_maps(maps[:number], size, target, threshold_logit=threshold, zones=zones)
 
     def _maps(self, x: Tensor) -> Tensor:
-        if not self._compiled:
+        if not self.compiled:
             return self.net.feature_maps(x)
         try:
             maps: Tensor = self._feature_maps(x)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # no compiler on this machine, for one; whatever is wrong, the eager network is not
-            self._compiled = False
+            self.compiled = False
             return self.net.feature_maps(x)
         return maps
 

@@ -85,6 +85,8 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
         f"{config.passes} passes with dropout {model.dropout:g} at the {model.dropout_site} of {model.arch}"
     )
     started = time.monotonic()
+    finished: list[tuple[float, int]] = []
+    compiled = 0
     actors = plan_actors(config)
     if job.compiled:
         say("the network is compiled first, which takes a while and comes back")
@@ -95,6 +97,8 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
                 if report.fatal is not None:
                     raise StorageError(report.fatal)
                 tick(report.num_rows)
+                compiled += report.compiled * report.num_rows
+                finished.append((time.monotonic(), report.num_rows))
     seconds = time.monotonic() - started
     summary = _summarise(out, source, bundle.hash, config.config_hash)
     facts = {
@@ -110,9 +114,10 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
         "scored_in_this_run": total,
         "seconds": round(seconds, 2),
         "images_per_second": round(total / seconds, 2),
+        "images_per_second_after_the_first_shard": _steady_rate(finished),
         "device": "cuda" if config.scale.use_gpu else "cpu",
         "actors": actors.count,
-        "compiled": job.compiled,
+        "scored_by_a_compiled_network": compiled,
         "versions": {name: version(name) for name in ("pneumo_ray", "torch", "torchvision", "ray", "pyarrow", "numpy")},
         "platform": platform.platform(),
         "use": "research use only",
@@ -124,6 +129,14 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
         f"{f' ({kinds}), see error_stage and error' if kinds else ''}; {total / seconds:,.1f} img/s, {duration(seconds)}"
     )
     return summary
+
+
+def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
+    """Return pictures a second from the end of the first shard to that of the last, so without the start."""
+    if len(finished) < 2:
+        return None
+    seconds = finished[-1][0] - finished[0][0]
+    return round(sum(rows for _, rows in finished[1:]) / seconds, 2) if seconds > 0 else None
 
 
 def plan_actors(config: ExplainConfig) -> ActorPlan:

@@ -52,6 +52,8 @@ def shard_length(num_pictures: int, image_size: int) -> int:
     not become a million files.
     """
     length = 64
+    while length > 16 and num_pictures < 16 * length:  # else the workers of a small archive would wait for one another
+        length //= 2
     while length < ROW_GROUP and num_pictures / length > (2_000 if length < 512 else 20_000):
         length *= 2
     while length > 1 and length * image_size**2 > MAX_SHARD_BYTES:

@@ -55,6 +55,8 @@ class ShardReport:
     num_rows: int
     fatal: str | None
     """Why the job cannot go on, for example because the disk is full."""
+    compiled: bool
+    """Whether a compiled network made it."""
 
 
 def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterator[ShardReport]:
@@ -115,7 +117,7 @@ class _ExplainActor:
         self._explainer.at_once = min(self._explainer.at_once, self._plan.source.length(0))
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": []}
+        reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}
         numbers = block["shard"].to_numpy()
         for shard in np.unique(numbers):
             rows = block.filter(pa.array(numbers == shard))
@@ -125,12 +127,10 @@ class _ExplainActor:
                 self._write(int(shard), rows)
             except PneumoError as error:  # an exception would reach the driver as text inside text
                 fatal = str(error)
-            for name, value in zip(reports, (int(shard), len(rows), fatal), strict=True):
+            for name, value in zip(reports, (int(shard), len(rows), fatal, self._explainer.compiled), strict=True):
                 reports[name].append(value)
-        return pa.table(
-            [pa.array(reports["shard"]), pa.array(reports["num_rows"]), pa.array(reports["fatal"], pa.string())],
-            names=list(reports),
-        )
+        types = {"shard": pa.int64(), "num_rows": pa.int64(), "fatal": pa.string(), "compiled": pa.bool_()}
+        return pa.table({name: pa.array(values, types[name]) for name, values in reports.items()})
 
     def _write(self, shard: int, rows: pa.Table) -> None:
         size = self._plan.model.preprocessing.image_size

@@ -1,0 +1,85 @@
+"""Is an uncertainty worth having? Whether it finds errors, and what is left when the uncertain are referred to a person.
+
+In the binary case predictive entropy only ranks by `|p - 0.5|`, so `1 - max(p, 1 - p)` is the baseline that anything
+else must beat (El-Yaniv and Wiener 2010 for risk and coverage).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from pneumo_ray.evaluate.metrics import classification_metrics
+
+Floats = NDArray[np.float64]
+REFERRED = (0.0, 0.05, 0.10, 0.20)
+"""Shares of the pictures that the referral table sends to a person."""
+
+
+def doubt(prob: Floats) -> Floats:
+    """Return `1 - max(p, 1 - p)`, the baseline uncertainty."""
+    return np.minimum(prob, 1 - prob)
+
+
+def error_detection(uncertainty: Floats, wrong: NDArray[np.bool_]) -> float | None:
+    """Return the AUROC of an uncertainty for finding the errors; None where nothing, or everything, is wrong."""
+    return float(roc_auc_score(wrong, uncertainty)) if 0 < wrong.sum() < len(wrong) else None
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """The share of errors among the pictures that are kept, from the most certain one to all."""
+
+    coverage: Floats
+    """[n], share of the pictures that are kept."""
+    risk: Floats
+    """[n], share of errors among them."""
+
+    @property
+    def area(self) -> float:
+        """Mean risk over all coverages (AURC): lower is better, and the error rate is what no information gives."""
+        return float(self.risk.mean())
+
+
+def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage:
+    """Return the risk-coverage curve. Pictures of equal uncertainty share their errors evenly, so that order cannot help.
+
+    Args:
+        uncertainty: [n], higher is less certain.
+        wrong: [n], whether the decision is an error.
+    """
+    order = np.argsort(uncertainty, kind="stable")
+    _, first, count = np.unique(uncertainty[order], return_index=True, return_counts=True)
+    shared = np.repeat(np.add.reduceat(wrong[order].astype(float), first) / count, count) if len(order) else np.zeros(0)
+    kept = np.arange(1, len(order) + 1)
+    return RiskCoverage(kept / max(len(order), 1), np.cumsum(shared) / kept)
+
+
+def referral_table(
+    uncertainty: Floats, label: NDArray[np.int64], prob: Floats, threshold: float, shares: Sequence[float] = REFERRED
+) -> list[dict[str, Any]]:
+    """Return the metrics of what is left when the most uncertain pictures go to a person.
+
+    Args:
+        uncertainty: [n], higher is less certain; where many are equal, the later rows are referred first.
+        label: [n], 0 normal or 1 pneumonia.
+        prob: [n].
+        threshold: an image is called pneumonia where `prob >= threshold`.
+        shares: of the pictures to refer.
+
+    Returns:
+        One record a share: `referred`, `errors_referred` (share of all errors; None without errors), and the metrics.
+    """
+    order = np.argsort(uncertainty, kind="stable")
+    wrong = (prob >= threshold) != (label == 1)
+    records = []
+    for share in shares:
+        kept, sent = np.split(order, [len(order) - round(share * len(order))])
+        caught = float(wrong[sent].sum() / wrong.sum()) if wrong.any() else None
+        records.append(
+            {"referred": share, "errors_referred": caught, **classification_metrics(label[kept], prob[kept], threshold)}
+        )
+    return records
