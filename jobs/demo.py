@@ -15,6 +15,7 @@ from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.evaluate.attention import attention_lines
 from pneumo_ray.evaluate.scores import read_scores
+from pneumo_ray.evaluate.tables import EvaluateConfig, write_evaluation
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
@@ -24,7 +25,7 @@ from pneumo_ray.train.launch import fit
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantom radiographs, prepare them, train a small network on them, explain and draw what it sees."""
+    """Draw phantom radiographs, prepare them, train a small network on them, explain and draw what it sees, measure it."""
 
     out: str = "runs/demo"
     """Folder for everything that the demo makes."""
@@ -67,6 +68,7 @@ def main(config: DemoConfig) -> None:
     found = read_scores(str(scores)).ok().joined(read_manifest(str(out / "manifest.parquet"))).of_split("test")
     for line in attention_lines(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing):
         say(line)
+    write_evaluation(EvaluateConfig(str(scores), str(out / "manifest.parquet"), str(out / "report")))
     say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 

@@ -27,6 +27,8 @@ class Scores:
     """On `prob_mean`."""
     target: str
     """What the maps explain: predicted, pneumonia or normal."""
+    temperature: float = 1.0
+    """Calibrated probability = sigmoid(logit / temperature)."""
 
     def maps(self, column: str) -> NDArray[np.float32]:
         """Return `cam_mean` or `cam_std`, float32 [n, h, w]; NaN for failed rows."""
@@ -39,6 +41,19 @@ class Scores:
     def ok(self) -> "Scores":
         """Return the rows that did not fail."""
         return replace(self, table=self.table.filter(pc.equal(self.table["status"], "ok")))
+
+    def labelled(self) -> "Scores":
+        """Return the rows whose class is known; the scores must be joined with the manifest."""
+        return replace(self, table=self.table.filter(pc.is_valid(self.table["label"])))
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """Return a column of numbers, float64 [n]; NaN where null."""
+        return self.table[column].to_numpy(zero_copy_only=False).astype(np.float64)
+
+    @property
+    def num_score_columns(self) -> int:
+        """How many columns are the scores' own; those that were joined follow."""
+        return self.table.column_names.index("config_hash") + 1
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
@@ -75,6 +90,11 @@ def read_scores(folder: str) -> Scores:
     if not storage.exists(storage.join(folder, "_run.json")):
         raise ManifestError(f"--scores {folder} is of a job that is not finished; repeat its command first")
     facts = tables[0].schema.metadata
+    hashes = {(table.schema.metadata[b"model_hash"], table.schema.metadata[b"config_hash"]) for table in tables}
+    if len(hashes) > 1:
+        raise ManifestError(
+            f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
+        )
     height, width = json.loads(facts[b"map_shape"])
     return Scores(
         table=pa.concat_tables(tables).combine_chunks(),
@@ -82,4 +102,5 @@ def read_scores(folder: str) -> Scores:
         zones=tuple(json.loads(facts[b"zones"])),
         threshold=float(facts[b"threshold"]),
         target=json.loads(facts[b"method"])["target"],
+        temperature=float(facts[b"temperature"]),
     )

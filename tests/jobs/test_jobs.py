@@ -128,7 +128,7 @@ def submit(address: str, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.usefixtures("head")
-def test_prepare_and_train_run_as_submitted_jobs(head, phantom_archive, tmp_path):
+def test_prepare_train_and_explain_run_as_submitted_jobs(head, phantom_archive, tmp_path):
     prepared = submit(
         head, "jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(tmp_path), "--protocol", "official"
     )
@@ -158,6 +158,17 @@ def test_prepare_and_train_run_as_submitted_jobs(head, phantom_archive, tmp_path
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "epoch   1/1" in trained.stdout
     assert json.loads((tmp_path / "run/model/model.json").read_text())["operating_point"]["rule"] == "youden"
+    words = [
+        "--archive",
+        str(phantom_archive),
+        "--model",
+        str(tmp_path / "run/model"),
+        "--out",
+        str(tmp_path / "scores"),
+    ]
+    explained = submit(head, "jobs/explain.py", *words)
+    assert explained.returncode == 0, explained.stdout + explained.stderr
+    assert "wrote 80 rows" in explained.stdout
 
 
 def test_a_mistake_fails_the_submitted_job_with_its_sentence(head, tmp_path):

@@ -1,0 +1,202 @@
+"""An evaluation from files to files, held against scikit-learn and hand computations."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn import metrics
+
+from pneumo_ray.data.manifest import SCHEMA, write_manifest
+from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.evaluate.numbers import predictive_values
+from pneumo_ray.evaluate.tables import EvaluateConfig, write_evaluation
+from pneumo_ray.explain import ZONES
+from pneumo_ray.score.table import NUMBERS, ScoreFacts
+
+N = 240
+THRESHOLD, TEMPERATURE = 0.4, 2.0
+
+
+def write_scores(folder: Path, logit: np.ndarray, **changes) -> Path:
+    """Scores of pictures 0.jpg, 1.jpg, ... whose passes all say the same logit."""
+    rng = np.random.default_rng(1)
+    n = len(logit)
+    facts = ScoreFacts((2, 2), "m", "c", THRESHOLD, TEMPERATURE, {"target": "pneumonia"})
+    prob = 1 / (1 + np.exp(-logit / TEMPERATURE))
+    columns = {name: rng.random(n).astype(np.float32) for name in NUMBERS}
+    columns |= {
+        "logit": logit.astype(np.float32),
+        "prob_mean": prob.astype(np.float32),
+        "predicted": (prob >= THRESHOLD).astype(np.int8),
+        "refer": np.zeros(n, bool),
+        "target": np.ones(n, np.int8),
+        "cam_mean": rng.random((n, 4)).astype(np.float32),
+        "cam_std": rng.random((n, 4)).astype(np.float32),
+        "outside_share": np.full(n, np.nan, np.float32),
+    }
+    columns |= {f"zone_{kind}_{zone}": rng.random(n).astype(np.float32) for kind in ("mean", "std") for zone in ZONES}
+    folder.mkdir(parents=True, exist_ok=True)
+    table = facts.table(
+        [f"{i}.jpg" for i in range(n)] + ["bad.jpg"], [None] * n + [("read", "empty: x")], columns | changes
+    )
+    pq.write_table(table, folder / "part-000000.parquet")
+    (folder / "_run.json").write_text("{}")
+    return folder
+
+
+def write_truth(path: Path, label: np.ndarray, n: int = N, **columns) -> Path:
+    rows = [
+        {
+            "image_id": f"{i}.jpg" if i < n else "bad.jpg",
+            "label": None if i == n or label[i] < 0 else int(label[i]),
+            "split": "test" if i < n else None,
+            "subtype": None if i == n else (["bacteria", "virus"][i % 2] if label[i] == 1 else "normal"),
+            "patient_id": f"p{i // 2}",
+            "status": "ok" if i < n else "failed",
+        }
+        for i in range(n + 1)
+    ]
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array([*values, None]))
+    write_manifest(table, str(path))
+    return path
+
+
+@pytest.fixture
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    label = (rng.random(N) < 0.6).astype(int)
+    return label, 2.5 * rng.normal(size=N) + 3 * label - 1
+
+
+@pytest.fixture
+def evaluated(drawn, tmp_path) -> tuple[dict, Path]:
+    label, logit = drawn
+    age = np.where(np.arange(N) < 10, "infant", "child").tolist()
+    config = EvaluateConfig(
+        scores=str(write_scores(tmp_path / "scores", logit)),
+        manifest=str(write_truth(tmp_path / "m.parquet", label, age=age)),
+        out=str(tmp_path / "out"),
+        prevalence=0.1,
+    )
+    return write_evaluation(config), tmp_path / "out"
+
+
+def test_the_metrics_are_those_of_scikit_learn(evaluated, drawn):
+    label, logit = drawn
+    prob = (1 / (1 + np.exp(-logit / TEMPERATURE))).astype(np.float32).astype(float)
+    for point, threshold in (("stored", THRESHOLD), ("half", 0.5)):
+        values = evaluated[0]["metrics"][point]["values"]
+        called = prob >= threshold
+        assert values["accuracy"] == pytest.approx(metrics.accuracy_score(label, called))
+        assert values["precision"] == pytest.approx(metrics.precision_score(label, called))
+        assert values["recall"] == pytest.approx(metrics.recall_score(label, called))
+        assert values["specificity"] == pytest.approx(metrics.recall_score(label, called, pos_label=0))
+        assert values["f1"] == pytest.approx(metrics.f1_score(label, called))
+        assert values["kappa"] == pytest.approx(metrics.cohen_kappa_score(label, called))
+        assert values["mcc"] == pytest.approx(metrics.matthews_corrcoef(label, called))
+        assert values["auc"] == pytest.approx(metrics.roc_auc_score(label, prob))
+        assert values["average_precision"] == pytest.approx(metrics.average_precision_score(label, prob))
+        assert values["brier"] == pytest.approx(metrics.brier_score_loss(label, prob))
+        low, high = evaluated[0]["metrics"][point]["intervals"]["auc"]
+        assert low < values["auc"] < high
+
+
+def test_calibration_is_measured_before_and_after_the_temperature(evaluated, drawn):
+    label, logit = drawn
+    before = metrics.brier_score_loss(label, 1 / (1 + np.exp(-logit)))
+    assert evaluated[0]["calibration"]["before_temperature"]["brier"] == pytest.approx(before, abs=1e-6)
+    after = evaluated[0]["calibration"]["after_temperature"]["brier"]
+    assert after == pytest.approx(evaluated[0]["metrics"]["half"]["values"]["brier"], abs=1e-6)
+
+
+def test_a_subtype_is_measured_against_all_normals_and_a_small_group_is_only_named(evaluated, drawn):
+    label, _ = drawn
+    groups = {(group["column"], group["value"]): group for group in evaluated[0]["subgroups"]}
+    virus = groups["subtype", "virus against all normals"]
+    assert virus["n"] == (label == 0).sum() + ((label == 1) & (np.arange(N) % 2 == 1)).sum()
+    assert virus["values"]["tn"] == evaluated[0]["metrics"]["stored"]["values"]["tn"]
+    assert groups["age", "infant"] == {"column": "age", "value": "infant", "n": 10}
+    assert groups["age", "child"]["values"]["n"] == N - 10
+
+
+def test_predictive_values_by_hand():
+    """Sensitivity 0.9 and specificity 0.8 at a prevalence of 0.1: 0.09 / (0.09 + 0.18) and 0.72 / (0.72 + 0.01)."""
+    found = predictive_values({"recall": 0.9, "specificity": 0.8, "tp": 9, "fn": 1, "n": 20}, 0.1)
+    assert (found["positive"], found["negative"]) == (pytest.approx(1 / 3), pytest.approx(0.72 / 0.73))
+    own = predictive_values({"recall": 0.9, "specificity": 0.8, "tp": 9, "fn": 1, "n": 20}, None)
+    assert own["positive"] == pytest.approx(9 / 11)
+
+
+def test_residuals_name_the_worst_errors(evaluated, drawn):
+    label, logit = drawn
+    worst = evaluated[0]["residuals"]["most_extreme"]
+    negatives = np.flatnonzero(label == 0)
+    assert worst["false_positives"][0]["image_id"] == f"{negatives[np.argmax(logit[negatives])]}.jpg"
+    positives = np.flatnonzero(label == 1)
+    assert worst["false_negatives"][0]["image_id"] == f"{positives[np.argmin(logit[positives])]}.jpg"
+
+
+def test_the_tables_hold_the_same_numbers(evaluated):
+    numbers, out = evaluated
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(numbers))
+    with open(out / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    (auc,) = [float(row["value"]) for row in rows if (row["operating_point"], row["metric"]) == ("stored", "auc")]
+    assert auc == numbers["metrics"]["stored"]["values"]["auc"]
+    assert (out / "failures.csv").read_text().splitlines()[1:] == ["bad.jpg,read,empty: x"]
+    with open(out / "zones.csv") as file:
+        counts = {row["pictures"]: int(row["n"]) for row in csv.DictReader(file)}
+    assert counts["normal"] == counts["true negative"] + counts["false positive"]
+    assert counts["false positive"] == numbers["metrics"]["stored"]["values"]["fp"]
+
+
+def test_without_labels_the_labelled_parts_are_left_out(tmp_path):
+    logit = np.linspace(-2, 2, 30)
+    scores = write_scores(tmp_path / "s", logit)
+    truth = write_truth(tmp_path / "m.parquet", np.full(30, -1), 30)
+    numbers = write_evaluation(EvaluateConfig(str(scores), str(truth), str(tmp_path / "out")))
+    assert "metrics" not in numbers
+    assert not (tmp_path / "out" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("label", [[0], [1], [1] * 30, [0] * 30])
+def test_one_class_or_one_picture_leaves_undefined_what_is_undefined(tmp_path, label):
+    scores = write_scores(tmp_path / "s", np.linspace(-3, 3, len(label)))
+    truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label))
+    numbers = write_evaluation(EvaluateConfig(str(scores), str(truth), str(tmp_path / "out")))
+    assert numbers["metrics"]["stored"]["values"]["auc"] is None
+    assert numbers["metrics"]["stored"]["values"]["accuracy"] is not None
+
+
+def test_scores_and_manifests_that_do_not_fit_are_refused(drawn, tmp_path):
+    label, logit = drawn
+    scores = str(write_scores(tmp_path / "s", logit))
+    few = str(write_truth(tmp_path / "few.parquet", label[:100], 100))
+    with pytest.raises(ManifestError, match="140 of 241"):
+        write_evaluation(EvaluateConfig(scores, few, str(tmp_path / "out")))
+    truth = str(write_truth(tmp_path / "m.parquet", label))
+    with pytest.raises(ConfigError, match="split val"):
+        write_evaluation(EvaluateConfig(scores, truth, str(tmp_path / "out"), split="val"))
+    lost = np.where(np.arange(N) < 3, np.nan, 0.5).astype(np.float32)
+    with pytest.raises(ManifestError, match="3 scored"):
+        write_evaluation(
+            EvaluateConfig(str(write_scores(tmp_path / "nan", logit, prob_mean=lost)), truth, str(tmp_path / "out"))
+        )
+    other = ScoreFacts((2, 2), "other", "c", 0.5, 1.0, {"target": "pneumonia"})
+    pq.write_table(other.table(["x"], [("read", "x: y")], {}), tmp_path / "s" / "part-000001.parquet")
+    with pytest.raises(ManifestError, match="mixes"):
+        write_evaluation(EvaluateConfig(scores, truth, str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None; import pneumo_ray.evaluate.tables"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
