@@ -99,7 +99,7 @@ def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> An
 
 def save_config(config: Any, uri: str) -> None:
     """Write a config as JSON, such that `load_config` returns its equal."""
-    storage.write_bytes(uri, (json.dumps(as_plain(config), indent=2) + "\n").encode())
+    storage.write_json(as_plain(config), uri)
 
 
 def as_plain(config: Any) -> dict[str, Any]:

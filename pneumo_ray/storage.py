@@ -4,12 +4,17 @@ A file appears under its name only when it is complete: it is written to a tempo
 it and renamed, so that whoever reads it later never meets half of it.
 """
 
+import csv
+import io
+import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote, unquote_to_bytes
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from pneumo_ray.errors import StorageError
@@ -103,6 +108,54 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
             fs, path = filesystem(temporary)
             with fs.open_output_stream(path) as stream:
                 stream.write(data)
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a Parquet file, or some columns of it.
+
+    Raises:
+        OSError: as the file system reports it.
+        pyarrow.ArrowException: if it is not Parquet.
+    """
+    fs, path = filesystem(uri)
+    with fs.open_input_file(path) as file:
+        return pq.read_table(file, columns=columns)
+
+
+def write_table(table: pa.Table, uri: str) -> None:
+    """Write a table as Parquet, complete or not at all.
+
+    Raises:
+        StorageError: if the place cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(uri, sink.getvalue())
+
+
+def write_json(value: object, uri: str, *, allow_nan: bool = True) -> None:
+    """Write a value as indented JSON, complete or not at all.
+
+    Args:
+        value: what JSON can hold.
+        uri: where.
+        allow_nan: write NaN and infinity, which strict readers refuse, instead of raising ValueError.
+
+    Raises:
+        StorageError: if the place cannot be written.
+    """
+    write_bytes(uri, (json.dumps(value, indent=2, allow_nan=allow_nan) + "\n").encode())
+
+
+def write_csv(rows: Iterable[Sequence[object]], uri: str) -> None:
+    """Write rows as CSV, complete or not at all; what UTF-8 cannot say becomes a question mark.
+
+    Raises:
+        StorageError: if the place cannot be written.
+    """
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    write_bytes(uri, text.getvalue().encode("utf-8", "replace"))
 
 
 @contextmanager

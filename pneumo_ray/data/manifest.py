@@ -51,9 +51,7 @@ def write_manifest(table: pa.Table, uri: str) -> None:
         StorageError: if the place cannot be written.
     """
     validate(table, uri)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(uri, sink.getvalue())
+    storage.write_table(table, uri)
 
 
 def read_manifest(uri: str) -> pa.Table:
@@ -62,10 +60,8 @@ def read_manifest(uri: str) -> pa.Table:
     Raises:
         ManifestError: one sentence, if it is missing, not Parquet, or breaks the contract.
     """
-    fs, path = storage.filesystem(uri)
     try:
-        with fs.open_input_file(path) as file:
-            table = pq.read_table(file)
+        table = storage.read_table(uri)
     except FileNotFoundError as error:
         raise ManifestError(f"manifest {uri} does not exist; make one with jobs/prepare.py") from error
     except (OSError, pa.ArrowInvalid) as error:

@@ -71,7 +71,7 @@ def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator
 def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
     cv2.setNumThreads(1)
     try:
-        return inspect_entries([Entry(**row) for row in block.to_pylist()], _fetched(shared))
+        return inspect_entries([Entry(**row) for row in block.to_pylist()], fetched(shared))
     except StorageError as error:
         # The cache cannot be written. An exception would arrive as text inside text; a row arrives whole.
         row = {"image_id": "", "status": _ABORTED, "error": str(error)}
@@ -127,7 +127,7 @@ def ticket_stream(
 
 def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
     cv2.setNumThreads(1)
-    loaded = _fetched(source)
+    loaded = fetched(source)
     schedule = _schedule(source, world_size)
     ticket = first + int(batch["id"][0])
     try:
@@ -140,10 +140,10 @@ def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_s
 
 @lru_cache(maxsize=2)
 def _schedule(source: Any, world_size: int) -> Schedule:
-    return _fetched(source).schedule(world_size)
+    return fetched(source).schedule(world_size)
 
 
-@lru_cache(maxsize=2)
-def _fetched(reference: Any) -> Any:
+@lru_cache(maxsize=4)
+def fetched(reference: Any) -> Any:
     """Fetch an object once a worker process; its tables stay in shared memory."""
     return ray.get(reference)

@@ -1,6 +1,5 @@
 """From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
 
-import json
 import os
 import secrets
 from dataclasses import dataclass
@@ -103,7 +102,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
         "seed": config.seed,
         "archive": list(config.archive),
     }
-    storage.write_bytes(storage.join(out, "audit.json"), (json.dumps(facts, indent=2) + "\n").encode())
+    storage.write_json(facts, storage.join(out, "audit.json"))
     for line in audit_lines(facts):
         say("  " + line)
     say(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")

@@ -54,7 +54,7 @@ def zone_lines(scores: Scores, label: NDArray[np.int64]) -> list[str]:
     alias = {zone: name for name, zone in ALIASES.items()}
     lines = [f"{'zone (patient side)':<22}{'paper':<14}{'normal':>10}{'pneumonia':>12}{'ratio':>8}"]
     for zone in scores.zones:
-        values = scores.table[f"zone_mean_{zone}"].to_numpy(zero_copy_only=False).astype(float)
+        values = scores.numbers(f"zone_mean_{zone}")
         normal, ill = (float(np.nanmean(values[label == c])) if (label == c).any() else np.nan for c in (0, 1))
         ratio = ill / normal if normal else np.nan
         lines.append(f"{zone.replace('_', ' '):<22}{alias[zone]:<14}{normal:>10.4f}{ill:>12.4f}{ratio:>8.2f}")
@@ -133,7 +133,7 @@ def flagged_shares(scores: Scores, column: str, share: float = 0.12) -> FlaggedS
         share: of true positives to flag.
     """
     table = scores.table
-    value = table[column].to_numpy(zero_copy_only=False).astype(float)
+    value = scores.numbers(column)
     label = pc.fill_null(table["label"], -1).to_numpy()
     split = np.array(table["split"].to_pylist(), dtype=object)
     called = pc.fill_null(table["predicted"], 0).to_numpy() == 1

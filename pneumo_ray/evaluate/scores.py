@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
@@ -82,9 +81,7 @@ def read_scores(folder: str) -> Scores:
         raise ManifestError(f"--scores {folder} has no Parquet files; give the folder that jobs/explain.py wrote")
     tables = []
     for name in names:
-        fs, path = storage.filesystem(storage.join(folder, name))
-        with fs.open_input_file(path) as file:
-            tables.append(pq.read_table(file))
+        tables.append(storage.read_table(storage.join(folder, name)))
         if (tables[-1].schema.metadata or {}).get(b"format", b"").decode() != FORMAT:
             raise ManifestError(f"--scores {folder}: {name} does not hold scores of jobs/explain.py")
     if not storage.exists(storage.join(folder, "_run.json")):

@@ -1,8 +1,5 @@
 """The evaluation as files: metrics.json with everything, and CSV tables for spreadsheets."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,9 +59,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     storage.require_writable(out)
     numbers = evaluate(scores, split, config.prevalence, config.seed)
     numbers["failed_files"] = len(everything.table) - len(scores.table)
-    storage.write_bytes(
-        storage.join(out, "metrics.json"), (json.dumps(numbers, indent=2, allow_nan=False) + "\n").encode()
-    )
+    storage.write_json(numbers, storage.join(out, "metrics.json"), allow_nan=False)
     tables = {"failures.csv": _failures(everything)}
     if "metrics" in numbers:
         tables |= {
@@ -74,9 +69,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
             "zones.csv": _zone_rows(chosen.labelled()),
         }
     for name, rows in tables.items():
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        storage.write_bytes(storage.join(out, name), text.getvalue().encode("utf-8", "replace"))
+        storage.write_csv(rows, storage.join(out, name))
     for line in summary_lines(numbers):
         say(line)
     say(f"wrote {', '.join(['metrics.json', *tables])} to {out}")

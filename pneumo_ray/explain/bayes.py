@@ -115,7 +115,7 @@ class BayesGradCAM:
         if self._layers:
             signed = self._tail_passes(x)
             return self._summary(signed, (height, width), target, threshold_logit, zones)
-        with _eval_mode(self.net), self._autocast(x.device):
+        with eval_mode(self.net), self._autocast(x.device):
             maps = self.net.feature_maps(x)
         return self.explain_maps(maps, (height, width), target, threshold_logit=threshold_logit, zones=zones)
 
@@ -166,7 +166,7 @@ class BayesGradCAM:
         masks = [torch.cat([torch.ones_like(mask[:1]), mask]) for mask in self.masks]
         batch = len(x)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_eval_mode(self.net))
+            stack.enter_context(eval_mode(self.net))
             stack.enter_context(self._autocast(x.device))
             stack.enter_context(_restored_masks(self._layers))
             features = self.net.prefix(x)
@@ -263,7 +263,7 @@ def _default_zones(map_size: tuple[int, int], image_size: tuple[int, int], devic
 
 
 @contextlib.contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def eval_mode(net: nn.Module) -> Iterator[None]:
     """Put every module in eval mode, then those that were in training mode back, one by one: modes may be mixed."""
     training = [module for module in net.modules() if module.training]
     for module in training:

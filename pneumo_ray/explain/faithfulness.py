@@ -14,6 +14,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from pneumo_ray.explain.bayes import eval_mode
+from pneumo_ray.explain.cam import signed_maps
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.model.network import PneumoniaNet
 
@@ -160,15 +162,8 @@ def _block(name: str) -> str:
 
 
 def _signed(net: PneumoniaNet, x: Tensor) -> NDArray[np.float32]:
-    training = net.training
-    net.eval()
-    try:
-        with torch.inference_mode():
-            maps = net.feature_maps(x).float()
-            signed = torch.einsum("bkhw,k->bhw", maps, net.classifier.weight[0].float())
-    finally:
-        net.train(training)
-    return signed.flatten(1).cpu().numpy()
+    with torch.inference_mode(), eval_mode(net):
+        return signed_maps(net.feature_maps(x), net.classifier.weight).flatten(1).cpu().numpy()
 
 
 def _rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

@@ -84,7 +84,7 @@ def begin(config: ExplainConfig, out: str, bundle: Bundle) -> Job:
         "compiled": compiled,
     }
     save_config(config, storage.join(out, "explain.json"))
-    storage.write_bytes(about, (json.dumps(job, indent=2) + "\n").encode())
+    storage.write_json(job, about)
     return Job(source, compiled)
 
 

@@ -108,15 +108,16 @@ class Explainer:
         return self.engine.explain_maps(maps[:number], size, target, threshold_logit=threshold, zones=zones)
 
     def _maps(self, x: Tensor) -> Tensor:
-        if not self.compiled:
-            return self.net.feature_maps(x)
         try:
             maps: Tensor = self._feature_maps(x)
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # no compiler on this machine, for one; whatever is wrong, the eager network is not
-            self.compiled = False
-            return self.net.feature_maps(x)
+        except Exception:
+            if not self.compiled:
+                raise
+            # No compiler on this machine, for one; whatever is wrong, the eager network is not.
+            self.compiled, self._feature_maps = False, self.net.feature_maps
+            maps = self._feature_maps(x)
         return maps
 
     def _columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:

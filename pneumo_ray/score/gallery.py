@@ -3,14 +3,11 @@
 Only these few are read and explained once more; the archive is not passed over again.
 """
 
-import csv
-import io
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from scipy.special import expit
 
@@ -52,7 +49,7 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
     for name, (columns, title) in RANKINGS.items():
         cases = []
         for shard, row, image_id in _highest(out, source, columns, config.top):
-            scored = _read_part(out, shard).slice(row, 1).to_pylist()[0]
+            scored = storage.read_table(storage.join(out, part_name(shard))).slice(row, 1).to_pylist()[0]
             picked = source.read(shard).slice(row, 1).to_pylist()[0]
             picture = load_picture(picked["uri"], picked["member"], picked["frame"], model.preprocessing)
             if isinstance(picture, Failure):  # it was readable when it was scored
@@ -68,9 +65,7 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
             storage.write_bytes(sheets[-1], draw_sheet(cases, f"{title} {len(cases)} of {source.num_pictures:,}"))
     if gone:
         say(f"{gone} case(s) could not be drawn, because their files cannot be read any more")
-    text = io.StringIO()
-    csv.writer(text).writerows(index)
-    storage.write_bytes(storage.join(out, "pictures", "index.csv"), text.getvalue().encode("utf-8", "replace"))
+    storage.write_csv(index, storage.join(out, "pictures", "index.csv"))
     return sheets
 
 
@@ -100,18 +95,12 @@ def scored_case(
     )
 
 
-def _read_part(out: str, shard: int, columns: list[str] | None = None) -> pa.Table:
-    fs, path = storage.filesystem(storage.join(out, part_name(shard)))
-    with fs.open_input_file(path) as file:
-        return pq.read_table(file, columns=columns)
-
-
 def _highest(out: str, source: Source, columns: tuple[str, ...], count: int) -> list[tuple[int, int, str]]:
     """Return shard, row and name of the pictures with the largest values, largest first; later columns break ties."""
     order = [*((column, "descending") for column in columns), ("image_id", "ascending")]
     best: pa.Table | None = None
     for shard in range(source.num_shards):
-        table = _read_part(out, shard, ["image_id", *columns])
+        table = storage.read_table(storage.join(out, part_name(shard)), ["image_id", *columns])
         table = table.replace_schema_metadata(None)
         table = table.append_column("shard", pa.array([shard] * len(table), pa.int64()))
         table = table.append_column("row", pa.array(np.arange(len(table))))

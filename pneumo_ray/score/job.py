@@ -13,7 +13,6 @@ from importlib.metadata import version
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from pneumo_ray import storage
@@ -23,7 +22,7 @@ from pneumo_ray.errors import ClusterError, StorageError
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.explainer import take_apart
+from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.lock import folder_lock
 from pneumo_ray.score.source import Source
@@ -58,7 +57,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
 
 def _run(config: ExplainConfig, out: str, bundle: Bundle) -> ScoreSummary:
     job = begin(config, out, bundle)
-    source = job.source
+    source, model = job.source, take_apart(bundle, config)
     done = set(storage.list_files(out))
     left = [shard for shard in range(source.num_shards) if part_name(shard) not in done]
     if not left and "_run.json" in done:
@@ -67,22 +66,24 @@ def _run(config: ExplainConfig, out: str, bundle: Bundle) -> ScoreSummary:
             f"{out} is finished: {summary.num_rows:,} rows; nothing to score (pictures that came to the archive since need another --out)"
         )
     else:
-        summary = _score(config, out, bundle, job, left)
+        summary = _score(config, out, bundle, job, model, left)
     if config.render:
-        for sheet in render_top(out, source, take_apart(bundle, config), config):
+        for sheet in render_top(out, source, model, config):
             say(f"pictures {sheet}")
     return summary
 
 
-def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list[int]) -> ScoreSummary:
+def _score(
+    config: ExplainConfig, out: str, bundle: Bundle, job: Job, model: ScoringModel, left: list[int]
+) -> ScoreSummary:
     """Score the shards that are left, count all rows and write `_run.json`."""
     source = job.source
     total = sum(source.length(shard) for shard in left)
     before = source.num_pictures - total
-    model = bundle.model.config
+    network = bundle.model.config
     say(
         f"{source.num_pictures:,} pictures{f', {before:,} of them scored before' if before else ''}; "
-        f"{config.passes} passes with dropout {model.dropout:g} at the {model.dropout_site} of {model.arch}"
+        f"{config.passes} passes with dropout {network.dropout:g} at the {network.dropout_site} of {network.arch}"
     )
     started = time.monotonic()
     finished: list[tuple[float, int]] = []
@@ -91,7 +92,7 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
     if job.compiled:
         say("the network is compiled first, which takes a while and comes back")
     if left:
-        plan = Plan(source, take_apart(bundle, config), config, out, job.compiled)
+        plan = Plan(source, model, config, out, job.compiled)
         with progress("explaining", total) as tick:
             for report in score_shards(plan, left, actors):
                 if report.fatal is not None:
@@ -103,7 +104,7 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
     summary = _summarise(out, source, bundle.hash, config.config_hash)
     facts = {
         "config": as_plain(config),
-        "model": {"hash": bundle.hash, "architecture": model.arch, "temperature": bundle.temperature},
+        "model": {"hash": bundle.hash, "architecture": network.arch, "temperature": bundle.temperature},
         "operating_point": bundle.operating_point,
         "config_hash": config.config_hash,
         "monte_carlo": "standard error of a mean over the passes: std / sqrt(passes)",
@@ -122,7 +123,7 @@ def _score(config: ExplainConfig, out: str, bundle: Bundle, job: Job, left: list
         "platform": platform.platform(),
         "use": "research use only",
     }
-    storage.write_bytes(storage.join(out, "_run.json"), (json.dumps(facts, indent=2) + "\n").encode())
+    storage.write_json(facts, storage.join(out, "_run.json"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
     say(
         f"wrote {summary.num_rows:,} rows to {out}; {summary.num_failed:,} failed"
@@ -177,10 +178,8 @@ def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> S
     failures: dict[str, int] = {}
     rows = 0
     for shard in range(source.num_shards):
-        fs, path = storage.filesystem(storage.join(out, part_name(shard)))
         try:
-            with fs.open_input_file(path) as file:
-                table = pq.read_table(file, columns=["error_stage", "error"])
+            table = storage.read_table(storage.join(out, part_name(shard)), ["error_stage", "error"])
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{part_name(shard)} in {out} is damaged; remove it and repeat the command") from error
         facts = table.schema.metadata or {}

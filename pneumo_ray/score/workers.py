@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.data.pipeline import MAX_READ_TASKS
+from pneumo_ray.data.pipeline import MAX_READ_TASKS, available_cpus, fetched
 from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import load_shard
@@ -66,9 +65,7 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
     dataset = ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READ_TASKS))
     # A block is what a task returns: one shard. Ray would otherwise cut blocks by their bytes.
     dataset.context.target_max_block_size = None
-    free = (
-        sum(node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]) - actors.count * actors.num_cpus
-    )
+    free = available_cpus() - actors.count * actors.num_cpus
     dataset = dataset.map_batches(
         partial(_decode, shared=shared, numbers=numbers),
         batch_size=1,
@@ -96,9 +93,9 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
-    plan: Plan = _fetched(shared)
+    plan: Plan = fetched(shared)
     for position in batch["id"]:
-        shard = int(_fetched(numbers)[position])
+        shard = int(fetched(numbers)[position])
         yield load_shard(plan.source.read(shard), shard, plan.model.preprocessing)
 
 
@@ -152,12 +149,4 @@ class _ExplainActor:
             columns = {name: values[finite] for name, values in columns.items()}
         names, precision = rows["image_id"].to_pylist(), self._explainer.precision
         table = self._plan.model.facts.table(names, failures, columns, precision)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        storage.write_bytes(storage.join(self._plan.out, part_name(shard)), sink.getvalue())
-
-
-@lru_cache(maxsize=4)
-def _fetched(reference: Any) -> Any:
-    """Fetch an object once a worker process."""
-    return ray.get(reference)
+        storage.write_table(table, storage.join(self._plan.out, part_name(shard)))
