@@ -23,6 +23,7 @@ METRICS = (
 )  # fmt: skip
 HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"), ("specificity", "specificity"),
             ("brier", "Brier score"))  # fmt: skip
+_CONDITIONS = {"lungs_black": "lung box black", "only_lungs": "all but the lung box black"}
 MAX_ERRORS = 200
 """Misclassified pictures that the page lists; the CSV has all."""
 ERROR_COLUMNS = ("image_id", "outcome", "prob_mean", "residual", "mutual_information", "sharpness", "contrast")
@@ -161,7 +162,7 @@ def robustness(subject: Subject) -> dict[str, Any]:
     rows = []
     for c in found["conditions"]:
         v = c["values"]
-        name = c["condition"].replace("_", " ")
+        name = _CONDITIONS.get(c["condition"], c["condition"].replace("_", " "))
         rows.append(
             [f"{name}, severity {c['severity']}" if c["severity"] else name, with_range(v["auc"], c["intervals"]["auc"]),
              with_range(c["auc_difference"], c["auc_difference_interval"]), v["recall"], v["specificity"], v["ece"],
