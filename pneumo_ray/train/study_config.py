@@ -39,8 +39,6 @@ class StudyConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.study is None) == (self.space is None):
-            raise ConfigError(f"give either --study NAME (one of {', '.join(STUDIES)}) or --space FILE.json")
         for name, value in (("trials", self.trials), ("seeds", self.seeds)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -63,6 +61,8 @@ class StudyConfig(TrainConfig):
         Raises:
             ConfigError: if there is no such study, or no such arm, or it has nothing of the kind.
         """
+        if (self.study is None) == (self.space is None):
+            raise ConfigError(f"give either --study NAME (one of {', '.join(STUDIES)}) or --space FILE.json")
         study = find_study(self.study) if self.study is not None else read_study(str(self.space))
         if study.is_search and (self.arms or self.seeds is not None):
             raise ConfigError(f"study {study.name} is a search: it has no arms and no --seeds; choose --trials")

@@ -7,7 +7,7 @@ what has no record, and Ray Tune's own state, which is pickled, is never read ba
 import json
 import logging
 import os
-import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,7 @@ from pneumo_ray.score.lock import folder_lock
 from pneumo_ray.train.board import Board
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
-from pneumo_ray.train.sharing import share_cluster
+from pneumo_ray.train.sharing import TrialShare, share_cluster
 from pneumo_ray.train.study import Study, Trial, configure, plan
 from pneumo_ray.train.study_config import StudyConfig
 from pneumo_ray.train.study_results import write_results
@@ -77,12 +77,9 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
     for model in {configure(base, trial).model for trial in trials}:
         build_model(model)  # weights that cannot be had are found out before the first trial
     out = base.out
-    about = storage.join(out, "study.json")
-    if storage.exists(about):
-        _check_same_study(json.loads(storage.read_bytes(about)), study, base, fingerprint(manifest), out)
     storage.require_writable(out)
     with folder_lock(storage.join(out, "lock.json")):
-        storage.write_json(_description(study, base, fingerprint(manifest)), about)
+        share = _begin(config, study, base, fingerprint(manifest), len(trials))
         left = [trial for trial in trials if read_record(_folder(base, trial)) is None]
         done = len(trials) - len(left)
         say(
@@ -90,8 +87,8 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
             f"{f', {done} of them done before' if done else ''}"
         )
         if left:
-            _run(config, study, base, left, [r for t in trials if (r := read_record(_folder(base, t)))])
-        records = [r for t in trials if (r := read_record(_folder(base, t)))]
+            _run(config, study, base, share, left, _records(base, trials))
+        records = _records(base, trials)
         if records:
             write_results(study, base, out, records)
     if len(records) < len(trials):
@@ -106,9 +103,34 @@ def _folder(base: TrainConfig, trial: Trial) -> str:
     return configure(base, trial).out
 
 
-def _run(config: StudyConfig, study: Study, base: TrainConfig, left: list[Trial], past: list[dict[str, Any]]) -> None:
+def _records(base: TrainConfig, trials: list[Trial]) -> list[dict[str, Any]]:
+    return [record for trial in trials if (record := read_record(_folder(base, trial))) is not None]
+
+
+def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int) -> TrialShare:
+    """Begin the study's folder, or refuse it; return how the cluster is shared."""
+    about = storage.join(base.out, "study.json")
+    before = json.loads(storage.read_bytes(about)) if storage.exists(about) else None
+    scaling = base.scaling
+    if before is not None:
+        _check_same_study(before, study, base, manifest)
+        # Sums over threads round differently: all trials have the number that the first had, whenever they are run.
+        scaling = replace(scaling, threads_per_worker=scaling.threads_per_worker or before["threads"])
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    share = share_cluster(nodes, base.scaling, len(left), config.max_concurrent)
+    share = share_cluster(nodes, scaling, num_trials, config.max_concurrent)
+    description = {"study": as_plain(study), "config": as_plain(base), "manifest": manifest, "threads": share.threads}
+    storage.write_json(description, about)
+    return share
+
+
+def _run(
+    config: StudyConfig,
+    study: Study,
+    base: TrainConfig,
+    share: TrialShare,
+    left: list[Trial],
+    past: list[dict[str, Any]],
+) -> None:
     say(
         f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.num_workers} worker(s) a trial"
     )
@@ -120,6 +142,7 @@ def _run(config: StudyConfig, study: Study, base: TrainConfig, left: list[Trial]
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Ray Tune's newer output speaks even where it was asked not to
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # histories are ours
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that diverged ends without a loss
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
     job = TrialJob(base, by_name, share, replay=study.is_search)
@@ -157,22 +180,13 @@ def _run(config: StudyConfig, study: Study, base: TrainConfig, left: list[Trial]
             write_record(folder, trial, "stopped", reason="stopped early by successive halving")
 
 
-def _description(study: Study, base: TrainConfig, manifest: str) -> dict[str, Any]:
-    return {
-        "study": as_plain(study),
-        "config": as_plain(base),
-        "manifest": manifest,
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _check_same_study(before: dict[str, Any], study: Study, base: TrainConfig, manifest: str, out: str) -> None:
+def _check_same_study(before: dict[str, Any], study: Study, base: TrainConfig, manifest: str) -> None:
     """Refuse a folder that belongs to another study; more arms, seeds or trials are the same study grown.
 
     Raises:
         ConfigError: naming what differs.
     """
-    other = f"{out} belongs to another study"
+    other = f"{base.out} belongs to another study"
     if before["study"]["name"] != study.name:
         raise ConfigError(f"{other} ({before['study']['name']}); choose another --out")
     if before["manifest"] != manifest:

@@ -126,13 +126,13 @@ def test_what_was_asked_for_must_be_something_that_the_study_has():
         ({"trials": 3}, "leave --trials out"),
         ({"study": "lr-wd", "seeds": 2}, "no --seeds"),
         ({"search": "optuna"}, "nothing to --search"),
+        ({"study": None}, "--study NAME"),
     ):
         with pytest.raises(ConfigError, match=message):
             asked(**changes).chosen()
     for changes, message in (
         ({"trials": 0}, "trials must be at least 1"),
         ({"seeds": 0}, "seeds must be"),
-        ({"study": None}, "--study NAME"),
     ):
         with pytest.raises(ConfigError, match=message):
             asked(**changes)
