@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.train import DataConfig
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
@@ -86,7 +90,12 @@ class StreamConfig(DataConfig):
     """
 
     def __init__(
-        self, source: "ray.ObjectRef[BatchSource]", epochs: int, first_epoch: Callable[[], int], cpus_per_task: float
+        self,
+        source: "ray.ObjectRef[BatchSource]",
+        epochs: int,
+        first_epoch: Callable[[], int],
+        cpus_per_task: float,
+        reserved: PlacementGroup | None = None,
     ) -> None:
         """Make the configuration.
 
@@ -95,25 +104,45 @@ class StreamConfig(DataConfig):
             epochs: the last epoch is `epochs - 1`.
             first_epoch: asked each time a group of workers starts, after they have loaded what they resume from.
             cpus_per_task: logical CPUs of one task that makes tickets.
+            reserved: where these tasks run; None lets them run anywhere.
         """
         super().__init__()
-        self._source, self._epochs, self._first_epoch, self._cpus_per_task = source, epochs, first_epoch, cpus_per_task
+        self._source, self._epochs, self._first_epoch = source, epochs, first_epoch
+        self._cpus_per_task, self._reserved = cpus_per_task, reserved
+
+    def stream(self, world_size: int) -> ray.data.Dataset:
+        """Return the tickets of all workers, from where the run continues."""
+        return ticket_stream(
+            self._source, self._first_epoch(), self._epochs, world_size, self._cpus_per_task, self._reserved
+        )
 
     def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
         """Return each worker's share of the stream, under the name of the placeholder dataset given to the trainer."""
         (name,) = datasets
-        stream = ticket_stream(self._source, self._first_epoch(), self._epochs, world_size, self._cpus_per_task)
-        return [{name: share} for share in stream.streaming_split(world_size, equal=True)]
+        return [{name: share} for share in self.stream(world_size).streaming_split(world_size, equal=True)]
 
 
 def ticket_stream(
-    source: "ray.ObjectRef[BatchSource]", first_epoch: int, epochs: int, world_size: int, cpus_per_task: float = 1.0
+    source: "ray.ObjectRef[BatchSource]",
+    first_epoch: int,
+    epochs: int,
+    world_size: int,
+    cpus_per_task: float = 1.0,
+    reserved: PlacementGroup | None = None,
 ) -> ray.data.Dataset:
     """Return a dataset with one row a ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
     schedule = ray.get(source).schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first
-    dataset = ray.data.range(count, override_num_blocks=min(count, MAX_READ_TASKS))
+    if reserved is not None:
+        _stay_in(reserved)
+    # `ray.data.range` has no such argument: its tasks take a whole CPU each, and where there is none left for them they
+    # wait for ever, without a word. With equal arguments reading and making a ticket become one task.
+    dataset = ray.data.read_datasource(
+        RangeDatasource(n=count, block_format="arrow", column_name="id"),
+        override_num_blocks=min(count, MAX_READ_TASKS),
+        num_cpus=cpus_per_task,
+    )
     # One row is one ticket; one byte as the target makes one row one block.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
@@ -123,6 +152,20 @@ def ticket_stream(
         batch_size=1,
         num_cpus=cpus_per_task,
     )
+
+
+def _stay_in(reserved: PlacementGroup) -> None:
+    """Make this process run its tasks in a placement group.
+
+    Ray Data shares the CPUs of a node evenly among the streams of a cluster and rounds down: with more streams than a
+    node has CPUs each gets none, and all stand still without a word. In a group of its own a stream counts what is there.
+    """
+    context = ray.data.DataContext.get_current()
+    strategy = PlacementGroupSchedulingStrategy(reserved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both are deprecated, and nothing has come in their place
+        context.scheduling_strategy = strategy
+        context.scheduling_strategy_large_args = strategy
 
 
 def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:

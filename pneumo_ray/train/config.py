@@ -65,9 +65,13 @@ class ScalingConfig:
     num_workers: int = 1
     """Training workers; they share the global batch."""
     use_gpu: bool = False
-    """One GPU for each worker."""
+    """Train on GPUs."""
+    gpus_per_worker: float = 1.0
+    """GPUs of a worker, with use-gpu; a fraction lets several trials of a study share one GPU."""
     cpus_per_worker: float = 0.0
     """Logical CPUs that a worker reserves; 0 chooses such that one whole CPU is left to prepare the pictures."""
+    threads_per_worker: int = 0
+    """Threads that compute in a worker without a GPU; 0 shares the machine's cores among its workers."""
     wait_seconds: float = 30.0
     """How long to wait for a cluster that is too small to grow, before giving up."""
     max_failures: int = 3
@@ -78,6 +82,19 @@ class ScalingConfig:
         _require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
         _require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
         _require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
+        _require(
+            self.threads_per_worker >= 0,
+            f"scaling.threads-per-worker must not be negative, got {self.threads_per_worker}",
+        )
+        _require(
+            0 < self.gpus_per_worker <= 1,
+            f"scaling.gpus-per-worker must be above 0 and at most 1, got {self.gpus_per_worker}",
+        )
+        # Two ranks on one GPU are what NCCL refuses.
+        _require(
+            self.gpus_per_worker == 1 or self.num_workers == 1,
+            "scaling.gpus-per-worker below 1 needs --scaling.num-workers 1",
+        )
 
 
 @dataclass(frozen=True)

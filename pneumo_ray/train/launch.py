@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_flat, flatten, save_config
@@ -22,11 +24,11 @@ from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.data.stream import BatchSource
-from pneumo_ray.errors import ClusterError, ConfigError, ManifestError, PneumoError
+from pneumo_ray.errors import ClusterError, ConfigError, ManifestError
 from pneumo_ray.model import PneumoniaNet, build_model
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
-from pneumo_ray.train.monitor import printed, start_monitor
+from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 
@@ -42,6 +44,21 @@ class CpuShares:
     """Logical CPUs that a training worker reserves."""
     per_task: float
     """Logical CPUs of one task that prepares pictures."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run that is one of several takes place: in resources that were reserved for it."""
+
+    shares: CpuShares
+    monitor: Monitor
+    """Hears of progress instead of the terminal."""
+    reserved: PlacementGroup | None
+    """Where the pictures are prepared."""
+    in_process: bool
+    """Train in the process that calls, which is then the only worker."""
+    tell: Callable[[dict[str, Any]], None] | None = None
+    """Takes the record of every finished epoch where that of another process is heard; None prints it."""
 
 
 def share_cpus(node_cpus: Sequence[float], scaling: ScalingConfig) -> CpuShares:
@@ -96,8 +113,12 @@ def _wait_for_cluster(scaling: ScalingConfig) -> CpuShares:
         time.sleep(min(1.0, scaling.wait_seconds))
 
 
-def fit(config: TrainConfig) -> FitResult:
+def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
     """Train, or continue, or find that everything is done already. Needs a running Ray.
+
+    Args:
+        config: the run.
+        place: where it takes place; None shares the cluster with nobody.
 
     Raises:
         PneumoError: one sentence about what cannot work, before anything is trained.
@@ -128,7 +149,7 @@ def fit(config: TrainConfig) -> FitResult:
         return read_result(run, state)
     _announce(config, train, val)
     if not finished:
-        shares = _wait_for_cluster(config.scaling)
+        place = place or Place(_wait_for_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         storage.require_writable(run)
         torch.manual_seed(config.seed)
         # A run that continues has its weights in the state, and needs no file or network to begin with.
@@ -136,7 +157,7 @@ def fit(config: TrainConfig) -> FitResult:
         save_config(config, storage.join(run, "train.json"))
         if state is not None:
             say(f"continuing after epoch {state.epoch}")
-        state = _train(config, run, _source(config, train, val), initial, identity, shares)
+        state = _train(config, run, _source(config, train, val), initial, identity, place)
     assert state is not None
     write_results(config, run, state, manifest)
     return read_result(run, state)
@@ -161,9 +182,8 @@ def _train(
     source: BatchSource,
     initial: dict[str, torch.Tensor],
     identity: dict[str, Any],
-    shares: CpuShares,
+    place: Place,
 ) -> TrainState:
-    monitor = start_monitor()
     job = WorkerJob(
         config=config,
         run=run,
@@ -172,33 +192,37 @@ def _train(
         positive_weight=positive_weight(source.train_labels, config.balance),
         identity=identity,
         initial_weights=ray.put(initial),
-        monitor=monitor,
+        monitor=place.monitor,
+    )
+    gpus = {"GPU": config.scaling.gpus_per_worker} if config.scaling.use_gpu else {}
+    stream = StreamConfig(
+        ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, place.reserved
     )
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.scaling.num_workers,
+            num_workers=0 if place.in_process else config.scaling.num_workers,  # Ray Train's word for this process
             use_gpu=config.scaling.use_gpu,
-            resources_per_worker={"CPU": shares.per_worker} | ({"GPU": 1} if config.scaling.use_gpu else {}),
+            resources_per_worker={"CPU": place.shares.per_worker} | gpus,
         ),
         # A placeholder: what a worker consumes depends on the epoch where it continues, so `StreamConfig` makes it then.
-        datasets={STREAM: ray.data.range(1)},
-        dataset_config=StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), shares.per_task),
+        datasets={STREAM: stream.stream(1) if place.in_process else ray.data.range(1)},
+        dataset_config=stream,
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=run,
             failure_config=ray.train.FailureConfig(max_failures=config.scaling.max_failures),
         ),
     )
-    with printed(monitor, config.epochs):
+    with nullcontext() if place.in_process else followed(place.monitor, config.epochs, place.tell):
         try:
             trainer.fit()
         except Exception:
-            if ray.get(monitor.failure.remote()) is None:
+            if place.monitor.failure() is None:
                 raise
-    if (reason := ray.get(monitor.failure.remote())) is not None:
-        raise PneumoError(reason)
+    if (reason := place.monitor.failure()) is not None:
+        raise reason
     state = load_state(run)
     assert state is not None, "the trainer ended well without a saved state"
     return state

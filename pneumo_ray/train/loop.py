@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import TrainState, load_state, save_state
 from pneumo_ray.train.trackers import Trackers
 
@@ -49,19 +51,19 @@ class WorkerJob:
     """See `TrainState`."""
     initial_weights: Any
     """Reference to the state dict that training begins with; workers need no network of their own."""
-    monitor: Any
-    """Actor that hears of progress."""
+    monitor: Monitor
+    """Hears of progress."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
     """Run one worker from wherever the run stands to its end; what no restart can mend is told to the monitor."""
     job: WorkerJob = settings["job"]
-    if ray.get(job.monitor.failure.remote()) is not None:
+    if job.monitor.failure() is not None:
         return  # Ray Train restarts a failed group without asking why it failed
     try:
         _train(job)
     except PneumoError as error:
-        ray.get(job.monitor.fail.remote(str(error)))
+        job.monitor.fail(error)
         raise
 
 
@@ -69,7 +71,7 @@ def _train(job: WorkerJob) -> None:
     config, schedule = job.config, job.schedule
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
-    _use_threads(device)
+    _use_threads(device, config.scaling.threads_per_worker)
     state = load_state(job.run)
     first_epoch = state.epoch if state else 0
     if state and (state.stopped or first_epoch >= config.epochs):
@@ -79,29 +81,29 @@ def _train(job: WorkerJob) -> None:
         learner.restore(state)
     else:
         state = learner.fresh_state()
-    trackers = Trackers(job.run, config, state.history) if rank == 0 else None
-    tickets = _tickets(schedule, first_epoch, rank)
-    for epoch in range(first_epoch, config.epochs):
-        start = time.monotonic()
-        torch.manual_seed(_epoch_seed(config.seed, epoch, rank))
-        train_loss = learner.train_epoch(tickets, epoch, rank)
-        trained = time.monotonic()
-        logits, labels = learner.validate(tickets)
-        record = _record(
-            epoch, train_loss, logits, labels, learner.lr, schedule, trained - start, time.monotonic() - start
-        )
-        learner.advance(state, record, logits, labels)
-        if rank == 0:
-            save_state(job.run, state)
-            assert trackers is not None
-            trackers.log(record)
-            job.monitor.finish_epoch.remote(record)
-        # A barrier for all ranks. The state was saved before it, so an epoch that was reported is never lost.
-        ray.train.report(record)
-        if state.stopped:
-            break
-    if trackers is not None:
-        trackers.close()
+    # The process of a trial goes on to the next: its logs and its stream of pictures must not outlive the run.
+    with closing(_tickets(schedule, first_epoch, rank)) as tickets, ExitStack() as open_logs:
+        trackers = Trackers(job.run, config, state.history) if rank == 0 else None
+        if trackers is not None:
+            open_logs.callback(trackers.close)
+        for epoch in range(first_epoch, config.epochs):
+            start = time.monotonic()
+            torch.manual_seed(_epoch_seed(config.seed, epoch, rank))
+            train_loss = learner.train_epoch(tickets, epoch, rank)
+            trained = time.monotonic()
+            logits, labels = learner.validate(tickets)
+            record = _record(
+                epoch, train_loss, logits, labels, learner.lr, schedule, trained - start, time.monotonic() - start
+            )
+            learner.advance(state, record, logits, labels)
+            if trackers is not None:
+                save_state(job.run, state)
+                trackers.log(record)
+                job.monitor.finish_epoch(record)
+            # A barrier for all ranks. The state was saved before it, so an epoch that was reported is never lost.
+            ray.train.report(record)
+            if state.stopped:
+                break
 
 
 class Learner:
@@ -166,7 +168,7 @@ class Learner:
             self.scaler.update()
             total += loss.detach()
             if rank == 0:
-                self.job.monitor.step.remote(epoch, step + 1, schedule.train_steps)
+                self.job.monitor.step(epoch, step + 1, schedule.train_steps)
         mean = total / schedule.train_steps
         if dist.is_initialized():
             dist.all_reduce(mean)
@@ -224,7 +226,7 @@ class Learner:
         return self.job.preprocessing.normalise(grey, channels_last=True)
 
 
-def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Iterator[dict[str, np.ndarray]]:
+def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Generator[dict[str, np.ndarray]]:
     """Yield this rank's batches, and hold the pipeline to its promise of which they are."""
     expected = first_epoch * schedule.tickets_per_epoch + rank
     shard = ray.train.get_dataset_shard(STREAM)
@@ -267,11 +269,11 @@ def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank, 0xD0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _use_threads(device: torch.device) -> None:
+def _use_threads(device: torch.device, threads: int) -> None:
     """Share the machine's cores among its training workers: Ray would give each as many threads as it has CPUs reserved."""
     if device.type == "cpu":
         local = ray.train.get_context().get_local_world_size()
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
     else:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")

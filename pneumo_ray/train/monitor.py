@@ -3,13 +3,14 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
 
 from pneumo_ray.console import QUIET_SECONDS, bar, duration, say
+from pneumo_ray.errors import PneumoError
 
 
 class Monitor:
@@ -18,7 +19,7 @@ class Monitor:
     def __init__(self) -> None:
         self._step: tuple[int, int, int] = (0, 0, 0)
         self._epochs: list[dict[str, Any]] = []
-        self._failure: str | None = None
+        self._failure: PneumoError | None = None
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Hear that `step` of `steps` of an epoch is done."""
@@ -28,11 +29,11 @@ class Monitor:
         """Hear that an epoch is finished."""
         self._epochs.append(record)
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: PneumoError) -> None:
         """Hear why the run cannot go on."""
         self._failure = reason
 
-    def failure(self) -> str | None:
+    def failure(self) -> PneumoError | None:
         """Return why the run cannot go on, or None."""
         return self._failure
 
@@ -41,9 +42,33 @@ class Monitor:
         return self._step, self._epochs[after:]
 
 
-def start_monitor() -> Any:
-    """Start the actor and return its handle."""
-    return ray.remote(num_cpus=0)(Monitor).remote()
+class RemoteMonitor(Monitor):
+    """The same in a process of its own, for workers in theirs."""
+
+    def __init__(self) -> None:
+        self._actor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """Tell the actor, and do not wait."""
+        self._actor.step.remote(epoch, step, steps)
+
+    def finish_epoch(self, record: dict[str, Any]) -> None:
+        """Tell the actor, and do not wait."""
+        self._actor.finish_epoch.remote(record)
+
+    def fail(self, reason: PneumoError) -> None:
+        """Tell the actor, and wait until it knows."""
+        ray.get(self._actor.fail.remote(reason))
+
+    def failure(self) -> PneumoError | None:
+        """Ask the actor."""
+        reason: PneumoError | None = ray.get(self._actor.failure.remote())
+        return reason
+
+    def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
+        """Ask the actor."""
+        heard: tuple[tuple[int, int, int], list[dict[str, Any]]] = ray.get(self._actor.news.remote(after))
+        return heard
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
@@ -57,8 +82,14 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 
 @contextmanager
-def printed(monitor: Any, epochs: int) -> Iterator[None]:
-    """While the block runs, print epochs as they finish, and how far the current one is (on a terminal, as a bar)."""
+def followed(monitor: Monitor, epochs: int, tell: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
+    """While the block runs, print epochs as they finish, and how far the current one is (on a terminal, as a bar).
+
+    Args:
+        monitor: hears of the workers.
+        epochs: of the run, at most.
+        tell: takes the record of every finished epoch; None prints it.
+    """
     finished = threading.Event()
     terminal = sys.stdout.isatty()
 
@@ -68,9 +99,9 @@ def printed(monitor: Any, epochs: int) -> Iterator[None]:
             task = shown.add_task("starting", total=None) if shown else None
             while True:
                 ending = finished.wait(0.5)
-                (epoch, step, steps), records = ray.get(monitor.news.remote(heard))
+                (epoch, step, steps), records = monitor.news(heard)
                 for record in records:
-                    say(epoch_line(record, epochs))
+                    tell(record) if tell else say(epoch_line(record, epochs))
                     last_line = time.monotonic()
                 heard += len(records)
                 if shown and task is not None and steps:

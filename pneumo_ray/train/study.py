@@ -1,0 +1,327 @@
+"""What a study is: the options that it varies, how often, and how its results are compared.
+
+An ablation names its arms and repeats each with several seeds; a search draws from ranges. Both are plain values, so a
+study is ten lines of Python or a JSON file, and its trials are known before any of them runs.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from pneumo_ray import storage
+from pneumo_ray.cli import as_plain
+from pneumo_ray.data.augment_config import OPERATIONS, AugmentConfig
+from pneumo_ray.data.sampling import BALANCE_MODES
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.train.config import TrainConfig
+
+Settings = Mapping[str, Any]
+"""Options of jobs/train.py by their dotted names, with underscores: {"optim.lr": 1e-4}."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Every decade is equally likely."""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn from."""
+        finite = all(isinstance(v, int | float) and math.isfinite(v) for v in (self.low, self.high))
+        if not finite or not self.low < self.high or (self.log and self.low <= 0):
+            kind = "two rising positive numbers" if self.log else "two rising numbers"
+            raise ConfigError(f"a range needs {kind}, got {self.low} and {self.high}")
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Return a number, to three significant digits: what is printed is what was run."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = rng.uniform(low, high)
+        rounded = float(f"{math.exp(value) if self.log else value:.3g}")
+        return min(max(rounded, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are compared, or a space that is searched."""
+
+    name: str
+    varies: str
+    """What it varies, in a few words."""
+    arms: Mapping[str, Settings] = field(default_factory=dict)
+    """An ablation: name -> what is different in it; every arm is run with every seed."""
+    space: Mapping[str, Range | tuple[Any, ...]] = field(default_factory=dict)
+    """A search: option -> a range or a tuple of choices."""
+    seeds: int = 1
+    """Seeds of every arm."""
+    trials: int = 16
+    """Draws from the space."""
+    reference: str | None = None
+    """The arm that the others are compared with; None takes the first."""
+    uncertainty: bool = False
+    """Also measure how well the uncertainty of Monte Carlo dropout finds errors."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if bool(self.arms) == bool(self.space):
+            raise ConfigError(f"study {self.name} needs either arms or a space")
+        if self.reference is not None and self.reference not in self.arms:
+            raise ConfigError(
+                f"study {self.name} has no arm {self.reference!r}{did_you_mean(self.reference, self.arms)}"
+            )
+        if self.seeds < 1 or self.trials < 1:
+            raise ConfigError(f"study {self.name} needs at least one seed and one trial")
+        for option, values in self.space.items():
+            if not isinstance(values, Range) and not values:
+                raise ConfigError(f"study {self.name} has no value for {option}")
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its trials are draws."""
+        return bool(self.space)
+
+    @property
+    def reference_arm(self) -> str | None:
+        """The arm that the others are compared with; None in a search."""
+        return None if self.is_search else self.reference or next(iter(self.arms))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study."""
+
+    name: str
+    """Unique in the study; also the name of its folder."""
+    arm: str
+    settings: Settings
+    """What is different in it."""
+    seed: int
+
+
+def plan(study: Study, base: TrainConfig) -> list[Trial]:
+    """Return the trials of a study, in the order in which they are started.
+
+    All arms come with the first seed before any comes with the second, so that a study that runs out of time compares
+    all of them. More seeds or more trials only add to the end.
+
+    Raises:
+        ConfigError: naming an option or a value that no trial could run with.
+    """
+    if study.is_search:
+        trials = [_draw(study, base.seed, number) for number in range(study.trials)]
+    else:
+        trials = [
+            Trial(f"{arm}-seed{seed}", arm, settings, seed)
+            for seed in range(base.seed, base.seed + study.seeds)
+            for arm, settings in study.arms.items()
+        ]
+    for trial in trials:
+        configure(base, trial)
+    return trials
+
+
+def _draw(study: Study, seed: int, number: int) -> Trial:
+    rng = np.random.default_rng([seed, number])
+    settings: dict[str, Any] = {}
+    for option, values in study.space.items():
+        settings[option] = values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
+    return Trial(f"{number:03d}", f"{number:03d}", settings, seed)
+
+
+def configure(base: TrainConfig, trial: Trial) -> TrainConfig:
+    """Return the config of a trial: `base` with the trial's settings and seed, in a folder of its own.
+
+    Raises:
+        ConfigError: naming an option that there is not, or a value that it cannot have.
+    """
+    out = storage.join(base.out, "trials", trial.name)
+    config: TrainConfig = _with(base, {**trial.settings, "seed": trial.seed, "out": out})
+    return config
+
+
+def _with(config: Any, settings: Settings, prefix: str = "") -> Any:
+    hints = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for option, value in settings.items():
+        name, _, rest = option.partition(".")
+        if name not in hints or dataclasses.is_dataclass(hints[name]) != bool(rest):
+            known = [f"{prefix}{known}" for known in _options(config)]
+            raise ConfigError(f"there is no option {prefix}{option} to vary{did_you_mean(prefix + option, known)}")
+        if rest:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            changes[name] = _checked(hints[name], value, f"{prefix}{option}")
+    for name, inner in nested.items():
+        changes[name] = _with(getattr(config, name), inner, f"{prefix}{name}.")
+    return dataclasses.replace(config, **changes)
+
+
+def _options(config: Any, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        names += _options(value, f"{prefix}{spec.name}.") if dataclasses.is_dataclass(value) else [prefix + spec.name]
+    return names
+
+
+def _checked(hint: Any, value: Any, option: str) -> Any:
+    """Return a value as the option's type, or refuse it; the config's own checks see to its range."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ConfigError(
+            f"{option} cannot be {value!r}{did_you_mean(str(value), get_args(hint))} (choose from {', '.join(get_args(hint))})"
+        )
+    if isinstance(value, list):
+        return tuple(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    fits = {
+        int: isinstance(value, int) and number,
+        float: number,
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+    }
+    if not fits.get(hint, True):
+        raise ConfigError(f"{option} cannot be {value!r}; it is of type {hint.__name__}")
+    return value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the nearest known word, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _augmentation_arms() -> dict[str, Settings]:
+    """Return the full list, each operation left out, each alone, and none, as the settings that differ from the paper's."""
+    full = AugmentConfig()
+
+    def settings(config: AugmentConfig) -> Settings:
+        plain, default = as_plain(config), as_plain(full)
+        return {f"augment.{name}": value for name, value in plain.items() if value != default[name]}
+
+    def alone(operation: str) -> AugmentConfig:
+        config = full
+        for other in OPERATIONS:
+            if other != operation:
+                config = config.without(other)
+        return config
+
+    return {
+        "full": {},
+        **{f"without-{operation}": settings(full.without(operation)) for operation in OPERATIONS},
+        **{f"only-{operation}": settings(alone(operation)) for operation in OPERATIONS},
+        "none": settings(AugmentConfig.none()),
+    }
+
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study(
+            "lr-wd",
+            "learning rate and weight decay",
+            space={"optim.lr": Range(1e-5, 3e-4, log=True), "optim.weight_decay": Range(1e-6, 1e-2, log=True)},
+        ),
+        Study("augmentation", "which augmentations are used", arms=_augmentation_arms(), seeds=2, reference="full"),
+        Study(
+            "balance",
+            "how the classes are balanced",
+            arms={mode: {"balance": mode} for mode in BALANCE_MODES},
+            seeds=3,
+            reference="none",
+        ),
+        Study(
+            "finetune",
+            "which layers are trained",
+            arms={
+                "all-layers": {"model.freeze": "none"},
+                "last-stage": {"model.freeze": "early"},
+                "head-only": {"model.freeze": "backbone"},
+            },
+            seeds=3,
+        ),
+        Study(
+            "architecture",
+            "the network",
+            arms={
+                arch: {"model.arch": arch}
+                for arch in (
+                    "resnet50",
+                    "resnet18",
+                    "resnet34",
+                    "densenet121",
+                    "vgg16",
+                    "inception_v3",
+                    "efficientnet_b0",
+                )
+            },
+            seeds=2,
+        ),
+        Study(
+            "dropout",
+            "rate and site of the dropout",
+            arms={
+                f"{site}-{rate}": {"model.dropout": rate, "model.dropout_site": site}
+                for site, rate in itertools.product(("head", "tail"), (0.2, 0.5, 0.7))
+            },
+            seeds=2,
+            reference="head-0.5",
+            uncertainty=True,
+        ),
+    )
+}
+"""The studies that are built in, by name."""
+
+
+def find_study(name: str) -> Study:
+    """Return a study that is built in.
+
+    Raises:
+        ConfigError: naming the nearest one, if there is none of this name.
+    """
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"there is no study {name!r}; did you mean {near}? (known: {', '.join(STUDIES)})")
+    return STUDIES[name]
+
+
+def read_study(uri: str) -> Study:
+    """Return the study that a JSON file describes, with the fields of `Study`.
+
+    In `space` a list is a tuple of choices, and an object such as {"low": 1e-5, "high": 1e-3, "log": true} a range.
+
+    Raises:
+        ConfigError: saying what in the file cannot be.
+    """
+    try:
+        values = json.loads(storage.read_bytes(uri))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--space {uri} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--space {uri} is not a readable JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--space {uri} must hold a JSON object with arms or a space")
+    known = [spec.name for spec in dataclasses.fields(Study)]
+    if unknown := [key for key in values if key not in known]:
+        raise ConfigError(f"--space {uri} has the unknown field {unknown[0]}{did_you_mean(unknown[0], known)}")
+    try:
+        values["space"] = {
+            option: Range(**value) if isinstance(value, dict) else tuple(value)
+            for option, value in values.get("space", {}).items()
+        }
+        name = storage.base_name(uri).removesuffix(".json")
+        fields: dict[str, Any] = {"name": name, "varies": ", ".join(values["space"]) or "its arms"} | values
+        return Study(**fields)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"--space {uri} has a value of the wrong type: {error}") from error
