@@ -13,9 +13,9 @@ from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.phantom import PhantomConfig, write_phantom_archive
 from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.data.prepare import PrepareConfig, prepare
-from pneumo_ray.evaluate.attention import attention_lines
+from pneumo_ray.evaluate.attention import pointing_line
+from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.evaluate.scores import read_scores
-from pneumo_ray.evaluate.tables import EvaluateConfig, write_evaluation
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
@@ -66,9 +66,10 @@ def main(config: DemoConfig) -> None:
         )
     )
     found = read_scores(str(scores)).ok().joined(read_manifest(str(out / "manifest.parquet"))).of_split("test")
-    for line in attention_lines(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing):
-        say(line)
-    write_evaluation(EvaluateConfig(str(scores), str(out / "manifest.parquet"), str(out / "report")))
+    say(pointing_line(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing))
+    write_evaluation(
+        EvaluateConfig(manifest=str(out / "manifest.parquet"), scores=str(scores), out=str(out / "report"))
+    )
     say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 

@@ -1,12 +1,37 @@
 """Measure scores against labels: `python jobs/evaluate.py --scores SCORES --manifest RUN/manifest.parquet --out REPORT`."""
 
+from dataclasses import dataclass, field
+
 from pneumo_ray.cli import run_job
-from pneumo_ray.evaluate.tables import EvaluateConfig, write_evaluation
+from pneumo_ray.evaluate.job import EvaluateConfig, check_same_model, write_evaluation
+from pneumo_ray.score.config import ScoringScale
 
 
-def main(config: EvaluateConfig) -> None:
-    write_evaluation(config)
+@dataclass(frozen=True)
+class EvaluateJob(EvaluateConfig):
+    """Measure scores against the labels of a manifest, and write a report to read. Only --robustness needs a model and Ray."""
+
+    scale: ScoringScale = field(default_factory=ScoringScale)
+    """Where --robustness takes place."""
+
+
+def main(config: EvaluateJob) -> None:
+    if config.robustness:
+        import ray  # scoring again needs it; measuring what is scored does not
+
+        from pneumo_ray.data.pipeline import quiet_ray_data
+        from pneumo_ray.score.robustness import measure_robustness
+
+        if config.scores is not None:
+            check_same_model(config.scores, str(config.model))
+        ray.init(logging_level="warning", log_to_driver=False)
+        quiet_ray_data()
+        measure_robustness(
+            str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
+        )
+    if config.scores is not None:
+        write_evaluation(config)
 
 
 if __name__ == "__main__":
-    run_job(EvaluateConfig, main)
+    run_job(EvaluateJob, main)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import read_picture
-from pneumo_ray.data.augment import base_size, resize_grey
+from pneumo_ray.data.augment import base_size, center_crop, resize_grey
 from pneumo_ray.data.cache import read_cached
 from pneumo_ray.data.decode import decode_image
 from pneumo_ray.data.inspect import describe
@@ -32,6 +32,34 @@ def square(data: bytes, size: int, frame: int = 0) -> np.ndarray:
         DecodeError: if the bytes are not a radiograph.
     """
     return resize_grey(decode_image(data, min_size=size, frame=frame), size)
+
+
+def network_input(data: bytes, frame: int | None, resize_size: int, image_size: int) -> np.ndarray:
+    """Decode a file as the network sees it.
+
+    Args:
+        data: content of a file.
+        frame: of a file that holds several pictures, from 0.
+        resize_size: side of the square that the picture is resized to.
+        image_size: side of its centre crop.
+
+    Returns:
+        uint8 [image_size, image_size].
+
+    Raises:
+        DecodeError: if the bytes are not a radiograph.
+    """
+    grey = decode_image(data, min_size=decoding_size(image_size), frame=frame or 0)
+    return seen_by_network(grey, resize_size, image_size)
+
+
+def seen_by_network(grey: np.ndarray, resize_size: int, image_size: int) -> np.ndarray:
+    """Return of a decoded picture, uint8 [H, W], what the network sees, uint8 [image_size, image_size].
+
+    Both sizes may be multiplied by one number, to show people the same part of the picture at another size.
+    """
+    base = resize_grey(grey, decoding_size(image_size))
+    return center_crop(resize_grey(base, resize_size), image_size)
 
 
 def load_bases(rows: pa.Table, image_size: int, cache_folder: str | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where the maps of a set of scores lie: by zone and class, against true boxes, and against another model's maps."""
+"""Where the maps of a set of scores lie: against true boxes, and against another model's maps."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,14 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from pneumo_ray.data.augment import boxes_of_input
-from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.faithfulness import energy_in_box, pointing_game
-from pneumo_ray.explain.zones import ALIASES, Box
+from pneumo_ray.explain.zones import Box
 from pneumo_ray.model import Preprocessing
 
-CAUTION = "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the picture draw it too."
 
-
-def attention_lines(scores: Scores, boxes: pa.Table, preprocessing: Preprocessing) -> list[str]:
-    """Return, in plain text, where the maps lie: by zone and class, and against true boxes.
+def pointing_line(scores: Scores, boxes: pa.Table, preprocessing: Preprocessing) -> str:
+    """Return in plain text how the maps of true positives agree with true boxes.
 
     Args:
         scores: of pictures that did not fail, joined with the `label` of the manifest.
@@ -28,37 +25,10 @@ def attention_lines(scores: Scores, boxes: pa.Table, preprocessing: Preprocessin
     """
     label = pc.fill_null(scores.table["label"], -1).to_numpy()
     found = pointing(scores, label, boxes, preprocessing.resize_size, preprocessing.image_size)
-    return [
-        "mean activation by zone and true class, test pictures (logit a cell):",
-        *("  " + line for line in zone_lines(scores, label)),
-        f"  {CAUTION}",
+    return (
         f"pointing game: in {found.hits} of {found.total} true positives the map's maximum lies in a true box; "
-        f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the picture",
-    ]
-
-
-def zone_lines(scores: Scores, label: NDArray[np.int64]) -> list[str]:
-    """Return the mean activation of each zone by true class as a table (Table I of arXiv 2507.18647), in plain text.
-
-    Args:
-        scores: scores of pictures that did not fail, all explained for one class: made with `--target pneumonia`.
-        label: their classes, int [n]; -1 where unknown.
-
-    Raises:
-        ConfigError: if the maps explain whatever was predicted: evidence for normality is not less evidence of disease.
-    """
-    if scores.target == "predicted":
-        raise ConfigError(
-            "zones of two classes can be compared only where the maps explain one; score with --target pneumonia"
-        )
-    alias = {zone: name for name, zone in ALIASES.items()}
-    lines = [f"{'zone (patient side)':<22}{'paper':<14}{'normal':>10}{'pneumonia':>12}{'ratio':>8}"]
-    for zone in scores.zones:
-        values = scores.numbers(f"zone_mean_{zone}")
-        normal, ill = (float(np.nanmean(values[label == c])) if (label == c).any() else np.nan for c in (0, 1))
-        ratio = ill / normal if normal else np.nan
-        lines.append(f"{zone.replace('_', ' '):<22}{alias[zone]:<14}{normal:>10.4f}{ill:>12.4f}{ratio:>8.2f}")
-    return lines
+        f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the picture"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,44 +77,6 @@ def pointing(scores: Scores, label: NDArray[np.int64], boxes: pa.Table, resize_s
         energy=float(np.nanmean(energy_in_box(maps, picked, size))),
         area=float(np.nanmean(energy_in_box(flat, picked, size))),
     )
-
-
-@dataclass(frozen=True)
-class FlaggedShares:
-    """Who is flagged when a threshold on an uncertainty flags a given share of the true positives of validation."""
-
-    threshold: float
-    true_positives: float
-    """Share flagged among the true positives of the test."""
-    false_positives: float
-    num_true_positives: int
-    num_false_positives: int
-
-
-def flagged_shares(scores: Scores, column: str, share: float = 0.12) -> FlaggedShares:
-    """Measure what arXiv 2507.18647 reports as 83 % of false and 12 % of true positives with high uncertainty.
-
-    The paper gives neither threshold nor measure. Here the threshold flags `share` of the true positives of validation,
-    and is then applied to the test.
-
-    Args:
-        scores: joined with `label` and `split` of the manifest.
-        column: the uncertainty, such as `mutual_information` or `prob_std`.
-        share: of true positives to flag.
-    """
-    table = scores.table
-    value = scores.numbers(column)
-    label = pc.fill_null(table["label"], -1).to_numpy()
-    split = np.array(table["split"].to_pylist(), dtype=object)
-    called = pc.fill_null(table["predicted"], 0).to_numpy() == 1
-    chosen_on = value[called & (label == 1) & (split == "val")]
-    threshold = float(np.quantile(chosen_on, 1 - share)) if len(chosen_on) else float("nan")
-    true = value[called & (label == 1) & (split == "test")]
-    false = value[called & (label == 0) & (split == "test")]
-    of_true, of_false = (
-        float((values > threshold).mean()) if len(values) else float("nan") for values in (true, false)
-    )
-    return FlaggedShares(threshold, of_true, of_false, len(true), len(false))
 
 
 def map_similarity(a: Scores, b: Scores) -> float:

@@ -12,7 +12,20 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from pneumo_ray.evaluate.calibration import brier_score, check_predictions, expected_calibration_error
 
-BOOTSTRAP_METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "kappa", "mcc", "brier", "auc")
+BOOTSTRAP_METRICS = (
+    "accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "kappa",
+    "mcc",
+    "brier",
+    "auc",
+    "average_precision",
+)
+_OF_CELLS = {"accuracy": (0, 1, 2, 3), "precision": (1, 3), "recall": (2, 3), "specificity": (0, 1)}
+"""Cells of the confusion matrix (tn, fp, fn, tp) that the denominator of a proportion counts."""
 
 # Weights (resamples times images) held at once: 2 MB, which stays in cache and bounds memory for a million images.
 _CHUNK_ELEMENTS = 1 << 18
@@ -60,8 +73,8 @@ def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, floa
     """
     if min(tn, fp, fn, tp) < 0:
         raise ValueError(f"counts cannot be negative, got tn {tn}, fp {fp}, fn {fn}, tp {tp}")
-    rates = _rates(*(np.asarray(count, dtype=np.float64) for count in (tn, fp, fn, tp)))
-    defined = {name: None if np.isnan(value) else float(value) for name, value in rates.items()}
+    found = rates(*(np.asarray(count, dtype=np.float64) for count in (tn, fp, fn, tp)))
+    defined = {name: None if np.isnan(value) else float(value) for name, value in found.items()}
     return {"n": tn + fp + fn + tp, "tn": tn, "fp": fp, "fn": fn, "tp": tp, **defined}
 
 
@@ -93,7 +106,8 @@ def bootstrap_intervals(
 
     Returns:
         (low, high) for each name. Resamples in which a measure is undefined (a class missing) do not count towards it;
-        None where it is undefined in all of them.
+        None where it is undefined in all of them, for fewer than two patients, and where all of them agree, except
+        for a proportion of 0 or 1, which has the exact interval of so many patients (see `without_width`).
 
     Raises:
         ValueError: if a name is unknown, a number out of range, the lengths differ, or as `check_predictions`.
@@ -103,10 +117,10 @@ def bootstrap_intervals(
     if num_resamples < 1 or not 0 < level < 1:
         raise ValueError(f"num_resamples must be positive and level within (0, 1), got {num_resamples} and {level}")
     scores, truth = check_predictions(prob, labels)
-    group_of, num_groups = _number_groups(groups)
+    group_of, num_groups = number_groups(groups)
     if group_of.size != scores.size:
         raise ValueError(f"groups must name a patient for each image: got {group_of.size} for {scores.size} images")
-    if scores.size == 0:
+    if num_groups < 2:  # one patient is always drawn: an interval without width would promise what nobody knows
         return dict.fromkeys(metrics)
 
     # One row a patient: its tn, fp, fn, tp and its summed squared error. [num_groups, 5]
@@ -120,17 +134,22 @@ def bootstrap_intervals(
     num_below = np.searchsorted(scores[negative], scores[positive], side="left")
     num_up_to = np.searchsorted(scores[negative], scores[positive], side="right")
     positive_group, negative_group = group_of[positive], group_of[negative]
+    falling = order[::-1]
+    falling_group, falling_truth = group_of[falling], truth[falling]
+    last = np.append(np.flatnonzero(np.diff(scores[falling])), scores.size - 1)  # of those with the same score
 
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_ELEMENTS // scores.size)
     samples = []
     for start in range(0, num_resamples, chunk):
-        times = _draw_patients(rng, min(chunk, num_resamples - start), num_groups)
+        times = draw_patients(rng, min(chunk, num_resamples - start), num_groups)
         tn, fp, fn, tp, squared = (times @ patients).T
-        values = _rates(tn, fp, fn, tp)
+        values = rates(tn, fp, fn, tp)
         values["brier"] = squared / (tn + fp + fn + tp)
         if "auc" in metrics:
             values["auc"] = _weighted_auc(times[:, positive_group], times[:, negative_group], num_below, num_up_to)
+        if "average_precision" in metrics:
+            values["average_precision"] = _weighted_average_precision(times[:, falling_group], falling_truth, last)
         samples.append([values[name] for name in metrics])
 
     tail = (1 - level) / 2
@@ -140,8 +159,30 @@ def bootstrap_intervals(
         intervals[name] = None
         if defined.size:
             low, high = np.quantile(defined, [tail, 1 - tail])
-            intervals[name] = (float(low), float(high))
+            intervals[name] = (
+                (float(low), float(high)) if low < high else without_width(name, float(low), confusion, level)
+            )
     return intervals
+
+
+def without_width(name: str, value: float, confusion: IntArray, level: float) -> tuple[float, float] | None:
+    """Return the interval of a measure on which all resamples agree: it is not certain, only never seen otherwise.
+
+    Args:
+        name: of the measure.
+        value: of it.
+        confusion: [patients, 4] counts tn, fp, fn, tp.
+        level: coverage.
+
+    Returns:
+        For a proportion of 0 or 1 the exact interval (Clopper and Pearson 1934) of as many patients as have pictures in
+        its denominator; None for anything else.
+    """
+    if name not in _OF_CELLS or value not in (0.0, 1.0):
+        return None
+    patients = int((confusion[:, _OF_CELLS[name]].sum(1) > 0).sum())
+    end = ((1 - level) / 2) ** (1 / patients)
+    return (end, 1.0) if value == 1.0 else (0.0, 1 - end)
 
 
 def _confusion_cell(truth: IntArray, scores: FloatArray, threshold: float) -> IntArray:
@@ -149,7 +190,7 @@ def _confusion_cell(truth: IntArray, scores: FloatArray, threshold: float) -> In
     return 2 * truth + (scores >= threshold)
 
 
-def _rates(tn: FloatArray, fp: FloatArray, fn: FloatArray, tp: FloatArray) -> dict[str, FloatArray]:
+def rates(tn: FloatArray, fp: FloatArray, fn: FloatArray, tp: FloatArray) -> dict[str, FloatArray]:
     """Return the rates of one matrix or of many at once; a denominator of 0 implies a numerator of 0, hence NaN."""
     with np.errstate(invalid="ignore"):
         excess = tp * tn - fp * fn
@@ -164,7 +205,7 @@ def _rates(tn: FloatArray, fp: FloatArray, fn: FloatArray, tp: FloatArray) -> di
         }
 
 
-def _number_groups(groups: Iterable[Hashable]) -> tuple[IntArray, int]:
+def number_groups(groups: Iterable[Hashable]) -> tuple[IntArray, int]:
     """Number the patients 0, 1, ... in order of first appearance; an id that is null (not equal to itself) is new."""
     ids = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     numbers: dict[Hashable, int] = {}
@@ -174,7 +215,7 @@ def _number_groups(groups: Iterable[Hashable]) -> tuple[IntArray, int]:
     return np.array(ids, dtype=np.int64), len(numbers)
 
 
-def _draw_patients(rng: np.random.Generator, num_resamples: int, num_groups: int) -> FloatArray:
+def draw_patients(rng: np.random.Generator, num_resamples: int, num_groups: int) -> FloatArray:
     """Return how many times each resample draws each patient, float64 [num_resamples, num_groups]."""
     drawn = rng.integers(num_groups, size=(num_resamples, num_groups))
     drawn += num_groups * np.arange(num_resamples)[:, None]
@@ -201,3 +242,21 @@ def _weighted_auc(
     pairs = positive_weight * (cumulative[:, num_below] + cumulative[:, num_up_to])
     with np.errstate(invalid="ignore"):
         return pairs.sum(axis=1) / (2 * positive_weight.sum(axis=1) * cumulative[:, -1])
+
+
+def _weighted_average_precision(weight: FloatArray, truth: IntArray, last: IntArray) -> FloatArray:
+    """Return the sum of precision times gained recall over falling thresholds, as scikit-learn defines it.
+
+    Args:
+        weight: [resamples, n], columns sorted by falling score.
+        truth: [n], in that order.
+        last: [levels], the last column of each distinct score.
+
+    Returns:
+        float64 [resamples]; NaN where there is no positive.
+    """
+    called = np.cumsum(weight, axis=1)[:, last]
+    found = np.cumsum(weight * truth, axis=1)[:, last]
+    gained = np.diff(found, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(gained * found / called, axis=1) / found[:, -1]

@@ -9,21 +9,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import skew
+from scipy.stats import rankdata, skew
 
 from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA
 from pneumo_ray.errors import ManifestError
-from pneumo_ray.evaluate.attention import flagged_shares
 from pneumo_ray.evaluate.calibration import brier_score, expected_calibration_error
-from pneumo_ray.evaluate.metrics import bootstrap_intervals, classification_metrics
+from pneumo_ray.evaluate.intervals import patient_intervals, with_intervals
 from pneumo_ray.evaluate.paper import CONFUSIONS, NOTE, TABLE_TWO
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.evaluate.uncertainty import doubt, error_detection, referral_table, risk_coverage
+from pneumo_ray.evaluate.subgroups import measure_subgroups
+from pneumo_ray.evaluate.uncertainty import doubt, error_detection, flagged_shares, referral_table, risk_coverage
 
-MIN_SUBGROUP = 20
-"""Pictures below which a subgroup is named and not measured."""
-MAX_VALUES = 20
-"""Values above which a column of the manifest is not a grouping."""
+WITHOUT_PASSES = ("1 - max(p, 1 - p)", "distance to the threshold")
+"""Uncertainties of the tempered probability without dropout: what Monte Carlo must beat."""
 EXTREMES = 10
 """Most extreme residuals that are named, at each end."""
 
@@ -48,12 +46,56 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
             f"{count:,} of {len(scores.table):,} scored pictures are not in {name}, such as {example!r}; give the manifest of the same archive"
         )
     good = scores.ok()
-    prob = good.table["prob_mean"]
-    if count := prob.null_count + (pc.sum(pc.is_nan(prob)).as_py() or 0):
-        raise ManifestError(f"{count} scored picture(s) have no probability; score the archive again")
+    _check_numbers(good)
     extra = [column for column in manifest.column_names if column not in (*SCHEMA.names, *RESERVED_COLUMNS)]
+    if taken := [column for column in extra if column in good.table.column_names]:
+        raise ManifestError(
+            f"the column {taken[0]} of {name} has the name of a column of the scores; rename it in the label table and prepare again"
+        )
     columns = ("label", "split", "subtype", "patient_id", "width", "height", *extra)
     return good.joined(manifest, columns)
+
+
+def _check_numbers(good: Scores) -> None:
+    """Refuse scores that are not numbers, which no metric can take.
+
+    Raises:
+        ManifestError: naming the column and how many pictures have no usable number.
+    """
+    for column in ("prob_mean", "prob_std", "logit", "logit_mean", "logit_std", "mutual_information"):
+        value = good.numbers(column)
+        usable = np.isfinite(value)
+        if column == "prob_mean":
+            usable &= (value >= 0) & (value <= 1)
+        if count := int((~usable).sum()):
+            raise ManifestError(f"{count:,} scored picture(s) have no usable {column}; score the archive again")
+    for column in ("cam_mean", "cam_std"):
+        if count := int((~np.isfinite(good.maps(column)).all((1, 2))).sum()):
+            raise ManifestError(f"{count:,} scored picture(s) have no usable {column}; score the archive again")
+
+
+def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: str) -> None:
+    """Refuse scores that lack pictures which they are to be measured on: the easy ones might be what is left.
+
+    Args:
+        scores: all rows, failed ones included.
+        manifest: of the archive.
+        split: to be measured; None for all.
+        name: of the manifest, for the sentence.
+
+    Raises:
+        ManifestError: saying how many pictures have no row.
+    """
+    wanted = manifest.filter(pc.equal(manifest["status"], "ok"))
+    if split is not None:
+        wanted = wanted.filter(pc.fill_null(pc.equal(wanted["split"], split), False))
+    absent = pc.invert(pc.is_in(wanted["image_id"], value_set=scores.table["image_id"].combine_chunks()))
+    if count := pc.sum(absent).as_py():
+        example = wanted["image_id"].filter(absent)[0].as_py()
+        raise ManifestError(
+            f"{count:,} of {len(wanted):,} pictures of {'all splits' if split is None else f'the split {split}'} of {name} have no scores, such as "
+            f"{example!r}; score the whole manifest with jobs/explain.py --manifest"
+        )
 
 
 def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: int = 0) -> dict[str, Any]:
@@ -81,24 +123,14 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
     patients = labelled.table["patient_id"].to_pylist()
     points = {"stored": scores.threshold, "half": 0.5}
     out["metrics"] = {
-        name: _with_intervals(label, prob, threshold, patients, seed) for name, threshold in points.items()
+        name: with_intervals(label, prob, threshold, patients, seed) for name, threshold in points.items()
     }
     out["predictive_values"] = predictive_values(out["metrics"]["stored"]["values"], prevalence)
-    out["calibration"] = _calibration(labelled, label)
-    out["subgroups"] = _subgroups(labelled, label, prob, seed)
-    out["uncertainty"] = _uncertainty(scores, labelled, label, prob)
+    out["calibration"] = _calibration(labelled, label, patients, seed)
+    out["subgroups"] = measure_subgroups(labelled, label, prob, seed)
+    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, seed)
     out["residuals"] = _residuals(labelled, label, prob)
     return out
-
-
-def _with_intervals(
-    label: NDArray[np.int64], prob: Floats, threshold: float, patients: Sequence[str | None], seed: int
-) -> dict[str, Any]:
-    return {
-        "threshold": threshold,
-        "values": classification_metrics(label, prob, threshold),
-        "intervals": bootstrap_intervals(label, prob, threshold, patients, seed=seed),
-    }
 
 
 def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Any]:
@@ -121,62 +153,63 @@ def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict
     }
 
 
-def _calibration(labelled: Scores, label: NDArray[np.int64]) -> dict[str, Any]:
-    logit = labelled.numbers("logit")
-    ways = {
-        "before_temperature": expit(logit),
-        "after_temperature": expit(logit / labelled.temperature),
-        "monte_carlo_mean": labelled.numbers("prob_mean"),
-    }
+def probabilities(scores: Scores) -> dict[str, Floats]:
+    """Return three probabilities of each picture: of the plain logit, tempered, and the mean over the passes."""
+    logit = scores.numbers("logit")
     return {
-        name: {"brier": brier_score(prob, label), "ece": expected_calibration_error(prob, label)}
-        for name, prob in ways.items()
+        "before_temperature": expit(logit),
+        "after_temperature": expit(logit / scores.temperature),
+        "monte_carlo_mean": scores.numbers("prob_mean"),
     }
 
 
-def _subgroups(labelled: Scores, label: NDArray[np.int64], prob: Floats, seed: int) -> list[dict[str, Any]]:
-    """Measure each subtype against the shared normals, and each value of every further column of the manifest."""
-    patients = np.array(labelled.table["patient_id"].to_pylist(), dtype=object)
-    groups: list[tuple[str, str, NDArray[np.bool_]]] = []
-    subtype = np.array(labelled.table["subtype"].to_pylist(), dtype=object)
-    for value in sorted({value for value in subtype[label == 1] if value}):
-        groups.append(("subtype", f"{value} against all normals", (subtype == value) | (label == 0)))
-    known = {"label", "split", "subtype", "patient_id", "width", "height"}
-    own = set(labelled.table.column_names[labelled.num_score_columns :]) - known
-    for column in sorted(own):
-        values = np.array(labelled.table[column].to_pylist(), dtype=object)
-        distinct = sorted({str(value) for value in values if value is not None})
-        if 1 < len(distinct) <= MAX_VALUES:
-            groups += [(column, value, np.array([str(v) == value for v in values])) for value in distinct]
-    records = []
-    for column, value, rows in groups:
-        record: dict[str, Any] = {"column": column, "value": value, "n": int(rows.sum())}
-        if record["n"] >= MIN_SUBGROUP:
-            record |= _with_intervals(label[rows], prob[rows], labelled.threshold, patients[rows].tolist(), seed)
-        records.append(record)
-    return records
+def uncertainties(scores: Scores) -> dict[str, Floats]:
+    """Return every uncertainty of each picture, higher is less certain; `WITHOUT_PASSES` need no Monte Carlo."""
+    plain = probabilities(scores)["after_temperature"]
+    return {
+        "1 - max(p, 1 - p)": doubt(plain),
+        "distance to the threshold": -np.abs(plain - scores.threshold),
+        "mutual_information": scores.numbers("mutual_information"),
+        "prob_std": scores.numbers("prob_std"),
+        "mean of cam_std": scores.maps("cam_std").mean((1, 2)).astype(np.float64),
+    }
 
 
-def _uncertainty(scores: Scores, labelled: Scores, label: NDArray[np.int64], prob: Floats) -> dict[str, dict[str, Any]]:
-    """Hold every uncertainty against the baseline that needs no Monte Carlo."""
+def _calibration(
+    labelled: Scores, label: NDArray[np.int64], patients: Sequence[str | None], seed: int
+) -> dict[str, Any]:
+    return {
+        name: {
+            "brier": brier_score(prob, label),
+            "brier_interval": patient_intervals(label, prob, 0.5, patients, seed, ("brier",))["brier"],
+            "ece": expected_calibration_error(prob, label),
+        }
+        for name, prob in probabilities(labelled).items()
+    }
+
+
+def _uncertainty(
+    scores: Scores, split: str | None, labelled: Scores, label: NDArray[np.int64], prob: Floats, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Hold every uncertainty against those that need no Monte Carlo."""
     wrong = (prob >= labelled.threshold) != (label == 1)
-    measures = {
-        "1 - max(p, 1 - p)": doubt(prob),
-        "distance to the threshold": -np.abs(prob - labelled.threshold),
-        "mutual_information": labelled.numbers("mutual_information"),
-        "prob_std": labelled.numbers("prob_std"),
-        "mean of cam_std": labelled.maps("cam_std").mean((1, 2)).astype(np.float64),
-    }
+    patients = labelled.table["patient_id"].to_pylist()
     out: dict[str, dict[str, Any]] = {}
-    for name, value in measures.items():
+    for name, value in uncertainties(labelled).items():
+        ranks = rankdata(value) / max(len(value), 1)  # the same AUROC, within 0 and 1
+        interval = patient_intervals(wrong.astype(np.int64), ranks, 0.5, patients, seed, ("auc",))["auc"]
         out[name] = {
             "error_auroc": error_detection(value, wrong),
+            "error_auroc_interval": interval,
             "aurc": risk_coverage(value, wrong).area,
             "referral": referral_table(value, label, prob, labelled.threshold),
         }
-    for column in ("mutual_information", "prob_std"):
-        shares = asdict(flagged_shares(scores, column))
-        out[column]["flagged"] = {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in shares.items()}
+    if split == "test":  # the threshold of the flags is chosen on validation
+        for column in ("mutual_information", "prob_std"):
+            shares = asdict(flagged_shares(scores, column))
+            out[column]["flagged"] = {
+                key: None if isinstance(v, float) and np.isnan(v) else v for key, v in shares.items()
+            }
     return out
 
 

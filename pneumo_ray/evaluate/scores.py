@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +40,15 @@ class Scores:
 
     def ok(self) -> "Scores":
         """Return the rows that did not fail."""
-        return replace(self, table=self.table.filter(pc.equal(self.table["status"], "ok")))
+        return self._where(pc.equal(self.table["status"], "ok"))
+
+    def failed(self) -> "Scores":
+        """Return the rows that failed."""
+        return replace(self, table=self.table.filter(pc.equal(self.table["status"], "failed")))
 
     def labelled(self) -> "Scores":
         """Return the rows whose class is known; the scores must be joined with the manifest."""
-        return replace(self, table=self.table.filter(pc.is_valid(self.table["label"])))
+        return self._where(pc.is_valid(self.table["label"]))
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         """Return a column of numbers, float64 [n]; NaN where null."""
@@ -56,7 +61,13 @@ class Scores:
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
-        return replace(self, table=self.table.filter(pc.equal(self.table["split"], split)))
+        return self._where(pc.equal(self.table["split"], split))
+
+    def _where(self, chosen: pa.ChunkedArray) -> "Scores":
+        """Return the chosen rows; without a copy of the maps, which fill the memory, where that is all of them."""
+        if not chosen.null_count and pc.all(chosen, min_count=0).as_py():
+            return self
+        return replace(self, table=self.table.filter(chosen))
 
     def joined(
         self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")
@@ -67,6 +78,34 @@ class Scores:
         for name in columns:
             table = table.append_column(name, manifest[name].combine_chunks().take(place.combine_chunks()))
         return replace(self, table=table)
+
+
+def read_run(folder: str) -> dict[str, Any]:
+    """Return `_run.json` of a finished job: what ran, on what, with which model.
+
+    Raises:
+        ManifestError: if it is no JSON object.
+    """
+    try:
+        run = json.loads(storage.read_bytes(storage.join(storage.absolute(folder), "_run.json")))
+    except ValueError:
+        run = None
+    if not isinstance(run, dict):
+        raise ManifestError(f"--scores {folder}: _run.json is not that of jobs/explain.py")
+    return run
+
+
+def fact(run: dict[str, Any], *path: str) -> Any:
+    """Return something of `_run.json`; None where it is not there, or is not shaped as ours (a bundle of a stranger).
+
+    Args:
+        run: from `read_run`.
+        path: keys, from the outermost to the innermost.
+    """
+    found: Any = run
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def read_scores(folder: str) -> Scores:
@@ -87,14 +126,17 @@ def read_scores(folder: str) -> Scores:
     if not storage.exists(storage.join(folder, "_run.json")):
         raise ManifestError(f"--scores {folder} is of a job that is not finished; repeat its command first")
     facts = tables[0].schema.metadata
-    hashes = {(table.schema.metadata[b"model_hash"], table.schema.metadata[b"config_hash"]) for table in tables}
+    hashes = {(table.schema.metadata.get(b"model_hash"), table.schema.metadata.get(b"config_hash")) for table in tables}
     if len(hashes) > 1:
         raise ManifestError(
             f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
         )
     height, width = json.loads(facts[b"map_shape"])
+    table = pa.concat_tables(tables).combine_chunks()
+    if repeated := len(table) - len(pc.unique(table["image_id"])):
+        raise ManifestError(f"--scores {folder} has {repeated:,} picture(s) more than once; give the folder of one job")
     return Scores(
-        table=pa.concat_tables(tables).combine_chunks(),
+        table=table,
         map_size=(height, width),
         zones=tuple(json.loads(facts[b"zones"])),
         threshold=float(facts[b"threshold"]),

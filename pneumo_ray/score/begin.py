@@ -75,7 +75,7 @@ def begin(config: ExplainConfig, out: str, bundle: Bundle) -> Job:
         raise ConfigError(f"{out} holds Parquet files of something else; choose another --out")
     source = list_pictures(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = _compile(config, bundle, source.num_pictures)
+    compiled = worth_compiling(config, bundle, source.num_pictures)
     job = {
         "model": bundle.hash,
         "pictures": pictures,
@@ -131,7 +131,8 @@ def _check_shared(uri: str) -> None:
         )
 
 
-def _compile(config: ExplainConfig, bundle: Bundle, pictures: int) -> bool:
+def worth_compiling(config: ExplainConfig, bundle: Bundle, pictures: int) -> bool:
+    """Whether the trunk is to be compiled for so many pictures."""
     if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
         return False
     if config.scale.compile == "on":

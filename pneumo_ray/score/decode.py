@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import read_picture
-from pneumo_ray.data.augment import center_crop, resize_grey
 from pneumo_ray.data.decode import inspect_image
 from pneumo_ray.data.inspect import describe
-from pneumo_ray.data.pixels import decoding_size, square
+from pneumo_ray.data.pixels import network_input
 from pneumo_ray.errors import DecodeError, PneumoError
 from pneumo_ray.model import Preprocessing
 
@@ -42,8 +41,7 @@ def load_picture(uri: str, member: str | None, frame: int | None, preprocessing:
                 raise ManyFramesError(
                     f"the file holds {frames} pictures and was listed as one; give it the extension .dcm or .tif"
                 )
-        decoded = square(data, decoding_size(preprocessing.image_size), frame or 0)
-        return center_crop(resize_grey(decoded, preprocessing.resize_size), preprocessing.image_size)
+        return network_input(data, frame, preprocessing.resize_size, preprocessing.image_size)
     except DecodeError as error:
         return Failure("decode", describe(error))
 

@@ -104,7 +104,13 @@ def _score(
     summary = _summarise(out, source, bundle.hash, config.config_hash)
     facts = {
         "config": as_plain(config),
-        "model": {"hash": bundle.hash, "architecture": network.arch, "temperature": bundle.temperature},
+        "model": {
+            "hash": bundle.hash,
+            "architecture": network.arch,
+            "temperature": bundle.temperature,
+            "preprocessing": as_plain(bundle.preprocessing),
+            "provenance": bundle.provenance,
+        },
         "operating_point": bundle.operating_point,
         "config_hash": config.config_hash,
         "monte_carlo": "standard error of a mean over the passes: std / sqrt(passes)",

@@ -65,30 +65,82 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
     dataset = ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READ_TASKS))
     # A block is what a task returns: one shard. Ray would otherwise cut blocks by their bytes.
     dataset.context.target_max_block_size = None
-    free = available_cpus() - actors.count * actors.num_cpus
     dataset = dataset.map_batches(
         partial(_decode, shared=shared, numbers=numbers),
         batch_size=1,
-        num_cpus=1.0 if free >= 2 else free / 2,
-    ).map_batches(
-        _ExplainActor,
-        fn_constructor_args=(shared, actors.threads),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=actors.count),
-        num_cpus=actors.num_cpus,
-        num_gpus=actors.num_gpus,
-    )
+        num_cpus=decoding_cpus(actors),
+    ).map_batches(_ExplainActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
+    for table in collected(dataset):
+        for row in table.to_pylist():
+            yield ShardReport(**row)
+
+
+def decoding_cpus(actors: ActorPlan) -> float:
+    """Return the logical CPUs of one task that decodes beside the actors."""
+    free = available_cpus() - actors.count * actors.num_cpus
+    return 1.0 if free >= 2 else free / 2
+
+
+def actor_options(actors: ActorPlan) -> dict[str, Any]:
+    """Return how Ray Data hands whole blocks to the actors."""
+    return {
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        "compute": ray.data.ActorPoolStrategy(size=actors.count),
+        "num_cpus": actors.num_cpus,
+        "num_gpus": actors.num_gpus,
+    }
+
+
+def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """Run a dataset of explained pictures and yield its blocks.
+
+    Raises:
+        ClusterError: if workers keep dying.
+    """
     try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
-            for row in table.to_pylist():
-                yield ShardReport(**row)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ActorDiedError) as error:
         raise ClusterError(
-            f"workers keep dying ({type(error).__name__}), most likely for want of memory; what is scored stays, "
+            f"workers keep dying ({type(error).__name__}), most likely for want of memory; what is written stays, "
             "so repeat the command with a smaller --scale.batch-size or fewer --scale.num-actors"
         ) from error
+
+
+def open_explainer(model: ScoringModel, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
+    """Return the model on this actor's device."""
+    device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    if config.scale.use_gpu and device.type == "cpu":
+        raise RuntimeError("this node has a GPU, but its torch has no CUDA")
+    return Explainer(model, config, device, compiled=compiled)
+
+
+def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
+    """Return the scores of decoded pictures, a row each, in the schema of the scores.
+
+    Args:
+        explainer: what scores them.
+        rows: with the columns of `load_shard`.
+    """
+    size = explainer.model.preprocessing.image_size
+    stages, errors = rows["stage"].to_pylist(), rows["error"].to_pylist()
+    failures: list[tuple[str, str] | None] = [
+        None if stage is None else (stage, error) for stage, error in zip(stages, errors, strict=True)
+    ]
+    good = rows.filter(pc.is_valid(rows["pixels"]))
+    raw = b"".join(good["pixels"].to_pylist())
+    pixels = np.frombuffer(raw, np.uint8).reshape(len(good), size, size)
+    columns = explainer.columns(pixels, [None if box is None else tuple(box) for box in good["box"].to_pylist()])
+    if columns:
+        finite = np.isfinite(columns["logit_mean"]) & np.isfinite(columns["prob_mean"])
+        for row, fine in zip(np.flatnonzero([failure is None for failure in failures]), finite, strict=True):
+            if not fine:
+                failures[row] = ("explain", "not_finite: the network's output is not a number")
+        columns = {name: values[finite] for name, values in columns.items()}
+    return explainer.model.facts.table(rows["image_id"].to_pylist(), failures, columns, explainer.precision)
 
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
@@ -104,12 +156,7 @@ class _ExplainActor:
 
     def __init__(self, shared: Any, threads: int) -> None:
         self._plan: Plan = ray.get(shared)
-        device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
-        if self._plan.config.scale.use_gpu and device.type == "cpu":
-            raise RuntimeError("this node has a GPU, but its torch has no CUDA")
-        self._explainer = Explainer(self._plan.model, self._plan.config, device, compiled=self._plan.compiled)
+        self._explainer = open_explainer(self._plan.model, self._plan.config, threads, compiled=self._plan.compiled)
         # No batch is larger than a shard, and a compiled network is padded to its batch.
         self._explainer.at_once = min(self._explainer.at_once, self._plan.source.length(0))
 
@@ -121,32 +168,11 @@ class _ExplainActor:
             assert len(rows) == self._plan.source.length(int(shard)), "Ray Data cut a shard in two"
             fatal = None
             try:
-                self._write(int(shard), rows)
+                table = explain_rows(self._explainer, rows)
+                storage.write_table(table, storage.join(self._plan.out, part_name(int(shard))))
             except PneumoError as error:  # an exception would reach the driver as text inside text
                 fatal = str(error)
             for name, value in zip(reports, (int(shard), len(rows), fatal, self._explainer.compiled), strict=True):
                 reports[name].append(value)
         types = {"shard": pa.int64(), "num_rows": pa.int64(), "fatal": pa.string(), "compiled": pa.bool_()}
         return pa.table({name: pa.array(values, types[name]) for name, values in reports.items()})
-
-    def _write(self, shard: int, rows: pa.Table) -> None:
-        size = self._plan.model.preprocessing.image_size
-        stages, errors = rows["stage"].to_pylist(), rows["error"].to_pylist()
-        failures: list[tuple[str, str] | None] = [
-            None if stage is None else (stage, error) for stage, error in zip(stages, errors, strict=True)
-        ]
-        good = rows.filter(pc.is_valid(rows["pixels"]))
-        raw = b"".join(good["pixels"].to_pylist())
-        pixels = np.frombuffer(raw, np.uint8).reshape(len(good), size, size)
-        columns = self._explainer.columns(
-            pixels, [None if box is None else tuple(box) for box in good["box"].to_pylist()]
-        )
-        if columns:
-            finite = np.isfinite(columns["logit_mean"]) & np.isfinite(columns["prob_mean"])
-            for row, fine in zip(np.flatnonzero([failure is None for failure in failures]), finite, strict=True):
-                if not fine:
-                    failures[row] = ("explain", "not_finite: the network's output is not a number")
-            columns = {name: values[finite] for name, values in columns.items()}
-        names, precision = rows["image_id"].to_pylist(), self._explainer.precision
-        table = self._plan.model.facts.table(names, failures, columns, precision)
-        storage.write_table(table, storage.join(self._plan.out, part_name(shard)))

@@ -14,7 +14,8 @@ from pneumo_ray.cli import as_plain
 from pneumo_ray.console import duration, say
 from pneumo_ray.data.augment import base_size
 from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
-from pneumo_ray.evaluate.curves import draw_curves
+from pneumo_ray.evaluate.curves import learning_figure
+from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
@@ -57,7 +58,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     write_history(run, state.history)
     net = PneumoniaNet(config.model)
     net.load_state_dict(state.best)
-    draw_curves(state.history, storage.join(run, "curves.png"))
+    save_figure(learning_figure(state.history), run, "curves")
     folder = storage.join(run, "model")
     save_bundle(
         folder,

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pneumo_ray.errors import ConfigError, ManifestError
-from pneumo_ray.evaluate.attention import flagged_shares, map_similarity, pointing, zone_lines
+from pneumo_ray.errors import ManifestError
+from pneumo_ray.evaluate.attention import map_similarity, pointing
 from pneumo_ray.evaluate.scores import Scores, read_scores
+from pneumo_ray.evaluate.uncertainty import flagged_shares
 from pneumo_ray.explain import ZONES
 from pneumo_ray.score.table import ScoreFacts
 
@@ -55,13 +56,6 @@ def test_only_true_positives_whose_pneumonia_is_explained_play():
     assert result.energy == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_zone_table_is_the_mean_by_class():
-    columns = {f"zone_mean_{zone}": pa.array([1.0, 3.0, 8.0], pa.float32()) for zone in ZONES}
-    lines = zone_lines(scores(np.ones((3, 7, 7)), **columns), np.array([0, 0, 1]))
-    assert len(lines) == 7
-    assert lines[1].split() == ["right", "upper", "Upper", "West", "2.0000", "8.0000", "4.00"]
-
-
 def test_the_threshold_of_flags_comes_from_validation_and_is_applied_to_the_test():
     n = 300
     value = np.concatenate([np.arange(100), np.arange(100) + 0.5, np.full(100, 1000.0)])
@@ -89,11 +83,6 @@ def test_maps_of_different_classes_are_not_compared():
     maps = np.random.default_rng(0).random((4, 7, 7))
     flipped = scores(np.concatenate([1 - maps[:2], maps[2:]]), target=pa.array([0, 0, 1, 1], pa.int8()))
     assert map_similarity(scores(maps), flipped) == pytest.approx(1.0)
-
-
-def test_zones_of_whatever_was_predicted_make_no_table():
-    with pytest.raises(ConfigError, match="--target pneumonia"):
-        zone_lines(scores(np.ones((2, 7, 7)), "predicted"), np.array([0, 1]))
 
 
 def test_scores_are_read_back_and_joined(tmp_path):

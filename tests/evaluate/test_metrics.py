@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 import pneumo_ray.evaluate.metrics as metrics_module
@@ -240,9 +241,9 @@ def test_a_wider_level_gives_a_wider_interval_around_the_same_seed() -> None:
 
 
 def test_resamples_without_a_class_do_not_count_and_a_lost_measure_is_none() -> None:
-    """Two patients, one a class: half of the resamples have no AUC, the others have 1."""
+    """Two patients, one a class: half of the resamples have no AUC, the others have 1, which is no interval."""
     intervals = bootstrap_intervals([0, 1], [0.2, 0.9], 0.5, ["a", "b"], num_resamples=200)
-    assert intervals["auc"] == (1.0, 1.0)
+    assert intervals["auc"] is None
     lost = bootstrap_intervals([1, 1], [0.2, 0.9], 0.5, ["a", "b"], num_resamples=200)
     assert lost["auc"] is None
     assert lost["specificity"] is None
@@ -261,3 +262,29 @@ def test_resamples_without_a_class_do_not_count_and_a_lost_measure_is_none() -> 
 def test_what_cannot_be_resampled_is_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         bootstrap_intervals(**{"labels": [0, 1], "prob": [0.1, 0.9], "threshold": 0.5, "groups": "ab", **arguments})
+
+
+def test_what_was_never_seen_otherwise_is_not_certain():
+    """Twelve of twelve found, one patient each: Clopper and Pearson say 0.735 to 1 (scipy agrees); AUC has no interval."""
+    labels = [1] * 12 + [0] * 12
+    prob = [0.9] * 12 + [0.1] * 12
+    found = bootstrap_intervals(labels, prob, 0.5, range(24), num_resamples=200)
+    expected = binomtest(12, 12).proportion_ci(0.95, method="exact")
+    assert found["recall"] == pytest.approx((expected.low, expected.high))
+    assert found["specificity"] == pytest.approx((expected.low, expected.high))
+    assert found["accuracy"][0] == pytest.approx(binomtest(24, 24).proportion_ci(0.95, method="exact").low)
+    assert found["auc"] is None
+    nothing = bootstrap_intervals(labels, [0.1] * 24, 0.5, [i // 2 for i in range(24)], num_resamples=200)
+    assert nothing["recall"] == pytest.approx((0, binomtest(0, 6).proportion_ci(0.95, method="exact").high))
+
+
+def test_the_interval_of_average_precision_is_that_of_resampled_rows():
+    rng = np.random.default_rng(4)
+    label = (rng.random(200) < 0.5).astype(int)
+    prob = np.clip(rng.normal(0.3 + 0.3 * label, 0.25), 0, 1).round(2)  # with ties
+    drawn = []
+    for _ in range(1500):
+        rows = rng.integers(200, size=200)
+        drawn.append(sk.average_precision_score(label[rows], prob[rows]))
+    found = bootstrap_intervals(label, prob, 0.5, range(200), metrics=("average_precision",))["average_precision"]
+    assert found == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.012)

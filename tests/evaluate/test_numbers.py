@@ -7,77 +7,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
-from pneumo_ray.data.manifest import SCHEMA, write_manifest
 from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.evaluate.numbers import predictive_values
-from pneumo_ray.evaluate.tables import EvaluateConfig, write_evaluation
-from pneumo_ray.explain import ZONES
-from pneumo_ray.score.table import NUMBERS, ScoreFacts
+from pneumo_ray.score.table import ScoreFacts
 
 N = 240
 THRESHOLD, TEMPERATURE = 0.4, 2.0
 
 
-def write_scores(folder: Path, logit: np.ndarray, **changes) -> Path:
-    """Scores of pictures 0.jpg, 1.jpg, ... whose passes all say the same logit."""
-    rng = np.random.default_rng(1)
-    n = len(logit)
-    facts = ScoreFacts((2, 2), "m", "c", THRESHOLD, TEMPERATURE, {"target": "pneumonia"})
-    prob = 1 / (1 + np.exp(-logit / TEMPERATURE))
-    columns = {name: rng.random(n).astype(np.float32) for name in NUMBERS}
-    columns |= {
-        "logit": logit.astype(np.float32),
-        "prob_mean": prob.astype(np.float32),
-        "predicted": (prob >= THRESHOLD).astype(np.int8),
-        "refer": np.zeros(n, bool),
-        "target": np.ones(n, np.int8),
-        "cam_mean": rng.random((n, 4)).astype(np.float32),
-        "cam_std": rng.random((n, 4)).astype(np.float32),
-        "outside_share": np.full(n, np.nan, np.float32),
-    }
-    columns |= {f"zone_{kind}_{zone}": rng.random(n).astype(np.float32) for kind in ("mean", "std") for zone in ZONES}
-    folder.mkdir(parents=True, exist_ok=True)
-    table = facts.table(
-        [f"{i}.jpg" for i in range(n)] + ["bad.jpg"], [None] * n + [("read", "empty: x")], columns | changes
-    )
-    pq.write_table(table, folder / "part-000000.parquet")
-    (folder / "_run.json").write_text("{}")
-    return folder
-
-
-def write_truth(path: Path, label: np.ndarray, n: int = N, **columns) -> Path:
-    rows = [
-        {
-            "image_id": f"{i}.jpg" if i < n else "bad.jpg",
-            "label": None if i == n or label[i] < 0 else int(label[i]),
-            "split": "test" if i < n else None,
-            "subtype": None if i == n else (["bacteria", "virus"][i % 2] if label[i] == 1 else "normal"),
-            "patient_id": f"p{i // 2}",
-            "status": "ok" if i < n else "failed",
-        }
-        for i in range(n + 1)
-    ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array([*values, None]))
-    write_manifest(table, str(path))
-    return path
-
-
 @pytest.fixture
-def drawn() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    label = (rng.random(N) < 0.6).astype(int)
-    return label, 2.5 * rng.normal(size=N) + 3 * label - 1
-
-
-@pytest.fixture
-def evaluated(drawn, tmp_path) -> tuple[dict, Path]:
+def evaluated(drawn, write_scores, write_truth, tmp_path) -> tuple[dict, Path]:
     label, logit = drawn
     age = np.where(np.arange(N) < 10, "infant", "child").tolist()
     config = EvaluateConfig(
@@ -85,6 +29,7 @@ def evaluated(drawn, tmp_path) -> tuple[dict, Path]:
         manifest=str(write_truth(tmp_path / "m.parquet", label, age=age)),
         out=str(tmp_path / "out"),
         prevalence=0.1,
+        report=False,
     )
     return write_evaluation(config), tmp_path / "out"
 
@@ -123,7 +68,13 @@ def test_a_subtype_is_measured_against_all_normals_and_a_small_group_is_only_nam
     virus = groups["subtype", "virus against all normals"]
     assert virus["n"] == (label == 0).sum() + ((label == 1) & (np.arange(N) % 2 == 1)).sum()
     assert virus["values"]["tn"] == evaluated[0]["metrics"]["stored"]["values"]["tn"]
-    assert groups["age", "infant"] == {"column": "age", "value": "infant", "n": 10}
+    assert groups["age", "infant"] == {
+        "column": "age",
+        "value": "infant",
+        "n": 10,
+        "normal": int((label[:10] == 0).sum()),
+        "pneumonia": int((label[:10] == 1).sum()),
+    }
     assert groups["age", "child"]["values"]["n"] == N - 10
 
 
@@ -158,45 +109,45 @@ def test_the_tables_hold_the_same_numbers(evaluated):
     assert counts["false positive"] == numbers["metrics"]["stored"]["values"]["fp"]
 
 
-def test_without_labels_the_labelled_parts_are_left_out(tmp_path):
+def test_without_labels_the_labelled_parts_are_left_out(write_scores, write_truth, tmp_path):
     logit = np.linspace(-2, 2, 30)
     scores = write_scores(tmp_path / "s", logit)
     truth = write_truth(tmp_path / "m.parquet", np.full(30, -1), 30)
-    numbers = write_evaluation(EvaluateConfig(str(scores), str(truth), str(tmp_path / "out")))
+    numbers = write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores), report=False))
     assert "metrics" not in numbers
     assert not (tmp_path / "out" / "metrics.csv").exists()
 
 
 @pytest.mark.parametrize("label", [[0], [1], [1] * 30, [0] * 30])
-def test_one_class_or_one_picture_leaves_undefined_what_is_undefined(tmp_path, label):
+def test_one_class_or_one_picture_leaves_undefined_what_is_undefined(write_scores, write_truth, tmp_path, label):
     scores = write_scores(tmp_path / "s", np.linspace(-3, 3, len(label)))
     truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label))
-    numbers = write_evaluation(EvaluateConfig(str(scores), str(truth), str(tmp_path / "out")))
+    numbers = write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores), report=False))
     assert numbers["metrics"]["stored"]["values"]["auc"] is None
     assert numbers["metrics"]["stored"]["values"]["accuracy"] is not None
 
 
-def test_scores_and_manifests_that_do_not_fit_are_refused(drawn, tmp_path):
+def test_scores_and_manifests_that_do_not_fit_are_refused(drawn, write_scores, write_truth, tmp_path):
     label, logit = drawn
     scores = str(write_scores(tmp_path / "s", logit))
     few = str(write_truth(tmp_path / "few.parquet", label[:100], 100))
     with pytest.raises(ManifestError, match="140 of 241"):
-        write_evaluation(EvaluateConfig(scores, few, str(tmp_path / "out")))
+        write_evaluation(EvaluateConfig(few, str(tmp_path / "out"), scores))
     truth = str(write_truth(tmp_path / "m.parquet", label))
     with pytest.raises(ConfigError, match="split val"):
-        write_evaluation(EvaluateConfig(scores, truth, str(tmp_path / "out"), split="val"))
+        write_evaluation(EvaluateConfig(truth, str(tmp_path / "out"), scores, split="val"))
     lost = np.where(np.arange(N) < 3, np.nan, 0.5).astype(np.float32)
     with pytest.raises(ManifestError, match="3 scored"):
         write_evaluation(
-            EvaluateConfig(str(write_scores(tmp_path / "nan", logit, prob_mean=lost)), truth, str(tmp_path / "out"))
+            EvaluateConfig(truth, str(tmp_path / "out"), str(write_scores(tmp_path / "nan", logit, prob_mean=lost)))
         )
     other = ScoreFacts((2, 2), "other", "c", 0.5, 1.0, {"target": "pneumonia"})
     pq.write_table(other.table(["x"], [("read", "x: y")], {}), tmp_path / "s" / "part-000001.parquet")
     with pytest.raises(ManifestError, match="mixes"):
-        write_evaluation(EvaluateConfig(scores, truth, str(tmp_path / "out")))
+        write_evaluation(EvaluateConfig(truth, str(tmp_path / "out"), scores))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_evaluation_needs_no_ray():
-    code = "import sys; sys.modules['ray'] = None; import pneumo_ray.evaluate.tables"
+    code = "import sys; sys.modules['ray'] = None; import pneumo_ray.evaluate.job"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

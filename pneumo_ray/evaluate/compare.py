@@ -1,0 +1,275 @@
+"""Two sets of scores of the same pictures: is one better? A paired test of the AUCs, and one of the errors.
+
+AUC: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by the midranks of Sun and Xu 2014 (IEEE Signal
+Processing Letters 21:1389). Errors: McNemar 1947. Both take the pictures for independent. Pictures of one child are not,
+which makes both too sure of themselves, so an interval that resamples whole patients stands beside them: where it
+disagrees, believe it.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.stats import binomtest, chi2, norm, rankdata
+
+from pneumo_ray.errors import ManifestError
+from pneumo_ray.evaluate.linearised import MAX_RESAMPLED, auc_difference_interval
+from pneumo_ray.evaluate.metrics import draw_patients, number_groups
+from pneumo_ray.evaluate.scores import Scores
+
+EXACT_BELOW = 25
+"""Discordant pictures from which McNemar's chi-square stands in for the exact binomial test."""
+CRITICAL = float(norm.ppf(0.975))
+"""Standard errors on each side of an estimate that make a 95 % interval."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+def compare(scores: Scores, baseline: Scores, *, num_resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Compare two sets of scores on the labelled pictures that both have, each at its own stored threshold.
+
+    Pictures are put in the order of their names first, so the result does not depend on the order of rows or shards.
+
+    Args:
+        scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
+        baseline: the same, matched with the same manifest.
+        num_resamples: of the bootstrap over patients.
+        seed: of that bootstrap.
+
+    Returns:
+        Plain JSON values. `pictures`, `normal`, `pneumonia`, `patients` count what is compared; `only_here` and
+        `only_baseline` count labelled pictures that the other set lacks. `auc` holds the fields of `DeLong`, and
+        `interval_by_patient`, the 95 % interval of the same difference over whole patients. `errors` holds the
+        `threshold` and share of errors of both sets, and the fields of `McNemar`. Differences are `scores` minus
+        `baseline`. None where something is undefined.
+
+    Raises:
+        ManifestError: if they have no labelled picture in common, or disagree on the label of one.
+    """
+    here, there = scores.labelled(), baseline.labelled()
+    a, b = _common(here.table, there.table), _common(there.table, here.table)
+    if not len(a):
+        raise ManifestError(
+            f"the two sets of scores have no labelled picture in common ({len(here.table):,} here, {len(there.table):,} "
+            "in the baseline); give two scores of the same archive and split, with labels in the manifest"
+        )
+    if count := pc.sum(pc.not_equal(a["label"], b["label"])).as_py():
+        raise ManifestError(
+            f"{count:,} of {len(a):,} pictures have another label in the baseline; match both scores with one manifest"
+        )
+    label = a["label"].to_numpy().astype(np.int64)
+    prob, prob_baseline = (table["prob_mean"].to_numpy().astype(np.float64) for table in (a, b))
+    patients = a["patient_id"].to_pylist()
+    wrong = (prob >= scores.threshold) != (label == 1)
+    wrong_baseline = (prob_baseline >= baseline.threshold) != (label == 1)
+    return {
+        "pictures": len(label),
+        "normal": int((label == 0).sum()),
+        "pneumonia": int((label == 1).sum()),
+        "patients": number_groups(patients)[1],
+        "only_here": len(here.table) - len(a),
+        "only_baseline": len(there.table) - len(b),
+        "auc": {
+            **asdict(delong(label, prob, prob_baseline)),
+            "interval_by_patient": auc_interval_by_patient(
+                label, prob, prob_baseline, patients, num_resamples=num_resamples, seed=seed
+            ),
+        },
+        "errors": {
+            "threshold": scores.threshold,
+            "threshold_baseline": baseline.threshold,
+            "share": float(wrong.mean()),
+            "share_baseline": float(wrong_baseline.mean()),
+            **asdict(mcnemar(wrong, wrong_baseline)),
+        },
+    }
+
+
+def _common(table: pa.Table, other: pa.Table) -> pa.Table:
+    """Return the rows whose picture the other table has too, by name."""
+    shared = pc.is_in(table["image_id"], value_set=other["image_id"].combine_chunks())
+    return table.filter(shared).sort_by("image_id").combine_chunks()
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """Two AUCs of the same pictures, and what is known of their difference."""
+
+    here: float | None
+    """None, like everything else, where a class is missing."""
+    baseline: float | None
+    difference: float | None
+    """`here` minus `baseline`."""
+    standard_error: float | None
+    """None where a class has a single picture. 0 where no picture distinguishes the two sets by more than any other, as
+    when they rank alike: there is no test then."""
+    interval: list[float] | None
+    """95 %, from the normal approximation, so it can reach beyond -1 and 1; None where the standard error is 0 or None."""
+    p: float | None
+    """Two-sided, of no difference; None where `interval` is."""
+
+
+def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
+    """Test whether two correlated AUCs differ, in O(n log n).
+
+    The placement of a positive is the number of negatives below it, ties half: its midrank among all pictures less its
+    midrank among positives. The AUC is the mean placement over the number of negatives. With d the placement of a
+    picture here less its placement in the baseline, each as a share of the other class, the variance of the difference
+    is var(d of m positives) / m + var(d of n negatives) / n: the contrast (1, -1) of the paper's covariance matrix,
+    without its cancellation.
+
+    Args:
+        label: [n], 0 normal or 1 pneumonia.
+        prob: [n], any score that rises with the evidence for pneumonia.
+        prob_baseline: [n], of the same pictures.
+    """
+    m, n = int((label == 1).sum()), int((label == 0).sum())
+    if not m or not n:
+        return DeLong(None, None, None, None, None, None)
+    placed, placed_baseline = (_placements(label, p) for p in (prob, prob_baseline))
+    here, baseline = (float(of_positives.mean()) / n for of_positives, _ in (placed, placed_baseline))
+    # Halves of integers up to here, hence exact: equal rankings give a variance of exactly 0.
+    of_positives, of_negatives = placed[0] - placed_baseline[0], placed[1] - placed_baseline[1]
+    difference = float(of_positives.mean()) / n
+    if m < 2 or n < 2:
+        return DeLong(here, baseline, difference, None, None, None)
+    variance = float(of_positives.var(ddof=1)) / n**2 / m + float(of_negatives.var(ddof=1)) / m**2 / n
+    error = float(np.sqrt(variance))
+    if error == 0:
+        return DeLong(here, baseline, difference, 0.0, None, None)
+    return DeLong(
+        here=here,
+        baseline=baseline,
+        difference=difference,
+        standard_error=error,
+        interval=[difference - CRITICAL * error, difference + CRITICAL * error],
+        p=float(2 * norm.sf(abs(difference) / error)),
+    )
+
+
+def _placements(label: Ints, prob: Floats) -> tuple[Floats, Floats]:
+    """Return for each positive the number of negatives below it, for each negative that of positives, ties half."""
+    rank = rankdata(prob)
+    of_positives, of_negatives = (rank[label == c] - rankdata(prob[label == c]) for c in (1, 0))
+    return of_positives, of_negatives
+
+
+def auc_interval_by_patient(
+    label: Ints,
+    prob: Floats,
+    prob_baseline: Floats,
+    patients: Iterable[Hashable],
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> list[float] | None:
+    """Return the 95 % percentile interval of the difference of two AUCs, resampling whole patients for both at once.
+
+    Above `MAX_RESAMPLED` pictures it is the limit of that bootstrap, in closed form.
+
+    One resample at a time, so memory does not grow with their number; a resample is linear in the pictures.
+
+    Args:
+        label: [n], 0 normal or 1 pneumonia.
+        prob: [n].
+        prob_baseline: [n], of the same pictures.
+        patients: [n] patient ids; None or NaN is a patient of its own.
+        num_resamples: bootstrap resamples; those without a class do not count.
+        seed: the same seed draws the same patients.
+
+    Returns:
+        [low, high]; None where there is one patient only, or no resample has both classes.
+    """
+    if len(label) > MAX_RESAMPLED and 0 < label.sum() < len(label):
+        return auc_difference_interval(label, prob, prob_baseline, patients)
+    patient_of, num_patients = number_groups(patients)
+    if num_patients < 2:
+        return None
+    sets = [_Pairs.of(label, p, patient_of) for p in (prob, prob_baseline)]
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(num_resamples):
+        times = draw_patients(rng, 1, num_patients)[0]
+        here, there = (pairs.auc(times) for pairs in sets)
+        if here is not None and there is not None:
+            drawn.append(here - there)
+    if not drawn:
+        return None
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The order of positives and negatives, found once and measured for many resamples (Mann-Whitney)."""
+
+    patient_of_positive: Ints
+    """[m], by ascending score."""
+    patient_of_negative: Ints
+    """[n], by ascending score."""
+    num_below: Ints
+    """[m] negatives that score less than each positive."""
+    num_up_to: Ints
+    """[m] negatives that score less or the same."""
+
+    @classmethod
+    def of(cls, label: Ints, prob: Floats, patient_of: Ints) -> "_Pairs":
+        order = np.argsort(prob)
+        positive, negative = order[label[order] == 1], order[label[order] == 0]
+        below, up_to = (np.searchsorted(prob[negative], prob[positive], side) for side in ("left", "right"))
+        return cls(patient_of[positive], patient_of[negative], below, up_to)
+
+    def auc(self, times: Floats) -> float | None:
+        """Return the share of pairs in the right order, ties half, where patient g counts `times[g]` times."""
+        of_positive = times[self.patient_of_positive]
+        up_to = np.concatenate(([0.0], np.cumsum(times[self.patient_of_negative])))
+        pairs = of_positive.sum() * up_to[-1]
+        in_order = of_positive @ (up_to[self.num_below] + up_to[self.num_up_to]) / 2
+        return float(in_order / pairs) if pairs else None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Errors of two sets on the same pictures; only the pictures on which they disagree bear on the difference."""
+
+    both_right: int
+    only_here_right: int
+    """McNemar's b: right here, wrong in the baseline."""
+    only_baseline_right: int
+    """McNemar's c: wrong here, right in the baseline."""
+    both_wrong: int
+    test: str
+    """Which test gave p: `exact binomial`, or `chi-square with continuity correction` from 25 discordant pictures."""
+    p: float
+    """Two-sided, of equal error rates; 1 where the sets disagree on no picture."""
+
+
+def mcnemar(wrong: Bools, wrong_baseline: Bools) -> McNemar:
+    """Test whether two error rates on the same pictures differ.
+
+    Under equal rates each discordant picture falls to either set like a coin: b of b + c is binomial with 1/2, and
+    (|b - c| - 1)^2 / (b + c) about chi-square with one degree of freedom (the correction stops at 0 for b = c).
+
+    Args:
+        wrong: [n], whether the decision here is an error.
+        wrong_baseline: [n], of the same pictures.
+    """
+    b, c = int((~wrong & wrong_baseline).sum()), int((wrong & ~wrong_baseline).sum())
+    if b + c < EXACT_BELOW:
+        test, p = "exact binomial", float(binomtest(b, b + c).pvalue) if b + c else 1.0
+    else:
+        test, p = "chi-square with continuity correction", float(chi2.sf(max(abs(b - c) - 1, 0) ** 2 / (b + c), df=1))
+    return McNemar(
+        both_right=int((~wrong & ~wrong_baseline).sum()),
+        only_here_right=b,
+        only_baseline_right=c,
+        both_wrong=int((wrong & wrong_baseline).sum()),
+        test=test,
+        p=p,
+    )

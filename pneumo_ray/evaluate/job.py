@@ -1,0 +1,178 @@
+"""The evaluation job: scores and a manifest in, numbers, tables, figures and a page out. No model and no Ray."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pneumo_ray import storage
+from pneumo_ray.console import say
+from pneumo_ray.data.manifest import fingerprint, read_manifest
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.evaluate.compare import compare
+from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
+from pneumo_ray.evaluate.report.history import read_history
+from pneumo_ray.evaluate.report.subject import Subject
+from pneumo_ray.evaluate.report.write import write_report
+from pneumo_ray.evaluate.robustness import FORMAT
+from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
+from pneumo_ray.evaluate.tables import summary_lines, tables_of
+from pneumo_ray.evaluate.zone_table import zone_table
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure scores against the labels of a manifest, and write a report to read. Needs neither model nor Ray, except for --robustness."""
+
+    manifest: str
+    """manifest.parquet of the archive."""
+    out: str
+    """Folder for report.html, metrics.json, the CSV tables and the figures."""
+    scores: str | None = None
+    """Folder that jobs/explain.py wrote."""
+    split: str = "test"
+    """Split of the manifest to measure; `all` takes every picture, those that were trained on included."""
+    prevalence: float | None = None
+    """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
+    baseline: str | None = None
+    """Other scores of the same archive: the two are compared picture by picture (DeLong, McNemar)."""
+    report: bool = True
+    """Draw the figures and write report.html; without it, only numbers."""
+    gallery: int = 300
+    """Pictures on the page, at most."""
+    robustness: bool = False
+    """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
+    model: str | None = None
+    """Model bundle for --robustness."""
+    passes: int = 20
+    """Monte Carlo passes of --robustness."""
+    seed: int = 0
+    """Of the bootstrap, and of the noise of --robustness."""
+
+    def __post_init__(self) -> None:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise ConfigError(f"prevalence must lie between 0 and 1, got {self.prevalence}")
+        if self.split not in ("train", "val", "test", "all"):
+            raise ConfigError(f"split must be train, val, test or all, got {self.split!r}")
+        if self.gallery < 0:
+            raise ConfigError(f"gallery must not be negative, got {self.gallery}")
+        if self.passes < 2:
+            raise ConfigError(f"passes must be at least 2, got {self.passes}")
+        if self.robustness and self.model is None:
+            raise ConfigError("--robustness needs the model itself: --model RUN/model")
+        if self.scores is None and not self.robustness:
+            raise ConfigError("give --scores, the folder that jobs/explain.py wrote (or --robustness and --model)")
+        if self.baseline is not None and self.scores is None:
+            raise ConfigError("--baseline is compared with --scores; give both")
+
+
+def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate and write the files; return what metrics.json holds.
+
+    Raises:
+        PneumoError: one sentence, if scores and manifest do not fit together or nothing is there to measure.
+    """
+    assert config.scores is not None
+    everything, run = read_scores(config.scores), read_run(config.scores)
+    manifest = read_manifest(storage.absolute(config.manifest))
+    scores = match(everything, manifest, config.manifest)
+    split = None if config.split == "all" else config.split
+    check_coverage(everything, manifest, split, config.manifest)
+    chosen = scores if split is None else scores.of_split(split)
+    if not len(chosen.table):
+        raise ConfigError(
+            f"the scores have no readable picture in the split {config.split}; choose another --split, or all"
+        )
+    out = storage.absolute(config.out)
+    storage.require_writable(out)
+    numbers = evaluate(scores, split, config.prevalence, config.seed)
+    numbers["failed_files"] = len(everything.table) - len(scores.table)
+    comparison = None if config.baseline is None else _compared(config, chosen, manifest, split)
+    numbers["comparison"] = comparison
+    storage.write_json(numbers, storage.join(out, "metrics.json"), allow_nan=False)
+    failed = everything.failed().joined(manifest, ("label", "split")).table
+    zones = zone_table(chosen) if "metrics" in numbers else []
+    tables = tables_of(numbers, zones, failed)
+    for line in summary_lines(numbers):
+        say(line)
+    if comparison is not None:
+        say(_comparison_line(comparison))
+    written = ["metrics.json", *tables]
+    if config.report:
+        subject = Subject(
+            chosen=chosen,
+            manifest=manifest,
+            manifest_name=config.manifest,
+            numbers=numbers,
+            run=run,
+            failed=failed,
+            history=read_history(run),
+            zones=zones,
+            robustness=_robustness(out, run, config.split, numbers, fingerprint(manifest)),
+        )
+        tables["misclassified.csv"] = write_report(subject, out, config.gallery, config.prevalence, config.seed)
+        written += ["misclassified.csv", "figures/"]
+    for name, rows in tables.items():
+        storage.write_csv(rows, storage.join(out, name))
+    say(f"wrote {', '.join(written)} to {out}")
+    if config.report:
+        say(f"report {storage.join(out, 'report.html')}")
+    return numbers
+
+
+def _compared(config: EvaluateConfig, chosen: Scores, manifest: pa.Table, split: str | None) -> dict[str, Any]:
+    assert config.baseline is not None
+    other = match(read_scores(config.baseline), manifest, config.manifest)
+    found = compare(chosen, other if split is None else other.of_split(split), seed=config.seed)
+    return {"name": config.baseline, **found}
+
+
+def _comparison_line(found: dict[str, Any]) -> str:
+    auc, errors = found["auc"], found["errors"]
+    if auc["difference"] is None:
+        ranked = "AUC undefined, a class is missing"
+    else:
+        p = "no test, they rank alike" if auc["p"] is None else f"DeLong p {auc['p']:.3g}"
+        ranked = f"AUC differs by {auc['difference']:+.4f} ({p})"
+    return (
+        f"against {found['name']} on {found['pictures']:,} pictures: {ranked}; errors {errors['share']:.1%} against "
+        f"{errors['share_baseline']:.1%} (McNemar p {errors['p']:.3g})"
+    )
+
+
+def check_same_model(scores: str, model: str) -> None:
+    """Refuse to measure the robustness of another model than the one that the scores are of.
+
+    Raises:
+        ConfigError: if they are not of one model.
+    """
+    try:
+        found = json.loads(storage.read_bytes(storage.join(storage.absolute(model), "model.json")))["hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # reading the bundle will say what is wrong with it
+    if found != fact(read_run(scores), "model", "hash"):
+        raise ConfigError(
+            f"--scores {scores} are not of --model {model}; give the scores of that model, or leave them out"
+        )
+
+
+def _robustness(
+    out: str, run: dict[str, Any], split: str, numbers: dict[str, Any], manifest: str
+) -> dict[str, Any] | None:
+    """Return robustness.json of the report's folder, if it is of this model, manifest, split and threshold."""
+    try:
+        found = json.loads(storage.read_bytes(storage.join(out, "robustness.json")))
+    except (OSError, ValueError):
+        return None
+    expected = {
+        "format": FORMAT,
+        "model_hash": fact(run, "model", "hash"),
+        "manifest_fingerprint": manifest,
+        "split": split,
+        "threshold": numbers["threshold"],
+    }
+    if not isinstance(found, dict) or any(found.get(name) != value for name, value in expected.items()):
+        say("robustness.json is of another model, manifest or split and is left out of the report; repeat --robustness")
+        return None
+    return found

@@ -1,0 +1,60 @@
+"""Numbers as people read them, and as cells of a table that sorts by what they are."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+_WORDS = {
+    "prob_std": "standard deviation of the probability",
+    "mean of cam_std": "mean of the uncertainty map",
+    "monte_carlo_mean": "mean over the passes",
+}
+
+
+def figure_text(value: float | int | None) -> str:
+    """Return a number as people read it: counts with separators, the rest with three decimals or two digits."""
+    if value is None:
+        return "undefined"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def percent_text(value: float | None) -> str:
+    """Return a share in per cent, as the page's script writes it."""
+    return "undefined" if value is None else f"{100 * value:.1f} %"
+
+
+def interval_text(interval: Sequence[float] | None) -> str:
+    """Return an interval as `low to high`, both with the decimals of the larger; empty where there is none."""
+    if interval is None:
+        return ""
+    decimals = 3 if max(abs(end) for end in interval) >= 0.01 else 5
+    low, high = (f"{end:.{decimals}f}" for end in interval)
+    return f"{low} to {high}"
+
+
+def words_of(name: str) -> str:
+    """Return the name of a measure as people say it."""
+    return _WORDS.get(name, name.replace("_", " "))
+
+
+def range_cell(interval: Sequence[float] | None) -> dict[str, Any]:
+    """Return a cell with an interval, which sorts by its lower end."""
+    return {"value": None if interval is None else interval[0], "text": interval_text(interval)}
+
+
+def percent_cell(value: float | None) -> dict[str, Any]:
+    """Return a cell with a share in whole per cent."""
+    return {"value": value, "text": "-" if value is None else f"{100 * value:.0f} %"}
+
+
+def with_range(value: float | None, interval: Sequence[float] | None) -> dict[str, Any]:
+    """Return a cell with a value and its interval below it."""
+    below = "" if interval is None else f"\n({interval_text(interval)})"
+    return {"value": value, "text": ("-" if value is None else figure_text(value)) + below}
+
+
+def plain_text(value: Any) -> str:
+    """Return the value of an option as it stands in JSON, a word without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,144 @@
+"""How the scores of the same pictures change with what was done to them: one record a condition, from Parquet alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn.metrics import roc_auc_score
+
+from pneumo_ray.data.corruptions import AS_IT_IS, CONDITIONS, Condition
+from pneumo_ray.evaluate.compare import auc_interval_by_patient
+from pneumo_ray.evaluate.intervals import patient_intervals
+from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.shortcuts import MetadataBaseline
+
+FORMAT = "pneumo_ray.robustness 1"
+
+NUMBERS = ("logit", "prob_mean", "prob_std", "logit_mean", "logit_std")
+"""Columns of the scores that are kept; units as in the scores of jobs/explain.py."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("condition", pa.string(), nullable=False),
+        pa.field("severity", pa.int8(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        ("error_stage", pa.string()),
+        ("error", pa.string()),
+        ("label", pa.int8()),
+        ("patient_id", pa.string()),
+        *((name, pa.float32()) for name in NUMBERS),
+    ]
+)
+"""A row for every picture and condition, failed ones included; `severity` is 0 where there are no grades."""
+
+INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier")
+"""Measures that have an interval over patients."""
+TABLE = ("auc", "recall", "specificity", "accuracy", "brier", "ece")
+"""Measures of a row of the CSV file."""
+
+
+def measure_conditions(table: pa.Table, threshold: float, seed: int = 0) -> list[dict[str, Any]]:
+    """Return a record for each condition that the table holds, in the order of `CONDITIONS`.
+
+    Args:
+        table: of `SCHEMA`.
+        threshold: pneumonia is predicted where `prob_mean >= threshold`.
+        seed: of the bootstrap, the same for all conditions, so that the same patients are drawn.
+
+    Returns:
+        Of each: `condition`, `severity`, `description`, `n` pictures that were scored, `failed`, `values` (as
+        `classification_metrics`), `intervals` (95 %, over patients), and, over the pictures that were scored both ways,
+        `auc_difference` to the picture as it is (negative: worse), `auc_difference_interval` (95 %, paired, over
+        patients), and `decisions_changed`, the share of pictures that change their predicted class. None where
+        undefined.
+    """
+    plain = _ok(_of(table, AS_IT_IS))
+    records = []
+    for condition in CONDITIONS:
+        rows = _of(table, condition)
+        if not len(rows):
+            continue
+        good = _ok(rows)
+        prob, label = good["prob_mean"].to_numpy().astype(np.float64), good["label"].to_numpy()
+        patients = good["patient_id"].to_pylist()
+        of_measure = patient_intervals(label.astype(np.int64), prob, threshold, patients, seed, INTERVALS)
+        records.append(
+            {
+                "condition": condition.name,
+                "severity": condition.severity,
+                "description": condition.description,
+                "n": len(good),
+                "failed": len(rows) - len(good),
+                "values": classification_metrics(label, prob, threshold),
+                "intervals": of_measure,
+                **_against(plain, good, threshold, seed),
+            }
+        )
+    return records
+
+
+def _of(table: pa.Table, condition: Condition) -> pa.Table:
+    same = pc.and_(pc.equal(table["condition"], condition.name), pc.equal(table["severity"], condition.severity))
+    return table.filter(same)
+
+
+def _ok(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], "ok")).combine_chunks()
+
+
+def _against(plain: pa.Table, good: pa.Table, threshold: float, seed: int) -> dict[str, Any]:
+    """Compare a condition with the pictures as they are, picture by picture."""
+    place = pc.index_in(good["image_id"], value_set=plain["image_id"].combine_chunks()).combine_chunks()
+    both = pc.is_valid(place)
+    good, plain = good.filter(both), plain.take(place.filter(both))
+    label = good["label"].to_numpy().astype(np.int64)
+    before, after = (rows["prob_mean"].to_numpy().astype(np.float64) for rows in (plain, good))
+    compared: dict[str, Any] = {"auc_difference": None, "auc_difference_interval": None, "decisions_changed": None}
+    if len(label):
+        compared["decisions_changed"] = float(np.mean((before >= threshold) != (after >= threshold)))
+    if 0 < label.sum() < len(label):
+        compared["auc_difference"] = float(roc_auc_score(label, after) - roc_auc_score(label, before))
+        patients = good["patient_id"].to_pylist()
+        compared["auc_difference_interval"] = auc_interval_by_patient(label, after, before, patients, seed=seed)
+    return compared
+
+
+def condition_rows(records: Sequence[dict[str, Any]]) -> list[Sequence[Any]]:
+    """Return one row a condition for a spreadsheet, below a header; an empty cell is undefined."""
+    measures = [(name, *((f"{name}_low", f"{name}_high") if name in INTERVALS else ())) for name in TABLE]
+    header = ["condition", "severity", "description", "n", "failed", "decisions_changed", "auc_difference"]
+    ends = ["auc_difference_low", "auc_difference_high"]
+    rows: list[Sequence[Any]] = [[*header, *ends, *(cell for cells in measures for cell in cells)]]
+    for record in records:
+        cells = [record[name] for name in header]
+        cells += record["auc_difference_interval"] or (None, None)
+        for name in TABLE:
+            cells.append(record["values"][name])
+            if name in INTERVALS:
+                cells += record["intervals"][name] or (None, None)
+        rows.append(cells)
+    return rows
+
+
+def summary_line(records: Sequence[dict[str, Any]], baseline: MetadataBaseline) -> str:
+    """Return in one sentence what a reader should know first: the worst corruption, the blackouts, the metadata."""
+    found = {(record["condition"], record["severity"]): record for record in records}
+    auc = {key: record["values"]["auc"] for key, record in found.items()}
+    parts = [f"AUC {_number(auc.get((AS_IT_IS.name, AS_IT_IS.severity)))} as it is"]
+    graded = [(value, key) for key, value in auc.items() if key[1] and value is not None]
+    if graded:
+        value, (name, severity) = min(graded)
+        specificity = found[name, severity]["values"]["specificity"]
+        parts.append(f"{_number(value)} at worst ({name} {severity}, specificity {_number(specificity)})")
+    for name, words in (("lungs_black", "with the lung box black"), ("only_lungs", "with all but the lung box black")):
+        if (name, 0) in auc:
+            parts.append(f"{_number(auc[name, 0])} {words}")
+    parts.append(f"{_number(baseline.auc)} from metadata alone")
+    return "; ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

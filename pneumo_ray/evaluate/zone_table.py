@@ -1,0 +1,146 @@
+"""Mean activation of each lung zone by class and by outcome, with intervals: Table I of arXiv 2507.18647.
+
+Pictures of one child are alike, so the intervals take patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
+closed form, hence the same at every run and one pass over a million pictures.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from pneumo_ray.evaluate.metrics import number_groups
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.explain.zones import ALIASES
+
+OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
+"""Number 2 label + predicted."""
+CLASSES = ("normal", "pneumonia")
+CAUTION = "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the picture draw it too."
+NO_CLASSES = "zones of two classes can be compared only where the maps explain one; score with --target pneumonia"
+"""Why there are no records by class where the maps explain whatever was predicted."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def zone_table(scores: Scores) -> list[dict[str, Any]]:
+    """Return the mean zone activation of labelled pictures, one record a group of pictures and zone.
+
+    Groups are the true classes, then the outcomes at the stored threshold. Only records of one `explained_class` can be
+    compared: evidence for normality is not less evidence of disease. Where maps explain whatever was predicted
+    (`scores.target` is `predicted`) a class mixes both kinds, so there are records by outcome only (see `NO_CLASSES`),
+    each of the class that was called; a picture so near the threshold that its map explains the other class (it is
+    chosen without dropout, the call with it) is left out.
+
+    Args:
+        scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
+
+    Returns:
+        Plain JSON values, None where undefined. `pictures` names the group; `explained_class`; `n` pictures and their
+        `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over pictures,
+        ddof 1) in logits of the explained class a cell of the map; `low` and `high` bound the mean (95 %, None with a
+        single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
+        `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive.
+    """
+    known = scores.labelled()
+    label, called, explained = (
+        known.table[name].to_numpy().astype(np.int64) for name in ("label", "predicted", "target")
+    )
+    patient_of, _ = number_groups(known.table["patient_id"].to_pylist())
+    groups: list[tuple[str, str, NDArray[np.bool_]]] = []
+    if scores.target != "predicted":
+        groups += [(name, scores.target, label == number) for number, name in enumerate(CLASSES)]
+    for number, name in enumerate(OUTCOMES):
+        chosen = (label == number // 2) & (called == number % 2)
+        if scores.target == "predicted":
+            chosen &= explained == called
+        groups.append((name, CLASSES[number % 2] if scores.target == "predicted" else scores.target, chosen))
+
+    paper_zone = {zone: name for name, zone in ALIASES.items()}
+    columns = {zone: known.numbers(f"zone_mean_{zone}") for zone in known.zones}
+    records = []
+    for name, explained_class, chosen in groups:
+        for zone, values in columns.items():
+            rows = chosen & np.isfinite(values)
+            records.append(
+                {
+                    "pictures": name,
+                    "explained_class": explained_class,
+                    "n": int(rows.sum()),
+                    "patients": int(np.count_nonzero(np.bincount(patient_of[rows]))),
+                    "zone": zone,
+                    "paper_zone": paper_zone[zone],
+                    **_mean(values[rows], patient_of[rows]),
+                    **dict.fromkeys(("ratio", "ratio_low", "ratio_high")),
+                }
+            )
+            if name == "pneumonia":
+                normal = (label == 0) & np.isfinite(values)
+                records[-1] |= _ratio(values[rows], patient_of[rows], values[normal], patient_of[normal])
+    return records
+
+
+def _mean(values: Floats, patient_of: Ints) -> dict[str, float | None]:
+    """Return mean, std and the interval of the mean.
+
+    Args:
+        values: [n], finite.
+        patient_of: [n], numbers of patients.
+    """
+    out: dict[str, float | None] = dict.fromkeys(("mean", "std", "low", "high"))
+    if len(values):
+        mean = out["mean"] = float(values.mean())
+        out["std"] = float(values.std(ddof=1)) if len(values) > 1 else None
+        reach = _reach((values - mean) / len(values), patient_of)
+        if reach is not None:
+            out["low"], out["high"] = mean - reach, mean + reach
+    return out
+
+
+def _ratio(values: Floats, patient_of: Ints, base: Floats, patient_of_base: Ints) -> dict[str, float | None]:
+    """Return the ratio of two means and its interval, which is symmetric on the logarithm (delta method).
+
+    A patient with pictures in both groups is one cluster of both, so what the two means share is taken into account.
+
+    Args:
+        values: [n], finite.
+        patient_of: [n], numbers of patients.
+        base: [m], finite, of the denominator.
+        patient_of_base: [m].
+    """
+    out: dict[str, float | None] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
+    if not len(values) or not len(base):
+        return out
+    mean, mean_base = float(values.mean()), float(base.mean())
+    if mean <= 0 or mean_base <= 0:
+        return out
+    ratio = out["ratio"] = mean / mean_base
+    influence = np.concatenate((values / mean - 1, 1 - base / mean_base))
+    influence /= np.repeat([len(values), len(base)], [len(values), len(base)])
+    reach = _reach(influence, np.concatenate((patient_of, patient_of_base)))
+    if reach is not None:
+        out["ratio_low"], out["ratio_high"] = ratio * float(np.exp(-reach)), ratio * float(np.exp(reach))
+    return out
+
+
+def _reach(influence: Floats, patient_of: Ints) -> float | None:
+    """Return how far a 95 % interval reaches on each side: Student's t times the cluster-robust standard error.
+
+    The variance is G / (G - 1) times the sum over the G patients of their squared summed influence. With one picture a
+    patient that is the textbook s / sqrt(n), on G - 1 degrees of freedom.
+
+    Args:
+        influence: [n], what each picture moves the estimate by; sums to 0.
+        patient_of: [n], numbers of patients.
+
+    Returns:
+        None with fewer than two patients: nothing is known of how patients differ.
+    """
+    count = int(np.count_nonzero(np.bincount(patient_of)))
+    if count < 2:
+        return None
+    sums = np.bincount(patient_of, weights=influence)  # 0 for the numbers of other patients
+    error = np.sqrt(count / (count - 1) * np.sum(sums**2))
+    return float(student.ppf(0.975, count - 1) * error)

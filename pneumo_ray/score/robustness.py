@@ -1,0 +1,248 @@
+"""Score a split again under every condition of `data/corruptions.py`: decode once, make conditions, explain, measure.
+
+The pictures go through the decoder, the actors and the engine of jobs/explain.py, so the condition `as_it_is` is what
+that job says of them. A block holds few pictures under all conditions, and pixels never reach the driver.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from pneumo_ray import storage
+from pneumo_ray.console import duration, progress, say
+from pneumo_ray.data.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
+from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
+from pneumo_ray.data.pipeline import MAX_READ_TASKS, fetched
+from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
+from pneumo_ray.evaluate.shortcuts import metadata_baseline
+from pneumo_ray.model import load_bundle
+from pneumo_ray.score.begin import check_method, worth_compiling
+from pneumo_ray.score.config import ExplainConfig, ScoringScale
+from pneumo_ray.score.decode import load_shard
+from pneumo_ray.score.explainer import ScoringModel, take_apart
+from pneumo_ray.score.job import plan_actors
+from pneumo_ray.score.source import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
+from pneumo_ray.score.workers import ActorPlan, actor_options, collected, decoding_cpus, explain_rows, open_explainer
+
+MAX_PICTURES = 16
+"""Pictures of one block at most."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What every worker is told."""
+
+    rows: pa.Table
+    """The list of pictures (`score/source.py`), with `label` and `patient_id`."""
+    at_once: int
+    model: ScoringModel
+    config: ExplainConfig
+    compiled: bool
+
+
+def measure_robustness(
+    model: str,
+    manifest: str,
+    out: str,
+    split: str = "test",
+    passes: int = 20,
+    seed: int = 0,
+    *,
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto",
+    scale: ScoringScale | None = None,
+) -> dict[str, Any]:
+    """Score the labelled pictures of a split under all conditions and measure them. Needs a running Ray.
+
+    Writes `robustness.parquet` (a row for every picture and condition), `robustness.json` and `robustness.csv`.
+
+    Args:
+        model: folder of the model that jobs/train.py wrote.
+        manifest: manifest.parquet of the archive. Its columns lung_x0, lung_y0, lung_x1, lung_y1, where it has them,
+            are the lungs that are blackened; a picture without them has `CENTRAL_BOX`.
+        out: folder of the three files; older ones are replaced.
+        split: train, val, test, or all for every labelled picture.
+        passes: Monte Carlo passes.
+        seed: of dropout masks, of noise and sides, and of the bootstrap.
+        amp: precision of the network.
+        scale: where it takes place; None is the default of jobs/explain.py.
+
+    Returns:
+        What robustness.json holds; None where a metric is undefined.
+
+    Raises:
+        PneumoError: one sentence about what cannot work.
+    """
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"split must be train, val, test or all, got {split!r}")
+    config = ExplainConfig(
+        model=model, out=out, manifest=manifest, passes=passes, seed=seed, amp=amp, scale=scale or ScoringScale()
+    )
+    out = storage.absolute(out)
+    bundle = load_bundle(storage.absolute(model))
+    check_method(config, bundle)
+    table = read_manifest(storage.absolute(manifest))
+    rows = _labelled(config, table, bundle.preprocessing, split)
+    storage.require_writable(out)
+    plan = _Plan(
+        rows=rows,
+        at_once=max(1, min(MAX_PICTURES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
+        model=take_apart(bundle, config),
+        config=config,
+        compiled=worth_compiling(config, bundle, len(rows) * len(CONDITIONS)),
+    )
+    boxed = len(rows) - rows["box"].null_count
+    say(
+        f"{len(rows):,} labelled pictures of {_name(split)} under {len(CONDITIONS)} conditions, {passes} passes; lung boxes: "
+        f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
+    )
+    started = time.monotonic()
+    scored = _score(plan, plan_actors(config))
+    seconds = time.monotonic() - started
+    facts = plan.model.facts
+    about = {"format": FORMAT, "model_hash": facts.model_hash, "split": split, "threshold": repr(facts.threshold)}
+    about |= {"seed": str(seed), "use": "research use only"}
+    storage.write_table(scored.replace_schema_metadata(about), storage.join(out, "robustness.parquet"))
+    records = measure_conditions(scored, facts.threshold, seed)
+    baseline = metadata_baseline(table, None if split == "all" else split, seed)
+    failures = _failures(scored)
+    numbers = {
+        "format": FORMAT,
+        "model_hash": facts.model_hash,
+        "manifest": manifest,
+        "manifest_fingerprint": fingerprint(table),
+        "split": split,
+        "threshold": facts.threshold,
+        "temperature": facts.temperature,
+        "method": facts.method,
+        "pictures": len(rows),
+        "failed": sum(failures.values()),
+        "failures": failures,
+        "normal": pc.sum(pc.equal(rows["label"], 0)).as_py(),
+        "pneumonia": pc.sum(pc.equal(rows["label"], 1)).as_py(),
+        "lung_boxes": {"manifest": boxed, "central": len(rows) - boxed, "central_box": CENTRAL_BOX},
+        "conditions": records,
+        "metadata_only": asdict(baseline),
+        "seconds": round(seconds, 2),
+        "images_per_second": round(len(scored) / seconds, 2),
+        "use": "research use only",
+    }
+    storage.write_json(numbers, storage.join(out, "robustness.json"), allow_nan=False)
+    storage.write_csv(condition_rows(records), storage.join(out, "robustness.csv"))
+    say(f"robustness: {summary_line(records, baseline)}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items())
+    say(
+        f"wrote robustness.json, robustness.csv and {len(scored):,} rows of robustness.parquet to {out}; "
+        f"{numbers['failed']:,} pictures failed{f' ({kinds})' if kinds else ''}; {duration(seconds)}"
+    )
+    return numbers
+
+
+def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Any, split: str) -> pa.Table:
+    """Return the list of the labelled pictures of a split, those that preparing could not read included.
+
+    Raises:
+        ManifestError: if there are none.
+    """
+    assert config.manifest is not None
+    boxes = all(name in table.column_names for name in LUNG_COLUMNS)
+    rows = manifest_pictures(config.manifest, preprocessing, boxes=boxes)
+    for name in ("label", "patient_id"):
+        rows = rows.append_column(name, table[name].cast(SCHEMA.field(name).type))
+    chosen = pc.is_valid(table["label"])
+    if split != "all":
+        chosen = pc.and_(chosen, pc.fill_null(pc.equal(table["split"], split), False))
+    rows = rows.filter(chosen)
+    if not len(rows):
+        raise ManifestError(
+            f"manifest {config.manifest} has no labelled pictures in {_name(split)}; choose another --split, or bring labels "
+            "with jobs/prepare.py --labels"
+        )
+    return rows.combine_chunks()
+
+
+def _name(split: str) -> str:
+    return "all splits" if split == "all" else f"the split {split}"
+
+
+def _score(plan: _Plan, actors: ActorPlan) -> pa.Table:
+    """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
+    if plan.compiled:
+        say("the network is compiled first, which takes a while and comes back")
+    shared = ray.put(plan)
+    blocks = -(-len(plan.rows) // plan.at_once)
+    dataset = ray.data.range(blocks, override_num_blocks=min(blocks, MAX_READ_TASKS))
+    # A block is what a task returns. Ray would otherwise cut blocks by their bytes, and batches with them.
+    dataset.context.target_max_block_size = None
+    dataset.context.execution_options.preserve_order = True
+    dataset = dataset.map_batches(
+        partial(_make_conditions, shared=shared), batch_size=1, num_cpus=decoding_cpus(actors)
+    ).map_batches(_ConditionActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
+    tables = []
+    with progress("scoring conditions", len(plan.rows) * len(CONDITIONS)) as tick:
+        for table in collected(dataset):
+            tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+            tick(len(table))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
+    """Decode a few pictures and yield them under each condition, with the columns of `load_shard` and of the row."""
+    cv2.setNumThreads(1)
+    plan: _Plan = fetched(shared)
+    size = plan.model.preprocessing.image_size
+    for block in batch["id"]:
+        rows = plan.rows.slice(int(block) * plan.at_once, plan.at_once)
+        loaded = load_shard(rows, int(block), plan.model.preprocessing)
+        loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
+        names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
+        pictures = [
+            None if raw is None else np.frombuffer(raw, np.uint8).reshape(size, size)
+            for raw in loaded["pixels"].to_pylist()
+        ]
+        for condition in CONDITIONS:
+            made = [
+                None if picture is None else apply_condition(picture, condition, name, plan.config.seed, box).tobytes()
+                for picture, name, box in zip(pictures, names, boxes, strict=True)
+            ]
+            yield pa.table(
+                {
+                    **{name: loaded[name] for name in loaded.column_names},
+                    "pixels": pa.array(made, pa.binary(size * size)),
+                    "condition": pa.array([condition.name] * len(rows)),
+                    "severity": pa.array([condition.severity] * len(rows), pa.int8()),
+                }
+            )
+
+
+class _ConditionActor:
+    """Holds the model; turns pictures under conditions into rows of `SCHEMA`."""
+
+    def __init__(self, shared: Any, threads: int) -> None:
+        plan: _Plan = ray.get(shared)
+        self._explainer = open_explainer(plan.model, plan.config, threads, compiled=plan.compiled)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        scores = explain_rows(self._explainer, block)
+        kept = scores.select(["image_id", "status", "error_stage", "error", *NUMBERS]).replace_schema_metadata(None)
+        for name in ("condition", "severity", "label", "patient_id"):
+            kept = kept.append_column(name, block[name])
+        return kept
+
+
+def _failures(scored: pa.Table) -> dict[str, int]:
+    """Count the pictures that failed under any condition, by `stage: kind`."""
+    failed = scored.filter(pc.equal(scored["status"], "failed"))
+    columns = (failed[name].to_pylist() for name in ("image_id", "error_stage", "error"))
+    kinds = {image_id: f"{stage}: {error.split(':', 1)[0]}" for image_id, stage, error in zip(*columns, strict=True)}
+    return dict(Counter(kinds.values()).most_common())

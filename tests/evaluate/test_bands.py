@@ -1,0 +1,47 @@
+"""The band around a ROC curve, held against scikit-learn and against patients drawn one by one."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_curve
+
+from pneumo_ray.evaluate.bands import roc_band
+
+GRID = np.linspace(0, 1, 21)
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, n)
+    return label, 1 / (1 + np.exp(-(rng.normal(size=n) + 1.5 * label)))
+
+
+def test_the_band_is_that_of_patients_drawn_one_by_one():
+    """Few enough scores that every one is a quantile: curves of resampled rows themselves, by scikit-learn."""
+    label, prob = drawn(150)
+    patients = np.arange(150) // 3
+    rng = np.random.default_rng(5)
+    curves = []
+    for _ in range(1500):
+        rows = np.concatenate([np.flatnonzero(patients == p) for p in rng.integers(50, size=50)])
+        false, true, _ = roc_curve(label[rows], prob[rows], drop_intermediate=False)
+        curves.append(np.interp(GRID, false, true))
+    expected = np.quantile(curves, [0.025, 0.975], axis=0)
+    found = roc_band(label, prob, patients.tolist(), GRID, num_resamples=1500)
+    # Where the curve rises steeply the quantiles of 1,500 resamples are themselves uncertain.
+    np.testing.assert_allclose(np.array(found)[:, 3:], expected[:, 3:], atol=0.03)
+
+
+def test_more_patients_make_a_narrower_band_and_pictures_of_one_patient_do_not():
+    label, prob = drawn(200)
+    one = roc_band(label, prob, range(200), GRID)
+    ten_times = [np.tile(values, 10) for values in (label, prob)]
+    alike = roc_band(*ten_times, np.tile(np.arange(200), 10).tolist(), GRID)
+    np.testing.assert_allclose(one, alike, atol=0.02)
+    more = roc_band(*ten_times, range(2000), GRID)
+    assert (more[1] - more[0])[2:10].mean() == pytest.approx((one[1] - one[0])[2:10].mean() / np.sqrt(10), rel=0.25)
+
+
+def test_perfect_scores_have_no_band():
+    low, high = roc_band(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), "abcd", GRID)
+    assert (low == 1).all()
+    assert (high == 1).all()

@@ -1,0 +1,258 @@
+"""Two sets of scores compared, held against the 1988 formulas written out pair by pair, scikit-learn and hand numbers."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from pneumo_ray.errors import ManifestError
+from pneumo_ray.evaluate.compare import auc_interval_by_patient, compare, delong, mcnemar
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.explain import ZONES
+
+
+def scores(prob: Any, label: Any, patients: Any = None, names: Any = None, threshold: float = 0.5) -> Scores:
+    n = len(prob)
+    table = pa.table(
+        {
+            "image_id": [f"{i:05d}" for i in range(n)] if names is None else list(names),
+            "prob_mean": pa.array(np.asarray(prob, np.float32)),
+            "label": pa.array(list(label), pa.int8()),
+            "patient_id": [f"p{i}" for i in (range(n) if patients is None else patients)],
+        }
+    )
+    return Scores(table, (1, 1), ZONES, threshold, "pneumonia")
+
+
+def drawn(size: int, seed: int, decimals: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels with both classes at least twice, and two correlated scores with many ties."""
+    rng = np.random.default_rng(seed)
+    label = np.concatenate(([0, 0, 1, 1], rng.integers(0, 2, size - 4)))
+    shared = rng.normal(size=size)
+    a, b = (
+        1 / (1 + np.exp(-(shared + rng.normal(size=size) + gain * label))).round(decimals + 1) for gain in (1.5, 0.8)
+    )
+    return label, a.round(decimals), b.round(decimals)
+
+
+def delong_1988(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
+    """Equations 3 to 6 of the paper over all pairs: both areas and the variance of their difference."""
+    kernel = []
+    for score in (a, b):
+        x, y = score[label == 1][:, None], score[label == 0][None, :]
+        kernel.append((y < x) + 0.5 * (y == x))
+    psi = np.stack(kernel)
+    m, n = psi.shape[1:]
+    s10, s01 = np.cov(psi.mean(axis=2)), np.cov(psi.mean(axis=1))
+    contrast = np.array([1.0, -1.0])
+    return psi.mean(axis=(1, 2)), float(contrast @ (s10 / m + s01 / n) @ contrast)
+
+
+@settings(deadline=None, max_examples=80)
+@given(size=st.integers(4, 70), seed=st.integers(0, 10_000), decimals=st.integers(1, 6))
+def test_delong_by_midranks_is_delong_by_pairs_ties_included(size: int, seed: int, decimals: int) -> None:
+    label, a, b = drawn(size, seed, decimals)
+    areas, variance = delong_1988(label, a, b)
+    found = delong(label, a, b)
+    assert [found.here, found.baseline] == pytest.approx(areas.tolist(), abs=1e-12)
+    assert found.here == pytest.approx(roc_auc_score(label, a), abs=1e-12)
+    assert found.difference == pytest.approx(areas[0] - areas[1], abs=1e-12)
+    assert found.standard_error == pytest.approx(math.sqrt(max(variance, 0)), abs=1e-7)
+    if variance > 1e-9:
+        z = (areas[0] - areas[1]) / math.sqrt(variance)
+        assert found.p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), rel=1e-6)
+        reach = 1.959964 * math.sqrt(variance)
+        assert found.interval == pytest.approx([found.difference - reach, found.difference + reach], abs=1e-6)
+
+
+def test_delong_by_hand() -> None:
+    """Positives 3, 1 against negatives 2, 0, and a baseline that is right throughout: 3/4 against 1.
+
+    Placements 1, 1/2 against 1, 1, and 1/2, 1 against 1, 1: both differences are 0 and -1/2, with variance 1/8, so that
+    of the difference of the areas is 1/16 + 1/16.
+    """
+    found = delong(np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), np.array([3.0, 2, 1, 0]))
+    assert (found.here, found.baseline, found.difference) == (0.75, 1.0, -0.25)
+    assert found.standard_error == pytest.approx(math.sqrt(1 / 8))
+
+
+def test_delongs_p_is_uniform_where_two_scores_are_equally_good() -> None:
+    """Of 800 comparisons of exchangeable scores about 5 % fall below 0.05; three binomial sd are 2.3 points."""
+    rng = np.random.default_rng(3)
+    label = np.repeat([0, 1], 100)
+    below = 0
+    for _ in range(800):
+        truth = label + rng.normal(size=200)
+        p = delong(label, truth + rng.normal(size=200), truth + rng.normal(size=200)).p
+        below += p is not None and p < 0.05
+    assert 0.027 <= below / 800 <= 0.073
+
+
+def test_the_same_scores_do_not_differ_and_have_no_test() -> None:
+    label, a, _ = drawn(60, seed=1, decimals=3)
+    found = compare(scores(a, label), scores(a, label))
+    assert (found["auc"]["difference"], found["auc"]["standard_error"]) == (0.0, 0.0)
+    assert (found["auc"]["interval"], found["auc"]["p"]) == (None, None)
+    assert found["auc"]["interval_by_patient"] == [0.0, 0.0]
+    assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (0, 0)
+    assert found["errors"]["p"] == 1.0
+
+
+@pytest.mark.parametrize("to", [lambda p: p**3, lambda p: 2 * p - 7, lambda p: np.log(p + 1)])
+def test_only_the_order_of_scores_bears_on_their_area(to: Any) -> None:
+    label, a, b = drawn(50, seed=2, decimals=3)
+    assert delong(label, to(a), b) == delong(label, a, b)
+    assert delong(label, to(a), a).standard_error == 0
+
+
+def test_swapping_the_sets_changes_the_sign_and_nothing_else() -> None:
+    label, a, b = drawn(80, seed=3)
+    there, back = delong(label, a, b), delong(label, b, a)
+    assert back.difference == pytest.approx(-(there.difference or 0))
+    assert (back.standard_error, back.p) == (pytest.approx(there.standard_error), pytest.approx(there.p))
+
+
+def test_one_class_leaves_the_areas_undefined_and_still_counts_errors() -> None:
+    found = compare(scores([0.2, 0.9, 0.8], [1, 1, 1]), scores([0.9, 0.9, 0.1], [1, 1, 1]))
+    assert set(found["auc"].values()) == {None}
+    assert (found["errors"]["share"], found["errors"]["share_baseline"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (1, 1)
+
+
+def test_a_single_picture_of_a_class_has_an_area_and_no_error() -> None:
+    found = delong(np.array([1, 0, 0]), np.array([0.5, 0.1, 0.7]), np.array([0.9, 0.1, 0.7]))
+    assert (found.here, found.baseline, found.difference) == (0.5, 1.0, -0.5)
+    assert (found.standard_error, found.interval, found.p) == (None, None, None)
+
+
+def decisions(b: int, c: int, both_right: int = 5, both_wrong: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Errors here and in the baseline, with b right here alone and c right in the baseline alone."""
+    here = np.repeat([False, False, True, True], [both_right, b, c, both_wrong])
+    baseline = np.repeat([False, True, False, True], [both_right, b, c, both_wrong])
+    return here, baseline
+
+
+def test_mcnemars_exact_p_by_hand() -> None:
+    """One against seven: 2 (1 + 8) / 2^8."""
+    found = mcnemar(*decisions(1, 7))
+    assert (found.both_right, found.only_here_right, found.only_baseline_right, found.both_wrong) == (5, 1, 7, 3)
+    assert (found.test, found.p) == ("exact binomial", pytest.approx(18 / 256))
+
+
+def test_mcnemars_chi_square_is_that_of_the_textbook() -> None:
+    """Approval ratings of Agresti 2002, table 10.1: 150 and 86 changed sides; (64 - 1)^2 / 236 = 16.818."""
+    found = mcnemar(*decisions(150, 86))
+    assert found.test == "chi-square with continuity correction"
+    assert found.p == pytest.approx(math.erfc(math.sqrt(63**2 / 236 / 2)))
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 1), (12, 12), (3, 21), (0, 24)])
+def test_fewer_than_25_discordant_pictures_are_tested_exactly(b: int, c: int) -> None:
+    found = mcnemar(*decisions(b, c))
+    assert (found.test, found.p) == ("exact binomial", pytest.approx(binomtest(b, b + c, 0.5).pvalue))
+    assert mcnemar(*decisions(b, 25 - b)).test == "chi-square with continuity correction"
+
+
+def test_the_continuity_correction_does_not_turn_equality_into_a_difference() -> None:
+    assert mcnemar(*decisions(20, 20)).p == 1.0
+
+
+def test_errors_are_counted_at_each_sets_own_threshold() -> None:
+    """0.35 is called pneumonia at 0.3 and normal at 0.5; a probability at the threshold is called."""
+    found = compare(
+        scores([0.35, 0.1, 0.25], [1, 0, 0], threshold=0.25), scores([0.35, 0.1, 0.25], [1, 0, 0], threshold=0.5)
+    )
+    errors = found["errors"]
+    assert (errors["threshold"], errors["threshold_baseline"]) == (0.25, 0.5)
+    assert (errors["only_here_right"], errors["only_baseline_right"], errors["both_right"]) == (1, 1, 1)
+
+
+def test_the_interval_over_patients_is_that_of_a_naive_loop() -> None:
+    """Build each resample as a list of rows, patient by patient, and let scikit-learn measure it."""
+    label, a, b = drawn(60, seed=4)
+    patients = np.random.default_rng(0).integers(0, 20, 60)
+    names = list(dict.fromkeys(patients.tolist()))
+    rng = np.random.default_rng(9)
+    differences = []
+    for _ in range(50):
+        rows = np.concatenate([np.flatnonzero(patients == names[i]) for i in rng.integers(len(names), size=len(names))])
+        differences.append(roc_auc_score(label[rows], a[rows]) - roc_auc_score(label[rows], b[rows]))
+    found = auc_interval_by_patient(label, a, b, patients.tolist(), num_resamples=50, seed=9)
+    assert found == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist(), abs=1e-12)
+
+
+def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
+    label, a, b = drawn(500, seed=5, decimals=4)
+    wald = delong(label, a, b).interval
+    by_patient = auc_interval_by_patient(label, a, b, [None] * 500)
+    assert wald is not None
+    assert by_patient == pytest.approx(wald, abs=0.1 * (wald[1] - wald[0]))
+
+
+def test_copies_of_a_picture_fool_delong_and_not_the_interval_over_patients() -> None:
+    """Four copies of every picture double DeLong's confidence and say nothing new."""
+    label, a, b = drawn(200, seed=6, decimals=4)
+    once = compare(scores(a, label), scores(b, label))
+    fourfold = [np.repeat(values, 4) for values in (a, b, label, np.arange(200))]
+    copied = compare(scores(fourfold[0], fourfold[2], fourfold[3]), scores(fourfold[1], fourfold[2], fourfold[3]))
+    assert copied["auc"]["difference"] == pytest.approx(once["auc"]["difference"])
+    assert copied["auc"]["interval_by_patient"] == pytest.approx(once["auc"]["interval_by_patient"])
+    assert copied["auc"]["standard_error"] == pytest.approx(once["auc"]["standard_error"] / 2, rel=0.01)
+    assert copied["patients"] == 200
+
+
+def test_one_patient_tells_nothing_of_others() -> None:
+    label, a, b = drawn(30, seed=7)
+    assert auc_interval_by_patient(label, a, b, ["p"] * 30) is None
+
+
+def test_the_order_of_rows_changes_no_digit() -> None:
+    label, a, b = drawn(90, seed=8)
+    patients = np.arange(90) // 3
+    first, second = scores(a, label, patients), scores(b, label, patients)
+    order = np.random.default_rng(0).permutation(90)
+    shuffled = Scores(second.table.take(order), (1, 1), ZONES, 0.5, "pneumonia")
+    turned = Scores(first.table.take(order[::-1]), (1, 1), ZONES, 0.5, "pneumonia")
+    assert compare(turned, shuffled) == compare(first, second)
+
+
+def test_pictures_of_one_set_alone_are_counted_and_left_out() -> None:
+    label, a, b = drawn(40, seed=9)
+    names = np.array([f"{i:05d}" for i in range(40)])
+    found = compare(
+        scores(a[:30], label[:30], np.arange(30), names[:30]), scores(b[3:], label[3:], np.arange(3, 40), names[3:])
+    )
+    assert (found["pictures"], found["only_here"], found["only_baseline"]) == (27, 3, 10)
+    common = slice(3, 30)
+    assert found["normal"] + found["pneumonia"] == found["patients"] == 27
+    areas, variance = delong_1988(label[common], a[common], b[common])
+    assert [found["auc"]["here"], found["auc"]["baseline"]] == pytest.approx(areas.tolist())
+    assert found["auc"]["standard_error"] == pytest.approx(math.sqrt(variance))
+
+
+def test_pictures_without_a_label_are_not_compared() -> None:
+    found = compare(scores([0.1, 0.9, 0.5], [0, 1, None]), scores([0.3, 0.7, 0.5], [0, 1, None]))
+    assert (found["pictures"], found["only_here"], found["only_baseline"]) == (2, 0, 0)
+
+
+def test_scores_that_cannot_be_compared_are_refused_in_one_sentence() -> None:
+    a = scores([0.1, 0.9], [0, 1])
+    with pytest.raises(ManifestError, match=r"no labelled picture in common \(2 here, 3 in the baseline\); give"):
+        compare(a, scores([0.1] * 3, [0] * 3, names="xyz"))
+    with pytest.raises(ManifestError, match="no labelled picture"):
+        compare(a, scores([0.1, 0.9], [None, None]))
+    with pytest.raises(ManifestError, match="1 of 2 pictures have another label"):
+        compare(a, scores([0.1, 0.9], [1, 1]))
+
+
+def test_the_result_is_json() -> None:
+    label, a, b = drawn(40, seed=10)
+    found = compare(scores(a, label), scores(b, label))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

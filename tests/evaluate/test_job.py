@@ -1,0 +1,173 @@
+"""The evaluation job from files to files: what it writes, what it refuses, what it leaves out of the report."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+
+from pneumo_ray.data.manifest import fingerprint, read_manifest
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.evaluate.job import EvaluateConfig, check_same_model, write_evaluation
+from pneumo_ray.evaluate.robustness import FORMAT
+
+
+@pytest.fixture(scope="module")
+def files(drawn, write_scores, write_truth, tmp_path_factory) -> tuple[str, str]:
+    """Manifest and scores."""
+    folder = tmp_path_factory.mktemp("job")
+    scores = write_scores(folder / "scores", drawn[1])
+    return str(write_truth(folder / "m.parquet", drawn[0], pictures=folder / "pictures")), str(scores)
+
+
+@pytest.fixture
+def prob(drawn) -> np.ndarray:
+    return (1 / (1 + np.exp(-drawn[1] / 2.0))).astype(np.float32).astype(np.float64)
+
+
+def test_every_error_is_listed_whatever_the_page_shows(files, drawn, prob, tmp_path):
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
+    with open(tmp_path / "misclassified.csv") as file:
+        rows = list(csv.DictReader(file))
+    wrong = np.flatnonzero((prob >= 0.4) != (drawn[0] == 1))
+    assert {row["image_id"] for row in rows} == {f"{i}.jpg" for i in wrong}
+    residual = [abs(float(row["residual"])) for row in rows]
+    assert residual == sorted(residual, reverse=True)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{len(wrong)} pictures are misclassified" in page
+    assert "No picture is misclassified" not in page
+
+
+def test_the_quality_of_errors_is_that_of_their_files(files, tmp_path):
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=50))
+    with open(tmp_path / "misclassified.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["sharpness"] for row in rows[:50])
+    assert not all(row["sharpness"] for row in rows)
+    assert all(0 < float(row["contrast"]) < 0.5 for row in rows[:50])
+
+
+def test_numbers_only(files, tmp_path):
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], report=False))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"metrics.json", "metrics.csv", "subgroups.csv", "referral.csv", "zones.csv", "failures.csv"}
+
+
+def test_two_models_are_compared_on_the_same_pictures(files, drawn, prob, write_scores, tmp_path, capsys):
+    other = write_scores(tmp_path / "other", 0.5 * drawn[1] + np.random.default_rng(7).normal(size=len(prob)))
+    found = write_evaluation(EvaluateConfig(files[0], str(tmp_path / "out"), files[1], baseline=str(other), gallery=0))
+    compared = found["comparison"]
+    assert compared["auc"]["here"] == pytest.approx(roc_auc_score(drawn[0], prob))
+    assert compared["auc"]["here"] > compared["auc"]["baseline"]
+    b, c = compared["errors"]["only_here_right"], compared["errors"]["only_baseline_right"]
+    if b + c < 25:
+        assert compared["errors"]["p"] == pytest.approx(binomtest(b, b + c).pvalue)
+    assert "DeLong p" in capsys.readouterr().out
+    assert "Against another model" in (tmp_path / "out" / "report.html").read_text()
+    same = write_evaluation(EvaluateConfig(files[0], str(tmp_path / "o"), files[1], baseline=files[1], report=False))
+    assert same["comparison"]["auc"]["p"] is None
+    assert same["comparison"]["errors"]["p"] == 1
+
+
+def measured(manifest: str, **changes) -> dict:
+    record = {
+        "condition": "as_it_is", "severity": 0, "description": "the picture as it is", "auc_difference": 0.0,
+        "auc_difference_interval": [0.0, 0.0], "decisions_changed": 0.0,
+        "values": dict.fromkeys(("auc", "recall", "specificity", "ece"), 0.5), "intervals": {"auc": [0.4, 0.6]},
+    }  # fmt: skip
+    found = {
+        "format": FORMAT, "model_hash": "m" * 64, "manifest_fingerprint": fingerprint(read_manifest(manifest)),
+        "split": "test", "threshold": 0.4, "pictures": 240, "failed": 0, "lung_boxes": {"manifest": 0, "central": 240},
+        "conditions": [record], "metadata_only": {"auc": 0.83, "interval": [0.77, 0.88], "reason": None},
+    }  # fmt: skip
+    return found | changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"threshold": 0.5}, {"split": "val"}, {"model_hash": "other"}, {"manifest_fingerprint": "other"}, {"format": "2"}],
+)
+def test_robustness_of_something_else_is_left_out(files, tmp_path, capsys, changes):
+    (tmp_path / "robustness.json").write_text(json.dumps(measured(files[0], **changes)))
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
+    assert "left out of the report" in capsys.readouterr().out
+    assert "0.830 (0.770 to 0.880)" not in (tmp_path / "report.html").read_text()
+
+
+def test_robustness_of_this_model_is_in_the_report_and_a_shortcut_is_a_warning(files, tmp_path):
+    (tmp_path / "robustness.json").write_text(json.dumps(measured(files[0])))
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
+    page = (tmp_path / "report.html").read_text()
+    assert "0.830 (0.770 to 0.880)" in page
+    assert "reaches an AUC of 0.830: the classes differ" in page
+    assert "central part of the picture that holds the heart" in page
+
+
+@pytest.mark.parametrize("content", ["[]", "not JSON", "3"])
+def test_a_broken_robustness_file_breaks_nothing(files, tmp_path, content):
+    (tmp_path / "robustness.json").write_text(content)
+    write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
+    assert "reaches an AUC" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_robustness_of_another_model_is_refused_before_it_is_measured(files, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.json").write_text(json.dumps({"hash": "another"}))
+    with pytest.raises(ConfigError, match="are not of --model"):
+        check_same_model(files[1], str(model))
+    (model / "model.json").write_text(json.dumps({"hash": "m" * 64}))
+    check_same_model(files[1], str(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give --scores"),
+        ({"robustness": True}, "--model RUN/model"),
+        ({"scores": "s", "prevalence": 2.0}, "prevalence"),
+        ({"scores": "s", "split": "dev"}, "split"),
+        ({"scores": "s", "gallery": -1}, "gallery"),
+        ({"robustness": True, "model": "m", "baseline": "b"}, "give both"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        EvaluateConfig("m", "o", **options)
+
+
+def test_a_history_is_shown_only_if_it_is_the_model_s(drawn, write_scores, write_truth, tmp_path):
+    records = [
+        {"epoch": i + 1, "train_loss": 0.5, "val_loss": 0.4, "val_auc": 0.8 + 0.05 * i, "lr": 1e-3, "best": i == 1}
+        for i in range(3)
+    ]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    truth = str(write_truth(tmp_path / "m.parquet", drawn[0]))
+    provenance = {"epochs": 3, "best_epoch": 2, "validation": {"auc": 0.85}}
+    for change, shown in (
+        ({}, True),
+        ({"best_epoch": 3}, False),
+        ({"validation": {"auc": 0.9}}, False),
+        ({"epochs": []}, False),
+    ):
+        run = {"config": {"model": str(tmp_path / "model")}, "model": {"provenance": provenance | change}}
+        scores = write_scores(tmp_path / "s", drawn[1], run=run)
+        out: Path = tmp_path / "out"
+        write_evaluation(EvaluateConfig(truth, str(out), str(scores), gallery=0))
+        assert ("Learning curves of the run" in (out / "report.html").read_text()) == shown, change
+    for broken in ("[1]", '{"epoch": 1}', "no JSON", ""):
+        (tmp_path / "history.jsonl").write_text(broken)
+        write_evaluation(EvaluateConfig(truth, str(out), str(scores), gallery=0))
+
+
+@pytest.mark.parametrize("run", [{"model": "x"}, {"model": {"provenance": [1]}}, {"config": 3, "versions": "x"}])
+def test_what_a_stranger_wrote_beside_the_scores_breaks_nothing(drawn, write_scores, write_truth, tmp_path, run):
+    scores = write_scores(tmp_path / "s", drawn[1], run=run)
+    write_evaluation(
+        EvaluateConfig(str(write_truth(tmp_path / "m.parquet", drawn[0])), str(tmp_path / "o"), str(scores))
+    )
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "how it was chosen is not known" in page or "not available" in page

@@ -1,0 +1,164 @@
+"""Zone means by class and outcome, held against scipy, a bootstrap over patients and hand numbers."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import ttest_1samp
+
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.zone_table import zone_table
+from pneumo_ray.explain import ZONES
+
+
+def scores(
+    zone: Any, label: Any, called: Any, patients: Any, explains: str = "pneumonia", target: Any = None
+) -> Scores:
+    """Scores with the activations [n, 6]; of [n] the first zone has them, the second twice as much, and so on."""
+    zone = np.asarray(zone, np.float32)
+    zone = np.outer(zone, np.arange(1, 7)) if zone.ndim == 1 else zone
+    called = np.asarray(called)
+    columns = {
+        "label": pa.array(list(label), pa.int8()),
+        "predicted": pa.array(called, pa.int8()),
+        "target": pa.array(np.full(len(called), explains == "pneumonia") if target is None else target).cast(pa.int8()),
+        "patient_id": list(patients),
+    }
+    columns |= {f"zone_mean_{name}": pa.array(zone[:, i], pa.float32()) for i, name in enumerate(ZONES)}
+    return Scores(pa.table(columns), (1, 1), ZONES, 0.5, explains)
+
+
+def found(table: list[dict[str, Any]], pictures: str, zone: str = ZONES[0]) -> dict[str, Any]:
+    (record,) = [record for record in table if (record["pictures"], record["zone"]) == (pictures, zone)]
+    return record
+
+
+def clustered(seed: int, num_patients: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Activations of one to four alike pictures a patient, and the patients."""
+    rng = np.random.default_rng(seed)
+    patients = np.repeat(np.arange(num_patients), rng.integers(1, 5, num_patients))
+    return 5 + spread * rng.normal(size=num_patients)[patients] + 0.3 * rng.normal(size=len(patients)), patients
+
+
+def test_means_by_class_and_outcome_by_hand() -> None:
+    """Label 0, 0, 1, 1, 1 called 0, 1, 0, 1, 1 with activations 1, 3, 4, 6, 8."""
+    table = zone_table(scores([1, 3, 4, 6, 8], [0, 0, 1, 1, 1], [0, 1, 0, 1, 1], "abcde"))
+    assert len(table) == 6 * len(ZONES)
+    expected = {"normal": (2, 2, 2), "pneumonia": (6, 3, 3), "true negative": (1, 1, 1)}
+    expected |= {"false positive": (3, 1, 1), "false negative": (4, 1, 1), "true positive": (7, 2, 2)}
+    for name, (mean, n, patients) in expected.items():
+        record = found(table, name)
+        assert (record["mean"], record["n"], record["patients"]) == (mean, n, patients), name
+        assert found(table, name, ZONES[5])["mean"] == 6 * mean, name
+    assert found(table, "normal")["std"] == pytest.approx(np.sqrt(2))
+    assert found(table, "true negative")["std"] is None
+    assert found(table, "pneumonia")["ratio"] == pytest.approx(3)
+    assert {record["ratio"] for record in table if record["pictures"] != "pneumonia"} == {None}
+    assert (table[0]["zone"], table[0]["paper_zone"]) == ("right_upper", "Upper West")
+    assert {record["explained_class"] for record in table} == {"pneumonia"}
+
+
+def test_with_one_picture_a_patient_the_interval_is_students() -> None:
+    values = np.random.default_rng(0).gamma(2, size=30).astype(np.float32)
+    record = found(zone_table(scores(values, [0] * 30, [0] * 30, map(str, range(30)))), "normal")
+    student = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
+    assert (record["low"], record["high"]) == (pytest.approx(student.low), pytest.approx(student.high))
+
+
+def test_a_picture_without_a_patient_is_a_patient_of_its_own() -> None:
+    values = np.arange(1.0, 9)
+    alone = zone_table(scores(values, [0] * 8, [0] * 8, [None] * 8))
+    assert alone == zone_table(scores(values, [0] * 8, [0] * 8, map(str, range(8))))
+
+
+def test_copies_of_pictures_under_one_patient_carry_no_information() -> None:
+    values, names = np.arange(1.0, 13) ** 2, [str(i) for i in range(12)]
+    once = found(zone_table(scores(values, [0] * 12, [0] * 12, names)), "normal")
+    copied = found(zone_table(scores(np.tile(values, 5), [0] * 60, [0] * 60, names * 5)), "normal")
+    assert (copied["n"], copied["patients"]) == (60, 12)
+    assert (copied["low"], copied["high"]) == (pytest.approx(once["low"]), pytest.approx(once["high"]))
+
+
+def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
+    """Of the mean and of the ratio, where some patients have pictures of both classes."""
+    values, patients = clustered(1, 300, spread=2.0)
+    values = np.abs(values)
+    label = np.random.default_rng(2).integers(0, 2, len(values))
+    table = zone_table(scores(values, label, label, patients.astype(str)))
+    rng = np.random.default_rng(3)
+    sums = [np.bincount(patients, weights=(label == c) * values) for c in (0, 1)]
+    counts = [np.bincount(patients, weights=label == c) for c in (0, 1)]
+    times = rng.multinomial(300, np.full(300, 1 / 300), size=20_000)
+    normal, ill = ((times @ s) / (times @ n) for s, n in zip(sums, counts, strict=True))
+    record = found(table, "pneumonia")
+    for measured, drawn in ((("low", "high"), ill), (("ratio_low", "ratio_high"), ill / normal)):
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        width = high - low
+        assert [record[name] for name in measured] == pytest.approx([low, high], abs=0.05 * width)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    """420 means over 40 patients; three binomial sd are 3.2 points. Taken as independent, pictures cover far less."""
+    covered = {"by patient": 0, "by picture": 0}
+    rng = np.random.default_rng(7)
+    for _ in range(70):
+        patients = np.repeat(np.arange(40), rng.integers(1, 5, 40))
+        values = 5 + rng.normal(size=(40, 6))[patients] + 0.3 * rng.normal(size=(len(patients), 6))
+        for name, groups in (("by patient", patients.astype(str)), ("by picture", [None] * len(values))):
+            table = zone_table(scores(values, [1] * len(values), [1] * len(values), groups))
+            covered[name] += sum(r["low"] <= 5 <= r["high"] for r in table if r["pictures"] == "pneumonia")
+    assert 0.92 <= covered["by patient"] / 420 <= 0.98
+    assert covered["by picture"] / 420 < 0.85
+
+
+def test_a_ratio_that_every_patient_shares_is_certain() -> None:
+    """Each patient's pneumonia is twice as active as their own normal picture, however much patients differ."""
+    base = np.array([1.0, 2, 4, 8, 16])
+    table = zone_table(scores([*base, *(2 * base)], [0] * 5 + [1] * 5, [1] * 10, [*"abcde", *"abcde"]))
+    record = found(table, "pneumonia")
+    assert [record[name] for name in ("ratio", "ratio_low", "ratio_high")] == pytest.approx([2, 2, 2])
+
+
+def test_what_is_undefined_is_none() -> None:
+    table = zone_table(scores([0, 0, 5], [0, 0, 1], [0, 0, 1], "aab"))
+    one_patient = found(table, "normal")
+    assert (one_patient["mean"], one_patient["low"], one_patient["high"]) == (0, None, None)
+    assert found(table, "pneumonia")["ratio"] is None
+    nobody = found(table, "false positive")
+    assert (nobody["n"], nobody["patients"]) == (0, 0)
+    assert {nobody[name] for name in ("mean", "std", "low", "high", "ratio")} == {None}
+    assert json.loads(json.dumps(table, allow_nan=False)) == table
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_without_a_label_or_an_activation_do_not_count() -> None:
+    record = found(zone_table(scores([1, 3, 9, np.nan], [0, 0, None, 0], [0] * 4, "abcd")), "normal")
+    assert (record["n"], record["patients"], record["mean"]) == (2, 2, 2)
+
+
+def test_where_maps_explain_the_prediction_there_are_no_classes_and_outcomes_name_what_is_explained() -> None:
+    """The fifth picture was called pneumonia, but its map explains normality: it was that near the threshold."""
+    given = scores([1, 3, 4, 6, 100], [0, 0, 1, 1, 1], [0, 1, 0, 1, 1], "abcde", "predicted", target=[0, 1, 0, 1, 0])
+    table = zone_table(given)
+    explained = {record["pictures"]: record["explained_class"] for record in table}
+    assert explained == {
+        "true negative": "normal",
+        "false positive": "pneumonia",
+        "false negative": "normal",
+        "true positive": "pneumonia",
+    }
+    assert (found(table, "true positive")["mean"], found(table, "true positive")["n"]) == (6, 1)
+
+
+def test_the_order_of_pictures_changes_nothing() -> None:
+    values, patients = clustered(4, 50)
+    label = np.random.default_rng(5).integers(0, 2, len(values))
+    order = np.random.default_rng(6).permutation(len(values))
+    one, other = (
+        zone_table(scores(values[rows], label[rows], label[rows], patients[rows].astype(str)))
+        for rows in (slice(None), order)
+    )
+    for a, b in zip(one, other, strict=True):
+        assert {key: pytest.approx(value) for key, value in a.items()} == b

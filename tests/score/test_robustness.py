@@ -1,0 +1,159 @@
+"""The robustness job on a real Ray: its undisturbed pictures are those of jobs/explain.py, and none is lost."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pneumo_ray.data.corruptions import CONDITIONS, apply_condition
+from pneumo_ray.data.manifest import read_manifest, write_manifest
+from pneumo_ray.errors import ConfigError, ManifestError, ModelError
+from pneumo_ray.explain import BayesGradCAM
+from pneumo_ray.model import load_bundle
+from pneumo_ray.score.config import ExplainConfig, ScoringScale
+from pneumo_ray.score.decode import load_picture
+from pneumo_ray.score.job import explain_archive
+from pneumo_ray.score.robustness import measure_robustness
+from pneumo_ray.score.source import LUNG_COLUMNS
+
+LUNGS = (20, 10, 110, 80)
+"""In pixels of the phantoms, which are 128 wide."""
+
+
+@pytest.fixture(scope="module")
+def marked(phantom_run, tmp_path_factory) -> Path:
+    """The phantoms' manifest with lung boxes for every other picture, and one test file cut in half."""
+    folder = tmp_path_factory.mktemp("marked")
+    table = read_manifest(str(phantom_run / "manifest.parquet"))
+    uris, splits = table["uri"].to_pylist(), table["split"].to_pylist()
+    row = splits.index("test")
+    data = Path(uris[row]).read_bytes()
+    uris[row] = str(folder / "cut.jpeg")
+    Path(uris[row]).write_bytes(data[: len(data) // 2])
+    table = table.set_column(table.column_names.index("uri"), "uri", pa.array(uris))
+    for name, value in zip(LUNG_COLUMNS, LUNGS, strict=True):
+        table = table.append_column(name, pa.array([value if i % 2 else None for i in range(len(table))], pa.float64()))
+    write_manifest(table, str(folder / "manifest.parquet"))
+    return folder / "manifest.parquet"
+
+
+@pytest.fixture(scope="module")
+def measured(ray_cluster, marked, model, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("robustness")
+    measure_robustness(str(model), str(marked), str(out), amp="off")
+    return out
+
+
+def rows(out: Path) -> pa.Table:
+    return pq.read_table(out / "robustness.parquet")
+
+
+def test_every_labelled_picture_has_one_row_a_condition_and_a_cut_file_is_counted(measured, marked):
+    table, facts = rows(measured), json.loads((measured / "robustness.json").read_text())
+    manifest = read_manifest(str(marked))
+    names = set(manifest.filter(pc.equal(manifest["split"], "test"))["image_id"].to_pylist())
+    keys = list(zip(*(table[name].to_pylist() for name in ("image_id", "condition", "severity")), strict=True))
+    assert len(set(keys)) == len(keys) == len(names) * len(CONDITIONS)
+    assert {key[0] for key in keys} == names
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    assert len(failed) == failed["prob_mean"].null_count == len(CONDITIONS)
+    assert (facts["pictures"], facts["failed"], facts["failures"]) == (len(names), 1, {"decode: truncated": 1})
+    assert {record["failed"] for record in facts["conditions"]} == {1}
+    assert {record["n"] for record in facts["conditions"]} == {len(names) - 1}
+
+
+def test_undisturbed_pictures_score_exactly_what_jobs_explain_gives_them(measured, marked, model, tmp_path):
+    explain_archive(ExplainConfig(model=str(model), out=str(tmp_path), manifest=str(marked), amp="off"))
+    explained = pa.concat_tables([pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))])
+    plain = rows(measured).filter(pc.equal(rows(measured)["condition"], "as_it_is"))
+    place = pc.index_in(plain["image_id"], value_set=explained["image_id"].combine_chunks())
+    explained = explained.take(place)
+    assert len(plain) > 10
+    for name in ("status", "prob_mean", "logit", "logit_std"):
+        assert plain[name].to_pylist() == explained[name].to_pylist()
+
+
+def test_a_condition_scores_what_the_engine_says_of_the_picture_with_its_own_lungs(measured, marked, model):
+    """A phantom becomes 73 x 73, and the crop of 64 begins at 4: a corner of the box is round(73 c / side) - 4."""
+    bundle, manifest = load_bundle(model), read_manifest(str(marked)).to_pylist()
+    engine = BayesGradCAM(bundle.model, passes=20, seed=0, temperature=bundle.temperature)
+    found = {
+        (row["image_id"], row["condition"], row["severity"]): row["prob_mean"] for row in rows(measured).to_pylist()
+    }
+    chosen = [row for row in manifest if row["split"] == "test" and found[row["image_id"], "as_it_is", 0] is not None]
+    assert {row["lung_x0"] is None for row in chosen[:4]} == {True, False}
+    for row in chosen[:4]:
+        picture = load_picture(row["uri"], None, None, bundle.preprocessing)
+        lungs = None
+        if row["lung_x0"] is not None:
+            scale = np.array([73 / row["width"], 73 / row["height"]] * 2)
+            x0, y0, x1, y1 = (np.round(np.array(LUNGS) * scale) - 4).clip(0, 64).astype(int).tolist()
+            lungs = (x0, y0, x1, y1)
+        made = np.stack([apply_condition(picture, condition, row["image_id"], 0, lungs) for condition in CONDITIONS])
+        e = engine(bundle.preprocessing.normalise(torch.from_numpy(made)))
+        expected = [found[row["image_id"], condition.name, condition.severity] for condition in CONDITIONS]
+        assert np.allclose(e.prob_mean, expected, atol=1e-5)
+
+
+def test_batches_actors_and_the_order_of_the_manifest_change_nothing_but_rounding(measured, marked, model, tmp_path):
+    manifest = read_manifest(str(marked))
+    shuffled = manifest.take(np.random.default_rng(0).permutation(len(manifest)))
+    write_manifest(shuffled, str(tmp_path / "shuffled.parquet"))
+    scale = ScoringScale(num_actors=2, batch_size=7)
+    measure_robustness(str(model), str(tmp_path / "shuffled.parquet"), str(tmp_path / "out"), amp="off", scale=scale)
+    keys = [("image_id", "ascending"), ("condition", "ascending"), ("severity", "ascending")]
+    first, other = (rows(out).sort_by(keys) for out in (measured, tmp_path / "out"))
+    assert first.select(["image_id", "condition", "severity", "label"]).equals(
+        other.select(["image_id", "condition", "severity", "label"])
+    )
+    for name in ("prob_mean", "logit", "logit_std"):
+        a, b = (table[name].to_numpy().astype(float) for table in (first, other))
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_the_files_agree_with_one_another_and_name_the_model(measured, model):
+    facts = json.loads((measured / "robustness.json").read_text())
+    assert facts["model_hash"] == load_bundle(model).hash
+    assert rows(measured).schema.metadata[b"model_hash"].decode() == facts["model_hash"]
+    assert facts["threshold"] == 0.5
+    assert facts["lung_boxes"]["manifest"] + facts["lung_boxes"]["central"] == facts["pictures"]
+    assert facts["lung_boxes"]["manifest"] > 0
+    assert facts["metadata_only"]["fitted_on"] > 0
+    with open(measured / "robustness.csv", newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [row["condition"] for row in cells] == [condition.name for condition in CONDITIONS]
+    assert float(cells[0]["auc"]) == facts["conditions"][0]["values"]["auc"]
+
+
+def test_one_class_alone_is_measured_as_far_as_it_goes(ray_cluster, phantom_run, model, tmp_path):
+    manifest = read_manifest(str(phantom_run / "manifest.parquet"))
+    keep = pc.or_(pc.equal(manifest["label"], 1), pc.not_equal(manifest["split"], "test"))
+    write_manifest(manifest.filter(pc.fill_null(keep, False)), str(tmp_path / "manifest.parquet"))
+    numbers = measure_robustness(
+        str(model), str(tmp_path / "manifest.parquet"), str(tmp_path / "out"), passes=2, amp="off"
+    )
+    assert (numbers["normal"], numbers["pneumonia"]) == (0, numbers["pictures"])
+    for record in numbers["conditions"]:
+        assert record["values"]["auc"] is record["values"]["specificity"] is record["auc_difference"] is None
+        assert record["values"]["recall"] is not None
+    assert "one class" in numbers["metadata_only"]["reason"]
+
+
+def test_what_cannot_work_is_said_in_one_sentence_before_anything_is_written(marked, model, tmp_path):
+    table = read_manifest(str(marked))
+    unlabelled = table.set_column(table.column_names.index("label"), "label", pa.nulls(len(table), table["label"].type))
+    write_manifest(unlabelled, str(tmp_path / "unlabelled.parquet"))
+    out = str(tmp_path / "out")
+    with pytest.raises(ModelError, match="not a complete"):
+        measure_robustness(str(tmp_path / "nowhere"), str(marked), out)
+    with pytest.raises(ManifestError, match="no labelled pictures in the split test"):
+        measure_robustness(str(model), str(tmp_path / "unlabelled.parquet"), out)
+    with pytest.raises(ConfigError, match="split must be"):
+        measure_robustness(str(model), str(marked), out, "holdout")
+    assert not (tmp_path / "out").exists()
