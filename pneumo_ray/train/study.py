@@ -68,7 +68,7 @@ class Study:
     reference: str | None = None
     """The arm that the others are compared with; None takes the first."""
     uncertainty: bool = False
-    """Also measure how well the uncertainty of Monte Carlo dropout finds errors."""
+    """Also measure how well the uncertainty of Monte Carlo dropout finds errors; every arm needs dropout then."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -125,7 +125,12 @@ def plan(study: Study, base: TrainConfig) -> list[Trial]:
             for arm, settings in study.arms.items()
         ]
     for trial in trials:
-        configure(base, trial)
+        config = configure(base, trial)
+        if study.uncertainty and config.model.dropout == 0:
+            raise ConfigError(
+                f"study {study.name} measures the uncertainty of dropout, and {trial.arm} has none; "
+                "set its model.dropout above 0"
+            )
     return trials
 
 

@@ -1,48 +1,48 @@
 """What a study leaves: one row a trial, the arms compared, and the config of the best, all judged on validation only."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import t as student
 
 from pneumo_ray import storage
 from pneumo_ray.cli import save_config
 from pneumo_ray.console import say
+from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.study import Study, Trial, configure
+from pneumo_ray.train.study_compare import Difference, best_record, by_arm, differences
+from pneumo_ray.train.study_figures import FOREST, study_figures
 
 SHOWN = ("val_loss", "loss_scaled", "val_auc", "ece", "recall", "specificity", "bias")
 """Metrics of the table of arms."""
 COMPARED = ("val_loss", "loss_scaled", "val_auc", "ece")
 """Metrics of the table of differences."""
+OF_UNCERTAINTY = ("error_auroc_mi", "error_auroc_plain")
+"""Metrics of both tables in a study that is also judged on its uncertainty."""
 
 MEANING = """\
 val_loss: cross-entropy of the raw probabilities, in nats; loss_scaled: the same after temperature scaling; ece: calibration
 error of the raw probabilities; recall, specificity: at 0.5; bias: mean probability less the share of pneumonia."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An arm less the reference."""
-
-    mean: float
-    low: float | None
-    """Lower end of the 95 % interval; None where there are too few trials to know."""
-    high: float | None
+MEANING_OF_UNCERTAINTY = """\
+error_auroc_mi: AUROC of the mutual information of Monte Carlo dropout for finding the errors at 0.5; error_auroc_plain: the
+same of 1 - max(p, 1 - p) without dropout, which needs no passes. A trial without an error, or with few, says little of either."""
 
 
 def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[dict[str, Any]]) -> None:
-    """Write study.parquet, study.csv, best.json and, for an ablation, ablation.md; say what came out."""
+    """Write study.parquet, study.csv, best.json, the figures and, for an ablation, ablation.md; say what came out."""
     rows = study_rows(records)
     storage.write_table(pa.Table.from_pylist(rows), storage.join(out, "study.parquet"))
     storage.write_csv([list(rows[0]), *(list(row.values()) for row in rows)], storage.join(out, "study.csv"))
     written = ["study.parquet", "study.csv"]
+    figures = study_figures(study, records)
+    for name, figure in figures.items():
+        save_figure(figure, storage.join(out, "figures"), name)
+        written.append(f"figures/{name}.png")
     if study.reference_arm is not None:
-        text = ablation_markdown(study, base, records)
+        text = ablation_markdown(study, base, records, figures)
         storage.write_bytes(storage.join(out, "ablation.md"), text.encode())
         written.append("ablation.md")
         say(text)
@@ -91,71 +91,17 @@ def _scalar(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def by_arm(records: Sequence[dict[str, Any]], metric: str) -> dict[str, list[float]]:
-    """Return the values of a metric by arm, of the trials that finished."""
-    found: dict[str, list[float]] = {}
-    for record in _finished(records):
-        if record["metrics"][metric] is not None:
-            found.setdefault(record["arm"], []).append(record["metrics"][metric])
-    return found
-
-
-def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) -> dict[str, Difference]:
-    """Return how much each arm differs from the reference.
-
-    The model is value = arm + seed + noise, by least squares: trials with one seed share their first weights and much
-    of their order, so they are compared with each other. The noise is taken to be the same in all arms, which makes
-    its estimate usable with few seeds. The intervals are about other seeds, not about other patients.
-
-    Args:
-        records: of all trials; those that did not finish are left out.
-        metric: its name in the records.
-        reference: the arm to compare with.
-    """
-    found = [r for r in _finished(records) if r["metrics"][metric] is not None]
-    arms = list(dict.fromkeys(r["arm"] for r in found))
-    seeds = sorted({r["seed"] for r in found})
-    if reference not in arms:
-        return {}
-    others = [arm for arm in arms if arm != reference]
-    design = np.array(
-        [[1.0, *(r["arm"] == arm for arm in others), *(r["seed"] == seed for seed in seeds[1:])] for r in found], float
-    )
-    values = np.array([r["metrics"][metric] for r in found])
-    inverse = np.linalg.pinv(design.T @ design)
-    effects = inverse @ design.T @ values
-    free = len(values) - np.linalg.matrix_rank(design)
-    out = {}
-    for position, arm in enumerate(others, start=1):
-        mean, half = float(effects[position]), None
-        if free > 0:
-            noise = float(np.sum((values - design @ effects) ** 2)) / free
-            half = float(student.ppf(0.975, free)) * float(np.sqrt(noise * inverse[position, position]))
-        out[arm] = Difference(mean, None if half is None else mean - half, None if half is None else mean + half)
-    return out
-
-
-def best_record(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the best trial of a search, or a trial of the best arm of an ablation, by validation loss; None if none finished."""
-    finished = _finished(records)
-    if not finished:
-        return None
-    if study.is_search:
-        return min(finished, key=lambda record: record["metrics"]["val_loss"])
-    means = {arm: float(np.mean(values)) for arm, values in by_arm(records, "val_loss").items()}
-    # An arm of which a trial diverged is not the best, however well the others went.
-    whole = {r["arm"] for r in records} - {r["arm"] for r in records if r["status"] != "finished"}
-    arm = min(whole or means, key=lambda name: means[name])
-    return next(record for record in finished if record["arm"] == arm)
-
-
-def ablation_markdown(study: Study, base: TrainConfig, records: Sequence[dict[str, Any]]) -> str:
-    """Return the tables of an ablation as Markdown."""
+def ablation_markdown(
+    study: Study, base: TrainConfig, records: Sequence[dict[str, Any]], figures: Collection[str] = ()
+) -> str:
+    """Return the tables of an ablation as Markdown, with a link to the forest plot if it is among the `figures`."""
+    extra = OF_UNCERTAINTY if study.uncertainty else ()
+    shown, metrics = (*SHOWN, *extra), (*COMPARED, *extra)
     reference = str(study.reference_arm)
     count: dict[str, list[str]] = {}
     for record in records:
         count.setdefault(record["arm"], []).append(record["status"])
-    values = {metric: by_arm(records, metric) for metric in SHOWN}
+    values = {metric: by_arm(records, metric) for metric in shown}
     lines = [
         f"# {study.name}: {study.varies}",
         "",
@@ -163,9 +109,9 @@ def ablation_markdown(study: Study, base: TrainConfig, records: Sequence[dict[st
         "mean and standard deviation over seeds, on validation.",
         "",
         *_table(
-            ("arm", "trials", *SHOWN),
+            ("arm", "trials", *shown),
             [
-                [arm, _trials(statuses), *(_spread(values[m].get(arm, [])) for m in SHOWN)]
+                [arm, _trials(statuses), *(_spread(values[m].get(arm, [])) for m in shown)]
                 for arm, statuses in count.items()
             ],
         ),
@@ -173,16 +119,14 @@ def ablation_markdown(study: Study, base: TrainConfig, records: Sequence[dict[st
         f"Difference to {reference}, with 95 % intervals over seeds (arm and seed as additive effects, one noise for all arms):",
         "",
     ]
-    compared: Mapping[str, dict[str, Difference]] = {m: differences(records, m, reference) for m in COMPARED}
+    compared: Mapping[str, dict[str, Difference]] = {m: differences(records, m, reference) for m in metrics}
     lines += _table(
-        ("arm", *COMPARED),
-        [[arm, *(_difference(compared[m].get(arm)) for m in COMPARED)] for arm in count if arm != reference],
+        ("arm", *metrics),
+        [[arm, *(_difference(compared[m].get(arm)) for m in metrics)] for arm in count if arm != reference],
     )
-    return "\n".join([*lines, "", MEANING, ""])
-
-
-def _finished(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record for record in records if record["status"] == "finished"]
+    if FOREST in figures:
+        lines += ["", f"![Differences to {reference}](figures/{FOREST}.png)"]
+    return "\n".join([*lines, "", MEANING, *([MEANING_OF_UNCERTAINTY] if extra else []), ""])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.error_finding import error_finding
 from pneumo_ray.train.launch import Place, fit
 from pneumo_ray.train.loop import DivergedError
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
@@ -48,6 +50,8 @@ class TrialJob:
     share: TrialShare
     replay: bool
     """Report the epochs of an interrupted trial again, so that the scheduler knows them."""
+    uncertainty: bool
+    """Measure how well Monte Carlo dropout finds the errors on validation."""
 
 
 class StoppedError(Exception):
@@ -156,6 +160,7 @@ def run_trial(
             tell(json.loads(line))
     try:
         result = fit(config, place)
+        found = error_finding(config, result.model, share.in_process) if job.uncertainty else {}
     except PneumoError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         write_record(config.out, trial, status, reason=str(error))
@@ -167,6 +172,7 @@ def run_trial(
         checkpoint=result.model,
         overhead=time.monotonic() - started - sum(epoch["seconds"] for epoch in result.history[before:]),
         val_ids=usable(read_manifest(config.manifest), "val")["image_id"],
+        more_metrics=found,
     )
 
 
@@ -179,6 +185,7 @@ def write_record(
     checkpoint: str | None = None,
     overhead: float | None = None,
     val_ids: pa.ChunkedArray | None = None,
+    more_metrics: Mapping[str, float | None] = MappingProxyType({}),
 ) -> None:
     """Write down how a trial ended, and remove what it would have continued from.
 
@@ -190,6 +197,7 @@ def write_record(
         checkpoint: folder of its model.
         overhead: seconds that were not training.
         val_ids: names of the validation images, to keep their logits.
+        more_metrics: what was measured beside `validation_metrics`.
     """
     state = load_state(folder)
     record: dict[str, Any] = {
@@ -204,7 +212,7 @@ def write_record(
         "checkpoint": checkpoint,
         "training_seconds": sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
         "overhead_seconds": overhead,
-        "metrics": measure(state) if state else {},
+        "metrics": {**measure(state), **more_metrics} if state else {},
         "history": state.history if state else [],
     }
     if state and val_ids is not None:

@@ -145,7 +145,7 @@ def _run(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that diverged ends without a loss
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
-    job = TrialJob(base, by_name, share, replay=study.is_search)
+    job = TrialJob(base, by_name, share, replay=study.is_search, uncertainty=study.uncertainty)
     board = Board(len(left), base.epochs, study)
     tuner = tune.Tuner(
         tune.with_resources(

@@ -15,8 +15,9 @@ from pneumo_ray.model import ModelConfig
 from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.sharing import share_cluster
 from pneumo_ray.train.study import STUDIES, Range, Study, Trial, configure, plan, read_study
+from pneumo_ray.train.study_compare import best_record, differences
 from pneumo_ray.train.study_config import StudyConfig
-from pneumo_ray.train.study_results import best_record, differences, study_rows
+from pneumo_ray.train.study_results import ablation_markdown, study_rows, write_results
 from pneumo_ray.train.trial import validation_metrics
 
 BASE = TrainConfig(manifest="/m.parquet", out="/study", model=ModelConfig(weights="none"))
@@ -223,6 +224,23 @@ def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
     assert best_record(search, records({"a": [0.3], "b": [0.2]}))["arm"] == "b"
 
 
+def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
+    arms = {"head-0.5": {"model.dropout": 0.5}, "head-0.2": {"model.dropout": 0.2}}
+    study = Study("s", "x", arms=arms, uncertainty=True)
+    found = records({"head-0.5": [0.3], "head-0.2": [0.3]})
+    for record, value in zip(found, (0.7, 0.8), strict=True):
+        record["metrics"] |= {"error_auroc_mi": value, "error_auroc_plain": None}
+    text = ablation_markdown(study, BASE, found)
+    assert text.count("| error_auroc_mi | error_auroc_plain |") == 2
+    assert "| 0.8000 |  |" in text
+    assert "| +0.1000 |  |" in text
+    found[1] |= {"status": "diverged", "metrics": {}}
+    assert "| head-0.2 | 0, 1 diverged |" in ablation_markdown(study, BASE, found)
+    assert "error_auroc" not in ablation_markdown(replace(study, uncertainty=False), BASE, found)
+    with pytest.raises(ConfigError, match="measures the uncertainty of dropout, and off has none"):
+        plan(replace(study, arms={"off": {"model.dropout": 0.0}}), BASE)
+
+
 def test_rows_have_the_same_columns_whatever_became_of_the_trial():
     found = records({"a": [0.1], "b": [0.2]})
     found[1] |= {
@@ -248,8 +266,6 @@ def test_an_overconfident_half_is_what_the_bias_shows():
 
 
 def test_the_best_config_is_one_that_train_takes(tmp_path):
-    from pneumo_ray.train.study_results import write_results
-
     study = Study("s", "x", arms={"a": {"augment.crop_area": None}, "b": {"augment.crop_area": [0.5, 0.9]}})
     base = replace(BASE, out=str(tmp_path), data=ImageConfig(64))
     found = records({"a": [0.3], "b": [0.2]})
@@ -262,4 +278,7 @@ def test_the_best_config_is_one_that_train_takes(tmp_path):
     best = load_config(TrainConfig, str(tmp_path / "best.json"))
     assert best.augment.crop_area == (0.5, 0.9)
     assert best.data.image_size == 64
-    assert "| b | -0.1000 |" in (tmp_path / "ablation.md").read_text()
+    text = (tmp_path / "ablation.md").read_text()
+    assert "| b | -0.1000 |" in text
+    assert "(figures/differences.png)" in text
+    assert (tmp_path / "figures/differences.png").exists()
