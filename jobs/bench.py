@@ -1,4 +1,4 @@
-"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train explain score`."""
+"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train explain score evaluate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pneumo_ray.bench.data import bench_data
+from pneumo_ray.bench.evaluate import bench_evaluate
 from pneumo_ray.bench.explain import bench_explain
 from pneumo_ray.bench.score import bench_score
 from pneumo_ray.bench.timing import HEADER
@@ -15,15 +16,21 @@ from pneumo_ray.cli import run_job
 from pneumo_ray.console import say
 from pneumo_ray.errors import ArchiveError
 
-Part = Literal["data", "train", "explain", "score"]
-PARTS = {"data": bench_data, "train": bench_train, "explain": bench_explain, "score": bench_score}
+Part = Literal["data", "train", "explain", "score", "evaluate"]
+PARTS = {
+    "data": bench_data,
+    "train": bench_train,
+    "explain": bench_explain,
+    "score": bench_score,
+    "evaluate": bench_evaluate,
+}
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Print a Markdown table of ratios."""
 
-    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "explain", "score")
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "explain", "score", "evaluate")
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
