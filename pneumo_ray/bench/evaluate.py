@@ -75,7 +75,7 @@ def _write(base: Path, uris: Sequence[str | None]) -> None:
     (base / "scores" / "_run.json").write_text(json.dumps(run))
     columns: dict[str, list[Any]] = {
         "image_id": names,
-        "uri": uris,
+        "uri": list(uris),
         "label": label.tolist(),
         "split": ["test"] * n,
         "subtype": [("bacteria", "virus")[i % 2] if ill else "normal" for i, ill in enumerate(label)],
