@@ -63,18 +63,33 @@ def load_config(config_type: type[Config], path: str) -> Config:
     Raises:
         ConfigError: if the file is missing, not JSON, or has a key that the config does not.
     """
-    try:
-        values = json.loads(storage.read_bytes(path))
-    except FileNotFoundError as error:
-        raise ConfigError(f"--config {path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--config {path} is not a readable JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"--config {path} must hold a JSON object of options")
+    values = read_object("--config", path, "of options")
     try:
         return typing.cast(Config, _build(config_type, values, path))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
+
+
+def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
+    """Return the JSON object in a file that an option names.
+
+    Args:
+        option: its name, for the sentence.
+        uri: the file.
+        holds: what the object should hold, such as `of options`, for the sentence.
+
+    Raises:
+        ConfigError: if the file is missing, not JSON, or not an object.
+    """
+    try:
+        values = json.loads(storage.read_bytes(uri))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{option} {uri} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{option} {uri} is not a readable JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{option} {uri} must hold a JSON object {holds}")
+    return values
 
 
 def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> Any:

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2, norm, rankdata
+from scipy.stats import binomtest, chi2, norm
 
 from pneumo_ray.errors import ManifestError
-from pneumo_ray.evaluate.linearised import MAX_RESAMPLED, auc_difference_interval
-from pneumo_ray.evaluate.metrics import draw_patients, number_groups
+from pneumo_ray.evaluate.linearised import MAX_RESAMPLED, auc_difference_interval, placements
+from pneumo_ray.evaluate.metrics import OrderedPairs, draw_patients, number_groups
 from pneumo_ray.evaluate.scores import Scores
 
 EXACT_BELOW = 25
@@ -132,7 +132,7 @@ def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
     m, n = int((label == 1).sum()), int((label == 0).sum())
     if not m or not n:
         return DeLong(None, None, None, None, None, None)
-    placed, placed_baseline = (_placements(label, p) for p in (prob, prob_baseline))
+    placed, placed_baseline = (placements(label, p) for p in (prob, prob_baseline))
     here, baseline = (float(of_positives.mean()) / n for of_positives, _ in (placed, placed_baseline))
     # Halves of integers up to here, hence exact: equal rankings give a variance of exactly 0.
     of_positives, of_negatives = placed[0] - placed_baseline[0], placed[1] - placed_baseline[1]
@@ -151,13 +151,6 @@ def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
         interval=[difference - CRITICAL * error, difference + CRITICAL * error],
         p=float(2 * norm.sf(abs(difference) / error)),
     )
-
-
-def _placements(label: Ints, prob: Floats) -> tuple[Floats, Floats]:
-    """Return for each positive the number of negatives below it, for each negative that of positives, ties half."""
-    rank = rankdata(prob)
-    of_positives, of_negatives = (rank[label == c] - rankdata(prob[label == c]) for c in (1, 0))
-    return of_positives, of_negatives
 
 
 def auc_interval_by_patient(
@@ -191,47 +184,18 @@ def auc_interval_by_patient(
     patient_of, num_patients = number_groups(patients)
     if num_patients < 2:
         return None
-    sets = [_Pairs.of(label, p, patient_of) for p in (prob, prob_baseline)]
+    sets = [OrderedPairs.of(label, p, patient_of) for p in (prob, prob_baseline)]
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(num_resamples):
-        times = draw_patients(rng, 1, num_patients)[0]
-        here, there = (pairs.auc(times) for pairs in sets)
-        if here is not None and there is not None:
+        times = draw_patients(rng, 1, num_patients)
+        here, there = (float(pairs.auc(times)[0]) for pairs in sets)
+        if not np.isnan(here):  # a class is missing for both or for neither
             drawn.append(here - there)
     if not drawn:
         return None
     low, high = np.quantile(drawn, [0.025, 0.975])
     return [float(low), float(high)]
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The order of positives and negatives, found once and measured for many resamples (Mann-Whitney)."""
-
-    patient_of_positive: Ints
-    """[m], by ascending score."""
-    patient_of_negative: Ints
-    """[n], by ascending score."""
-    num_below: Ints
-    """[m] negatives that score less than each positive."""
-    num_up_to: Ints
-    """[m] negatives that score less or the same."""
-
-    @classmethod
-    def of(cls, label: Ints, prob: Floats, patient_of: Ints) -> "_Pairs":
-        order = np.argsort(prob)
-        positive, negative = order[label[order] == 1], order[label[order] == 0]
-        below, up_to = (np.searchsorted(prob[negative], prob[positive], side) for side in ("left", "right"))
-        return cls(patient_of[positive], patient_of[negative], below, up_to)
-
-    def auc(self, times: Floats) -> float | None:
-        """Return the share of pairs in the right order, ties half, where patient g counts `times[g]` times."""
-        of_positive = times[self.patient_of_positive]
-        up_to = np.concatenate(([0.0], np.cumsum(times[self.patient_of_negative])))
-        pairs = of_positive.sum() * up_to[-1]
-        in_order = of_positive @ (up_to[self.num_below] + up_to[self.num_up_to]) / 2
-        return float(in_order / pairs) if pairs else None
 
 
 @dataclass(frozen=True)

@@ -100,16 +100,18 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         say(_comparison_line(comparison))
     written = ["metrics.json", *tables]
     if config.report:
+        seen = fingerprint(manifest)
         subject = Subject(
             chosen=chosen,
             manifest=manifest,
             manifest_name=config.manifest,
+            manifest_fingerprint=seen,
             numbers=numbers,
             run=run,
             failed=failed,
             history=read_history(run),
             zones=zones,
-            robustness=_robustness(out, run, config.split, numbers, fingerprint(manifest)),
+            robustness=_robustness(out, run, config.split, numbers, seen),
         )
         tables["misclassified.csv"] = write_report(subject, out, config.gallery, config.prevalence, config.seed)
         written += ["misclassified.csv", "figures/"]

@@ -104,6 +104,13 @@ def auc_difference_interval(
     return [here - there - error, here - there + error]
 
 
+def placements(truth: IntArray, prob: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return for each positive the number of negatives below it, for each negative that of positives, ties half."""
+    rank = rankdata(prob)
+    of_positives, of_negatives = (rank[truth == c] - rankdata(prob[truth == c]) for c in (1, 0))
+    return of_positives, of_negatives
+
+
 def auc_influence(truth: IntArray, prob: FloatArray) -> tuple[float, FloatArray]:
     """Return the AUC, and its derivative by the weight of each image, [n]; it sums to 0.
 
@@ -113,10 +120,9 @@ def auc_influence(truth: IntArray, prob: FloatArray) -> tuple[float, FloatArray]
     """
     positive = truth == 1
     m, n = int(positive.sum()), int((~positive).sum())
-    rank = rankdata(prob)
+    of_positives, of_negatives = placements(truth, prob)
     share = np.empty(len(prob))
-    # Of a positive the share of negatives below it, of a negative the share of positives above it; ties count half.
-    share[positive] = (rank[positive] - rankdata(prob[positive])) / n
-    share[~positive] = 1 - (rank[~positive] - rankdata(prob[~positive])) / m
+    # Of a positive the share of negatives below it, of a negative the share of positives above it.
+    share[positive], share[~positive] = of_positives / n, 1 - of_negatives / m
     auc = float(share[positive].mean())
     return auc, (share - auc) / np.where(positive, m, n)

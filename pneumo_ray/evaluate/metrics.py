@@ -5,6 +5,7 @@ bootstrap that draws whole patients (Efron and Tibshirani 1993), because two ima
 """
 
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -129,12 +130,8 @@ def bootstrap_intervals(
     squared_error = np.bincount(group_of, weights=(scores - truth) ** 2, minlength=num_groups)
     patients = np.column_stack((confusion, squared_error))
 
-    order = np.argsort(scores)
-    positive, negative = order[truth[order] == 1], order[truth[order] == 0]
-    num_below = np.searchsorted(scores[negative], scores[positive], side="left")
-    num_up_to = np.searchsorted(scores[negative], scores[positive], side="right")
-    positive_group, negative_group = group_of[positive], group_of[negative]
-    falling = order[::-1]
+    ordered = OrderedPairs.of(truth, scores, group_of)
+    falling = np.argsort(scores)[::-1]
     falling_group, falling_truth = group_of[falling], truth[falling]
     last = np.append(np.flatnonzero(np.diff(scores[falling])), scores.size - 1)  # of those with the same score
 
@@ -147,7 +144,7 @@ def bootstrap_intervals(
         values = rates(tn, fp, fn, tp)
         values["brier"] = squared / (tn + fp + fn + tp)
         if "auc" in metrics:
-            values["auc"] = _weighted_auc(times[:, positive_group], times[:, negative_group], num_below, num_up_to)
+            values["auc"] = ordered.auc(times)
         if "average_precision" in metrics:
             values["average_precision"] = _weighted_average_precision(times[:, falling_group], falling_truth, last)
         samples.append([values[name] for name in metrics])
@@ -223,25 +220,48 @@ def draw_patients(rng: np.random.Generator, num_resamples: int, num_groups: int)
     return times.reshape(num_resamples, num_groups).astype(np.float64)
 
 
-def _weighted_auc(
-    positive_weight: FloatArray, negative_weight: FloatArray, num_below: IntArray, num_up_to: IntArray
-) -> FloatArray:
-    """Return the weighted share of (positive, negative) pairs in the right order, ties counted half (Mann-Whitney).
+@dataclass(frozen=True)
+class OrderedPairs:
+    """The order of positives and negatives, found once and measured for many resamples of patients."""
 
-    Args:
-        positive_weight: [resamples, positives].
-        negative_weight: [resamples, negatives], columns sorted by score.
-        num_below: [positives] negatives that score less.
-        num_up_to: [positives] negatives that score less or the same.
+    patient_of_positive: IntArray
+    """[m], by ascending score."""
+    patient_of_negative: IntArray
+    """[n], by ascending score."""
+    num_below: IntArray
+    """[m] negatives that score less than each positive."""
+    num_up_to: IntArray
+    """[m] negatives that score less or the same."""
 
-    Returns:
-        float64 [resamples]; NaN where a class has no weight.
-    """
-    cumulative = np.zeros((negative_weight.shape[0], negative_weight.shape[1] + 1))
-    np.cumsum(negative_weight, axis=1, out=cumulative[:, 1:])
-    pairs = positive_weight * (cumulative[:, num_below] + cumulative[:, num_up_to])
-    with np.errstate(invalid="ignore"):
-        return pairs.sum(axis=1) / (2 * positive_weight.sum(axis=1) * cumulative[:, -1])
+    @classmethod
+    def of(cls, truth: IntArray, scores: FloatArray, patient_of: IntArray) -> "OrderedPairs":
+        """Sort once.
+
+        Args:
+            truth: [n], 0 or 1.
+            scores: [n].
+            patient_of: [n], numbers of patients.
+        """
+        order = np.argsort(scores)
+        positive, negative = order[truth[order] == 1], order[truth[order] == 0]
+        below, up_to = (np.searchsorted(scores[negative], scores[positive], side) for side in ("left", "right"))
+        return cls(patient_of[positive], patient_of[negative], below, up_to)
+
+    def auc(self, times: FloatArray) -> FloatArray:
+        """Return the share of pairs in the right order, ties counted half (Mann-Whitney).
+
+        Args:
+            times: [resamples, patients], how often each patient counts.
+
+        Returns:
+            float64 [resamples]; NaN where a class has no weight.
+        """
+        positive_weight, negative_weight = times[:, self.patient_of_positive], times[:, self.patient_of_negative]
+        cumulative = np.zeros((negative_weight.shape[0], negative_weight.shape[1] + 1))
+        np.cumsum(negative_weight, axis=1, out=cumulative[:, 1:])
+        pairs = positive_weight * (cumulative[:, self.num_below] + cumulative[:, self.num_up_to])
+        with np.errstate(invalid="ignore"):
+            return pairs.sum(axis=1) / (2 * positive_weight.sum(axis=1) * cumulative[:, -1])
 
 
 def _weighted_average_precision(weight: FloatArray, truth: IntArray, last: IntArray) -> FloatArray:

@@ -128,7 +128,7 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
     out["predictive_values"] = predictive_values(out["metrics"]["stored"]["values"], prevalence)
     out["calibration"] = _calibration(labelled, label, patients, seed)
     out["subgroups"] = measure_subgroups(labelled, label, prob, seed)
-    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, seed)
+    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, patients, seed)
     out["residuals"] = _residuals(labelled, label, prob)
     return out
 
@@ -189,11 +189,16 @@ def _calibration(
 
 
 def _uncertainty(
-    scores: Scores, split: str | None, labelled: Scores, label: NDArray[np.int64], prob: Floats, seed: int
+    scores: Scores,
+    split: str | None,
+    labelled: Scores,
+    label: NDArray[np.int64],
+    prob: Floats,
+    patients: Sequence[str | None],
+    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Hold every uncertainty against those that need no Monte Carlo."""
     wrong = (prob >= labelled.threshold) != (label == 1)
-    patients = labelled.table["patient_id"].to_pylist()
     out: dict[str, dict[str, Any]] = {}
     for name, value in uncertainties(labelled).items():
         ranks = rankdata(value) / max(len(value), 1)  # the same AUROC, within 0 and 1

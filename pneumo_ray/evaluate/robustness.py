@@ -13,6 +13,7 @@ from pneumo_ray.evaluate.compare import auc_interval_by_patient
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
+from pneumo_ray.evaluate.tables import number_text
 
 FORMAT = "pneumo_ray.robustness 1"
 
@@ -127,18 +128,14 @@ def summary_line(records: Sequence[dict[str, Any]], baseline: MetadataBaseline) 
     """Return in one sentence what a reader should know first: the worst corruption, the blackouts, the metadata."""
     found = {(record["condition"], record["severity"]): record for record in records}
     auc = {key: record["values"]["auc"] for key, record in found.items()}
-    parts = [f"AUC {_number(auc.get((AS_IT_IS.name, AS_IT_IS.severity)))} as it is"]
+    parts = [f"AUC {number_text(auc.get((AS_IT_IS.name, AS_IT_IS.severity)))} as it is"]
     graded = [(value, key) for key, value in auc.items() if key[1] and value is not None]
     if graded:
         value, (name, severity) = min(graded)
         specificity = found[name, severity]["values"]["specificity"]
-        parts.append(f"{_number(value)} at worst ({name} {severity}, specificity {_number(specificity)})")
+        parts.append(f"{number_text(value)} at worst ({name} {severity}, specificity {number_text(specificity)})")
     for name, words in (("lungs_black", "with the lung box black"), ("only_lungs", "with all but the lung box black")):
         if (name, 0) in auc:
-            parts.append(f"{_number(auc[name, 0])} {words}")
-    parts.append(f"{_number(baseline.auc)} from metadata alone")
+            parts.append(f"{number_text(auc[name, 0])} {words}")
+    parts.append(f"{number_text(baseline.auc)} from metadata alone")
     return "; ".join(parts)
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"

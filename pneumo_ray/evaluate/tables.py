@@ -38,7 +38,7 @@ def summary_lines(numbers: dict[str, Any]) -> list[str]:
     lines = [f"{about}; threshold {stored['threshold']:.3f}"]
     for name in ("auc", "accuracy", "recall", "specificity", "brier"):
         lines.append(f"  {name:<12}{_with_interval(stored['values'][name], stored['intervals'][name])}")
-    lines.append(f"  {'ece':<12}{_number(stored['values']['ece'])}")
+    lines.append(f"  {'ece':<12}{number_text(stored['values']['ece'])}")
     found = {name: record["error_auroc"] for name, record in numbers["uncertainty"].items()}
     if all(value is not None for value in found.values()):
         plain = max(WITHOUT_PASSES, key=lambda name: found[name])
@@ -84,8 +84,9 @@ def _failures(failed: pa.Table) -> list[Sequence[Any]]:
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    return _number(value) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    return number_text(value) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
+    """Return a measure as the terminal shows it."""
     return "undefined" if value is None else f"{value:.3f}"

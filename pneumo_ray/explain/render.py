@@ -18,6 +18,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from pneumo_ray.explain.zones import ZONES, Box
 
@@ -57,6 +58,54 @@ class Case:
     """The part of the picture that the zones divide; None for all of it."""
     boxes: Sequence[Box] = field(default_factory=tuple)
     """True opacities, in pixels of the picture, where they are known."""
+
+
+def passes_interval(logit_mean: float, logit_std: float, temperature: float) -> tuple[float, float]:
+    """Return the ends of the interval of a calibrated probability over the passes: 1.96 standard deviations of the logit."""
+    low, high = expit((logit_mean + np.array([-1.96, 1.96]) * logit_std) / temperature)
+    return float(low), float(high)
+
+
+def scored_case(
+    row: dict[str, Any],
+    picture: NDArray[np.uint8],
+    map_size: tuple[int, int],
+    temperature: float,
+    threshold: float,
+    label: int | None,
+    cam: NDArray[np.float32] | None = None,
+    zone_box: Box | None = None,
+) -> Case:
+    """Return a picture ready to be drawn, with its numbers and maps as in the scores.
+
+    Args:
+        row: of the scores, of a picture that did not fail.
+        picture: uint8 [S, S].
+        map_size: rows and columns of the maps.
+        temperature: of the model.
+        threshold: of the decision.
+        label: the true class, where it is known.
+        cam: the map without dropout, which the scores lack.
+        zone_box: the part of the picture that the zones divide; None for all of it.
+    """
+    low, high = passes_interval(row["logit_mean"], row["logit_std"], temperature)
+    zones = [row[f"zone_mean_{zone}"] for zone in ZONES]
+    return Case(
+        title=row["image_id"],
+        picture=picture,
+        cam=cam,
+        cam_mean=np.array(row["cam_mean"], np.float32).reshape(map_size),
+        cam_std=np.array(row["cam_std"], np.float32).reshape(map_size),
+        zone_mean=np.array([np.nan if value is None else value for value in zones], np.float32),
+        zone_box=zone_box,
+        target=row["target"],
+        prob_mean=row["prob_mean"],
+        prob_low=low,
+        prob_high=high,
+        mutual_information=row["mutual_information"],
+        threshold=threshold,
+        label=label,
+    )
 
 
 def draw_case(case: Case) -> bytes:

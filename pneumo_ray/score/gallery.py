@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from scipy.special import expit
 
 from pneumo_ray import storage
 from pneumo_ray.console import say
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.explain import ZONES
-from pneumo_ray.explain.render import Case, draw_case, draw_sheet
+from pneumo_ray.explain.render import Case, draw_case, draw_sheet, scored_case
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_picture
@@ -55,7 +53,7 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
             if isinstance(picture, Failure):  # it was readable when it was scored
                 gone += 1
                 continue
-            case = scored_case(explainer, picture, scored, picked["box"], labels.get(image_id))
+            case = _explained_case(explainer, picture, scored, picked["box"], labels.get(image_id))
             cases.append(case)
             file = f"{name}-{len(cases):03d}.png"
             storage.write_bytes(storage.join(out, "pictures", file), draw_case(case))
@@ -69,29 +67,15 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
     return sheets
 
 
-def scored_case(
+def _explained_case(
     explainer: Explainer, picture: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
 ) -> Case:
-    """Return a picture ready to be drawn: its numbers and maps as in the scores, and the plain map, which they lack."""
+    """Return a picture ready to be drawn: as in the scores, and with the plain map, which they lack."""
     facts = explainer.model.facts
     e = explainer.explain(picture[None], target="pneumonia" if scored["target"] else "normal")
-    low, high = expit((scored["logit_mean"] + np.array([-1.96, 1.96]) * scored["logit_std"]) / facts.temperature)
-    zones = [scored[f"zone_mean_{zone}"] for zone in ZONES]
-    return Case(
-        title=scored["image_id"],
-        picture=picture,
-        cam=e.cam[0].numpy(),
-        cam_mean=np.array(scored["cam_mean"], np.float32).reshape(facts.map_size),
-        cam_std=np.array(scored["cam_std"], np.float32).reshape(facts.map_size),
-        zone_mean=np.array([np.nan if value is None else value for value in zones], np.float32),
-        zone_box=None if box is None else (box[0], box[1], box[2], box[3]),
-        target=scored["target"],
-        prob_mean=scored["prob_mean"],
-        prob_low=float(low),
-        prob_high=float(high),
-        mutual_information=scored["mutual_information"],
-        threshold=facts.threshold,
-        label=label,
+    zone_box = None if box is None else (box[0], box[1], box[2], box[3])
+    return scored_case(
+        scored, picture, facts.map_size, facts.temperature, facts.threshold, label, e.cam[0].numpy(), zone_box
     )
 
 

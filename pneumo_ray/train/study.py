@@ -7,7 +7,6 @@ study is ten lines of Python or a JSON file, and its trials are known before any
 import dataclasses
 import difflib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_plain
+from pneumo_ray.cli import as_plain, read_object
 from pneumo_ray.data.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.data.sampling import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
@@ -309,14 +308,7 @@ def read_study(uri: str) -> Study:
     Raises:
         ConfigError: saying what in the file cannot be.
     """
-    try:
-        values = json.loads(storage.read_bytes(uri))
-    except FileNotFoundError as error:
-        raise ConfigError(f"--space {uri} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--space {uri} is not a readable JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"--space {uri} must hold a JSON object with arms or a space")
+    values = read_object("--space", uri, "with arms or a space")
     known = [spec.name for spec in dataclasses.fields(Study)]
     if unknown := [key for key in values if key not in known]:
         raise ConfigError(f"--space {uri} has the unknown field {unknown[0]}{did_you_mean(unknown[0], known)}")

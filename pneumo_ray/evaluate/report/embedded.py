@@ -8,10 +8,10 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from pneumo_ray.evaluate.report.cases import outcomes
 from pneumo_ray.evaluate.report.subject import Subject
+from pneumo_ray.explain.render import passes_interval
 
 _JPEG_QUALITY = 80
 
@@ -68,17 +68,15 @@ def _cases(
     rows = scores.table.select(names).take(np.asarray(shown, dtype=np.int64)).to_pylist()
     cases = []
     for row, number, picture in zip(rows, shown, pictures, strict=True):
-        low, high = expit(
-            (row["logit_mean"] + np.array([-1.96, 1.96]) * row["logit_std"]) / subject.numbers["temperature"]
-        )
+        low, high = passes_interval(row["logit_mean"], row["logit_std"], subject.numbers["temperature"])
         cases.append(
             {
                 "id": row["image_id"],
                 "outcome": str(outcome[number]),
                 "target": row["target"],
                 "p": round(row["prob_mean"], 6),
-                "low": round(float(low), 4),
-                "high": round(float(high), 4),
+                "low": round(low, 4),
+                "high": round(high, 4),
                 "mi": round(row["mutual_information"], 6),
                 "residual": None if row["label"] is None else round(row["label"] - row["prob_mean"], 6),
                 "mean": [_short(v) for v in maps["mean"][number]],

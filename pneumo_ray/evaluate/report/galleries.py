@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from pneumo_ray.evaluate.report.cases import outcomes
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.explain.render import Case, draw_panels
-from pneumo_ray.explain.zones import ZONES
+from pneumo_ray.explain.render import Case, draw_panels, scored_case
 
 PER_SHEET = 3
 """Cases on a sheet."""
@@ -56,21 +54,4 @@ def draw_galleries(
 
 def _case(scores: Scores, row: int, picture: NDArray[np.uint8]) -> Case:
     one = scores.table.slice(row, 1).to_pylist()[0]
-    reach = np.array([-1.96, 1.96]) * one["logit_std"]
-    low, high = expit((one["logit_mean"] + reach) / scores.temperature)
-    zones = [one[f"zone_mean_{zone}"] for zone in ZONES]
-    return Case(
-        title=one["image_id"],
-        picture=picture,
-        cam=None,
-        cam_mean=np.array(one["cam_mean"], np.float32).reshape(scores.map_size),
-        cam_std=np.array(one["cam_std"], np.float32).reshape(scores.map_size),
-        zone_mean=np.array([np.nan if value is None else value for value in zones], np.float32),
-        target=one["target"],
-        prob_mean=one["prob_mean"],
-        prob_low=float(low),
-        prob_high=float(high),
-        mutual_information=one["mutual_information"],
-        threshold=scores.threshold,
-        label=one["label"],
-    )
+    return scored_case(one, picture, scores.map_size, scores.temperature, scores.threshold, one["label"])

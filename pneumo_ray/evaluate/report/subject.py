@@ -1,12 +1,10 @@
 """What a report is about: the scores of one split, what is known of their model, and everything that was measured."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 
-from pneumo_ray.data.manifest import fingerprint
 from pneumo_ray.evaluate.scores import Scores, fact
 
 
@@ -18,6 +16,8 @@ class Subject:
     """Pictures of the split that did not fail, joined with the manifest."""
     manifest: pa.Table
     manifest_name: str
+    manifest_fingerprint: str
+    """Of `manifest`, as training and --robustness note it."""
     numbers: dict[str, Any]
     """From `numbers.evaluate`."""
     run: dict[str, Any]
@@ -39,10 +39,10 @@ class Subject:
         """Return how the model was made, as its bundle says; None where it does not."""
         return self.fact("model", "provenance", *path)
 
-    @cached_property
+    @property
     def own_manifest(self) -> bool:
         """Whether the model was trained with this very manifest, so that its split train is what the model has seen."""
-        return bool(self.provenance("manifest", "fingerprint") == fingerprint(self.manifest))
+        return bool(self.provenance("manifest", "fingerprint") == self.manifest_fingerprint)
 
     @property
     def training(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def subject(drawn, write_scores, write_truth, tmp_path_factory) -> Subject:
         chosen=scores.of_split("test"),
         manifest=manifest,
         manifest_name=path,
+        manifest_fingerprint=fingerprint(manifest),
         numbers=evaluate(scores, "test", None),
         run=read_run(str(folder / "s")),
         failed=everything.failed().joined(manifest, ("label", "split")).table.slice(0, 0),
@@ -50,7 +51,7 @@ def with_column(subject: Subject, **columns) -> Subject:
         table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
     scores = Scores(subject.chosen.table, (2, 2), ZONES, 0.4, "pneumonia")
     scores = replace(scores, table=scores.table.select(scores.table.column_names[: scores.num_score_columns]))
-    trained = replace(subject, manifest=table, chosen=scores.joined(table))
+    trained = replace(subject, manifest=table, manifest_fingerprint=fingerprint(table), chosen=scores.joined(table))
     return with_provenance(trained, manifest={"fingerprint": fingerprint(table), "protocol": "grouped"})
 
 
