@@ -1,4 +1,4 @@
-"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train explain score evaluate`."""
+"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train tune explain score evaluate`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,16 @@ from pneumo_ray.bench.explain import bench_explain
 from pneumo_ray.bench.score import bench_score
 from pneumo_ray.bench.timing import HEADER
 from pneumo_ray.bench.train import bench_train
+from pneumo_ray.bench.tune import bench_tune
 from pneumo_ray.cli import run_job
 from pneumo_ray.console import say
 from pneumo_ray.errors import ArchiveError
 
-Part = Literal["data", "train", "explain", "score", "evaluate"]
+Part = Literal["data", "train", "tune", "explain", "score", "evaluate"]
 PARTS = {
     "data": bench_data,
     "train": bench_train,
+    "tune": bench_tune,
     "explain": bench_explain,
     "score": bench_score,
     "evaluate": bench_evaluate,
@@ -30,7 +32,7 @@ PARTS = {
 class BenchConfig:
     """Print a Markdown table of ratios."""
 
-    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "explain", "score", "evaluate")
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import ray
 
 from pneumo_ray.cli import run_job
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.phantom import PhantomConfig, write_phantom_archive
-from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.evaluate.attention import pointing_line
 from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
@@ -45,8 +44,7 @@ def main(config: DemoConfig) -> None:
     say(
         f"drew {config.phantom.num_images:,} phantom radiographs in {archive}, with the true boxes of their opacities in boxes.parquet"
     )
-    ray.init(logging_level="warning", log_to_driver=False)
-    quiet_ray_data()
+    start_ray()
     prepare(PrepareConfig(archive=(str(archive),), out=str(out), protocol="official", cache=True))
     fit(
         TrainConfig(

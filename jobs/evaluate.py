@@ -17,15 +17,13 @@ class EvaluateJob(EvaluateConfig):
 
 def main(config: EvaluateJob) -> None:
     if config.robustness:
-        import ray  # scoring again needs it; measuring what is scored does not
-
-        from pneumo_ray.data.pipeline import quiet_ray_data
+        # Scoring again needs Ray; measuring what is scored does not.
+        from pneumo_ray.data.pipeline import start_ray
         from pneumo_ray.score.robustness import measure_robustness
 
         if config.scores is not None:
             check_same_model(config.scores, str(config.model))
-        ray.init(logging_level="warning", log_to_driver=False)
-        quiet_ray_data()
+        start_ray()
         measure_robustness(
             str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
         )

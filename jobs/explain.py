@@ -1,16 +1,13 @@
 """Score and explain an archive: `python jobs/explain.py --archive DIR --model RUN/model --out SCORES`."""
 
-import ray
-
 from pneumo_ray.cli import run_job
-from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
 
 
 def main(config: ExplainConfig) -> None:
-    ray.init(logging_level="warning", log_to_driver=False)
-    quiet_ray_data()
+    start_ray()
     explain_archive(config)
 
 

@@ -1,16 +1,13 @@
 """List, audit, label and split an archive of radiographs: `python jobs/prepare.py --archive DIR --out RUN`."""
 
-import ray
-
 from pneumo_ray.cli import run_job, save_config
-from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.storage import absolute, join
 
 
 def main(config: PrepareConfig) -> None:
-    ray.init(logging_level="warning")
-    quiet_ray_data()
+    start_ray()
     prepare(config)
     save_config(config, join(absolute(config.out), "prepare.json"))
 

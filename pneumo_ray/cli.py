@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -23,16 +24,37 @@ Config = TypeVar("Config")
 
 
 def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, run the job, and turn a `PneumoError` into one sentence and exit code 2."""
+    """Parse the command line, run the job, and turn a `PneumoError` into one sentence and exit code 2.
+
+    Ctrl-C ends with code 130 and SIGTERM with 143, as shells expect.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a hospital's runs leaves it
+    end_on_sigterm()
     try:
         job(parse(config_type, sys.argv[1:] if argv is None else argv))
     except PneumoError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr, flush=True)
+        print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)
+    except Terminated:
+        print("terminated; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
+        sys.exit(143)
+
+
+class Terminated(BaseException):
+    """Someone asked the job to end: a preemption, `ray job stop`, `kill`."""
+
+
+def end_on_sigterm() -> None:
+    """Make SIGTERM end the job in an orderly way: an exception in the main thread, then exit code 143."""
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked once is enough; cleaning up takes a moment
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:

@@ -23,13 +23,9 @@ BATCH = 64
 def bench_train(shared: Path, rounds: int = 2) -> Iterator[Row]:
     """Measure ResNet-50 at 224 pixels and ResNet-18 at 112, taking turns."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "jobs/prepare.py", "--archive", str(shared / "kermany224"), "--out", folder, "--cache"],
-            check=True,
-            capture_output=True,
-        )
+        prepared(shared, folder)
         for arch, size, steps, goal in (("resnet50", 224, 8, ">= 0.95"), ("resnet18", 112, 40, ">= 0.80")):
-            manifest = _subset(folder, steps)
+            manifest = subset(folder, steps)
             ready, piped, plain = [], [], []
             for number in range(rounds):
                 ready.append(_ready(arch, size, steps))
@@ -41,7 +37,14 @@ def bench_train(shared: Path, rounds: int = 2) -> Iterator[Row]:
             yield Row(name, f"{ours:.1f} img/s", f"{script:.1f} img/s, plain PyTorch script", ours / script, ">= 1.0")
 
 
-def _subset(folder: str, steps: int) -> str:
+def prepared(shared: Path, folder: str) -> str:
+    """Prepare the real radiographs, with a cache, in a folder; return it."""
+    command = [sys.executable, "jobs/prepare.py", "--archive", str(shared / "kermany224"), "--out", folder, "--cache"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def subset(folder: str, steps: int) -> str:
     """Write a manifest whose epoch has about `steps` steps without balancing, and a small validation set."""
     table = read_manifest(f"{folder}/manifest.parquet")
     split = table["split"].to_pylist()

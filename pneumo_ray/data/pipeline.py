@@ -17,10 +17,13 @@ from ray.train import DataConfig
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pneumo_ray.cli import end_on_sigterm
 from pneumo_ray.data.archive import Entry
+from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
+from pneumo_ray.data.pixels import CACHE_SIZE, load_squares
 from pneumo_ray.data.stream import BatchSource, Schedule
-from pneumo_ray.errors import PneumoError, StorageError
+from pneumo_ray.errors import ManifestError, PneumoError, StorageError
 
 MAX_READ_TASKS = 20_000
 """Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
@@ -29,6 +32,13 @@ _ABORTED = "aborted"
 """Status of a row that ends the job: it never reaches a manifest."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
+
+
+def start_ray() -> None:
+    """Join the cluster that the job was submitted to, or start one on this machine, reached from nowhere else."""
+    ray.init(logging_level="warning", log_to_driver=False)
+    end_on_sigterm()  # Ray has its own way of ending, without a word
+    quiet_ray_data()
 
 
 def quiet_ray_data() -> None:
@@ -80,6 +90,50 @@ def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
         # The cache cannot be written. An exception would arrive as text inside text; a row arrives whole.
         row = {"image_id": "", "status": _ABORTED, "error": str(error)}
         return pa.Table.from_pylist([row], schema=INSPECTED_SCHEMA)
+
+
+def cache_pictures(rows: pa.Table, folder: str) -> Iterator[dict[Key, tuple[str, int]]]:
+    """Decode the pictures of manifest rows on the whole cluster, once each; yield where they are in the cache, block by block.
+
+    Raises:
+        ManifestError: naming a file that can no longer be read.
+        StorageError: if the folder cannot be written.
+    """
+    block = max(8, min(256, math.ceil(len(rows) / (8 * available_cpus()))))
+    columns = rows.select(["image_id", "uri", "member", "frame", "content_sha256"]).replace_schema_metadata()
+    tables = [columns.slice(start, block).combine_chunks() for start in range(0, len(rows), block)]
+    if not tables:
+        return
+    dataset = ray.data.from_arrow(tables).map_batches(
+        partial(_cache_block, folder=folder), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
+        for row in table.to_pylist():
+            if row["error"] is not None:
+                raise (StorageError if row["cache_file"] == _ABORTED else ManifestError)(row["error"])
+        yield {(row["sha"], row["frame"]): (row["cache_file"], row["cache_row"]) for row in table.to_pylist()}
+
+
+def _cache_block(block: pa.Table, folder: str) -> pa.Table:
+    cv2.setNumThreads(1)
+    keys = [(row["content_sha256"], row["frame"] or 0) for row in block.to_pylist()]
+    name, error = "", None
+    try:
+        pictures = load_squares(block, CACHE_SIZE)
+        name = write_shard(folder, CACHE_SIZE, list(zip(keys, pictures, strict=True)))
+    except StorageError as reason:  # a sentence in a column arrives whole
+        name, error = _ABORTED, str(reason)
+    except PneumoError as reason:
+        error = str(reason)
+    return pa.table(
+        {
+            "sha": [sha for sha, _ in keys],
+            "frame": [frame for _, frame in keys],
+            "cache_file": [name] * len(keys),
+            "cache_row": list(range(len(keys))),
+            "error": pa.array([error] * len(keys), pa.string()),
+        }
+    )
 
 
 class StreamConfig(DataConfig):

@@ -77,6 +77,26 @@ def load_bases(rows: pa.Table, image_size: int, cache_folder: str | None = None)
         ManifestError: naming a file that can no longer be read.
     """
     size, base = decoding_size(image_size), base_size(image_size)
+    pictures = load_squares(rows, size, cache_folder)
+    if base == size:
+        return pictures
+    return np.stack([resize_grey(picture, base) for picture in pictures])
+
+
+def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> np.ndarray:
+    """Return the pictures of some manifest rows at their decoding size, from the cache where it has them.
+
+    Args:
+        rows: n manifest rows.
+        size: side in pixels; the cache has only `CACHE_SIZE`.
+        cache_folder: folder of the shards that `cache_file` names.
+
+    Returns:
+        uint8 [n, size, size].
+
+    Raises:
+        ManifestError: naming a file that can no longer be read.
+    """
     columns: dict[str, list[Any]] = {name: rows[name].to_pylist() for name in ("image_id", "uri", "member", "frame")}
     pictures = np.empty((len(rows), size, size), np.uint8)
     cached = [False] * len(rows)
@@ -98,6 +118,4 @@ def load_bases(rows: pa.Table, image_size: int, cache_folder: str | None = None)
                     f"{columns['image_id'][position]} was readable when the manifest was made and is not now "
                     f"({describe(error)}); run jobs/prepare.py again"
                 ) from error
-    if base == size:
-        return pictures
-    return np.stack([resize_grey(picture, base) for picture in pictures])
+    return pictures

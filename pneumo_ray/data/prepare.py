@@ -15,8 +15,15 @@ from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
-from pneumo_ray.data.manifest import apply_labels, read_labels, read_manifest, usable, write_manifest
-from pneumo_ray.data.pixels import CACHE_SIZE
+from pneumo_ray.data.manifest import (
+    CACHE_FIELDS,
+    apply_labels,
+    read_labels,
+    read_manifest,
+    usable,
+    write_manifest,
+)
+from pneumo_ray.data.pixels import CACHE_SIZE, decoding_size
 from pneumo_ray.data.split import Protocol, assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
 
@@ -114,6 +121,51 @@ def cache_of(manifest: pa.Table, uri: str) -> str | None:
     named = (manifest.schema.metadata or {}).get(b"cache", b"").decode()
     beside = cache_folder(storage.absolute(uri).rsplit("/", 1)[0], CACHE_SIZE)
     return next((folder for folder in (beside, named) if named and folder and storage.exists(folder)), None)
+
+
+def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> str:
+    """Return a manifest whose pictures are all cached: `uri` itself if they are, else a copy in `out` beside its new cache.
+
+    A copy that was begun is continued. Where no cache serves the size (above 224 pixels) it is `uri` as well.
+
+    Args:
+        uri: where the manifest is.
+        manifest: its rows; those that are readable and labelled are decoded.
+        image_size: side of the network's input, in pixels.
+        out: folder that may be written to.
+
+    Raises:
+        ManifestError: naming a file that can no longer be read.
+        StorageError: if `out` cannot be written.
+    """
+    if cache_of(manifest, uri) is not None or decoding_size(image_size) != CACHE_SIZE:
+        return uri
+    from pneumo_ray.data.pipeline import cache_pictures  # needs Ray
+
+    folder = cache_folder(out, CACHE_SIZE)
+    found = scan_cache(folder, CACHE_SIZE)
+    keys = [
+        (sha, frame or 0)
+        for sha, frame in zip(*(manifest[c].to_pylist() for c in ("content_sha256", "frame")), strict=True)
+    ]
+    wanted = set(usable(manifest)["image_id"].to_pylist())
+    todo = [
+        row for row, name in enumerate(manifest["image_id"].to_pylist()) if name in wanted and keys[row] not in found
+    ]
+    with progress("decoding once for all trials", len(todo)) as tick:
+        for places in cache_pictures(manifest.take(todo), folder):
+            found |= places
+            tick(len(places))
+    homes = [found.get(key, (None, None)) for key in keys]
+    for position, spec in enumerate(CACHE_FIELDS):
+        column = pa.array([home[position] for home in homes], spec.type)
+        if spec.name in manifest.column_names:
+            manifest = manifest.drop_columns([spec.name])
+        manifest = manifest.append_column(spec, column)
+    manifest = manifest.replace_schema_metadata({**(manifest.schema.metadata or {}), b"cache": folder.encode()})
+    path = storage.join(out, "manifest.parquet")
+    write_manifest(manifest, path)
+    return path
 
 
 def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:

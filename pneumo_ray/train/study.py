@@ -6,7 +6,6 @@ study is ten lines of Python or a JSON file, and its trials are known before any
 
 import dataclasses
 import difflib
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_plain, read_object
-from pneumo_ray.data.augment_config import OPERATIONS, AugmentConfig
-from pneumo_ray.data.sampling import BALANCE_MODES
+from pneumo_ray.cli import read_object
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import TrainConfig
 
@@ -42,11 +39,14 @@ class Range:
             raise ConfigError(f"a range needs {kind}, got {self.low} and {self.high}")
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Return a number, to three significant digits: what is printed is what was run."""
+        """Return a number with three significant digits: what is printed is what was run."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = rng.uniform(low, high)
-        rounded = float(f"{math.exp(value) if self.log else value:.3g}")
-        return min(max(rounded, self.low), self.high)
+        return self.rounded(math.exp(value) if self.log else value)
+
+    def rounded(self, value: float) -> float:
+        """Return a number of the range with three significant digits."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 @dataclass(frozen=True)
@@ -204,100 +204,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names the nearest known word, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _augmentation_arms() -> dict[str, Settings]:
-    """Return the full list, each operation left out, each alone, and none, as the settings that differ from the paper's."""
-    full = AugmentConfig()
-
-    def settings(config: AugmentConfig) -> Settings:
-        plain, default = as_plain(config), as_plain(full)
-        return {f"augment.{name}": value for name, value in plain.items() if value != default[name]}
-
-    def alone(operation: str) -> AugmentConfig:
-        config = full
-        for other in OPERATIONS:
-            if other != operation:
-                config = config.without(other)
-        return config
-
-    return {
-        "full": {},
-        **{f"without-{operation}": settings(full.without(operation)) for operation in OPERATIONS},
-        **{f"only-{operation}": settings(alone(operation)) for operation in OPERATIONS},
-        "none": settings(AugmentConfig.none()),
-    }
-
-
-STUDIES: dict[str, Study] = {
-    study.name: study
-    for study in (
-        Study(
-            "lr-wd",
-            "learning rate and weight decay",
-            space={"optim.lr": Range(1e-5, 3e-4, log=True), "optim.weight_decay": Range(1e-6, 1e-2, log=True)},
-        ),
-        Study("augmentation", "which augmentations are used", arms=_augmentation_arms(), seeds=2, reference="full"),
-        Study(
-            "balance",
-            "how the classes are balanced",
-            arms={mode: {"balance": mode} for mode in BALANCE_MODES},
-            seeds=3,
-            reference="none",
-        ),
-        Study(
-            "finetune",
-            "which layers are trained",
-            arms={
-                "all-layers": {"model.freeze": "none"},
-                "last-stage": {"model.freeze": "early"},
-                "head-only": {"model.freeze": "backbone"},
-            },
-            seeds=3,
-        ),
-        Study(
-            "architecture",
-            "the network",
-            arms={
-                arch: {"model.arch": arch}
-                for arch in (
-                    "resnet50",
-                    "resnet18",
-                    "resnet34",
-                    "densenet121",
-                    "vgg16",
-                    "inception_v3",
-                    "efficientnet_b0",
-                )
-            },
-            seeds=2,
-        ),
-        Study(
-            "dropout",
-            "rate and site of the dropout",
-            arms={
-                f"{site}-{rate}": {"model.dropout": rate, "model.dropout_site": site}
-                for site, rate in itertools.product(("head", "tail"), (0.2, 0.5, 0.7))
-            },
-            seeds=2,
-            reference="head-0.5",
-            uncertainty=True,
-        ),
-    )
-}
-"""The studies that are built in, by name."""
-
-
-def find_study(name: str) -> Study:
-    """Return a study that is built in.
-
-    Raises:
-        ConfigError: naming the nearest one, if there is none of this name.
-    """
-    if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"there is no study {name!r}; did you mean {near}? (known: {', '.join(STUDIES)})")
-    return STUDIES[name]
 
 
 def read_study(uri: str) -> Study:

@@ -10,6 +10,10 @@ from scipy.stats import t as student
 
 from pneumo_ray.train.study import Study
 
+SELECTED_BY = "loss_scaled"
+"""What chooses the best: the validation loss after temperature scaling, because a bundle's probabilities are scaled; the raw
+loss would punish an arm for a scale that is corrected anyway."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -66,13 +70,13 @@ def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) 
 
 
 def best_record(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the best trial of a search, or a trial of the best arm of an ablation, by validation loss; None if none finished."""
-    over = [record for record in finished(records) if value_of(record, "val_loss") is not None]
+    """Return the best trial of a search, or a trial of the best arm of an ablation, by `SELECTED_BY`; None if none finished."""
+    over = [record for record in finished(records) if value_of(record, SELECTED_BY) is not None]
     if not over:
         return None
     if study.is_search:
-        return min(over, key=lambda record: record["metrics"]["val_loss"])
-    means = {arm: float(np.mean(values)) for arm, values in by_arm(records, "val_loss").items()}
+        return min(over, key=lambda record: record["metrics"][SELECTED_BY])
+    means = {arm: float(np.mean(values)) for arm, values in by_arm(records, SELECTED_BY).items()}
     # An arm of which a trial diverged is not the best, however well the others went.
     whole = {r["arm"] for r in records} - {r["arm"] for r in records if r["status"] != "finished"}
     arm = min(whole or means, key=lambda name: means[name])

@@ -3,12 +3,14 @@
 import dataclasses
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from typing import Literal
 
 from pneumo_ray import storage
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.study import STUDIES, Study, did_you_mean, find_study, read_study
+from pneumo_ray.train.studies import STUDIES, find_study
+from pneumo_ray.train.study import Study, did_you_mean, read_study
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,11 @@ class StudyConfig(TrainConfig):
             )
         if self.search != "random" and not study.is_search:
             raise ConfigError(f"study {study.name} is an ablation: there is nothing to --search")
-        if self.search == "optuna":
-            raise ConfigError("--search optuna is not built yet; leave it out to draw at random")
+        if self.search == "optuna" and find_spec("optuna") is None:
+            raise ConfigError(
+                "--search optuna needs Optuna, which is not installed; pip install 'pneumo_ray[optuna]', or leave the "
+                "option out to draw at random"
+            )
         arms = dict(study.arms)
         for pattern in self.arms:
             if not any(fnmatch(arm, pattern) for arm in arms):

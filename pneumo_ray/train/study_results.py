@@ -13,7 +13,7 @@ from pneumo_ray.console import say
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.study import Study, Trial, configure
-from pneumo_ray.train.study_compare import Difference, best_record, by_arm, differences
+from pneumo_ray.train.study_compare import SELECTED_BY, Difference, best_record, by_arm, differences
 from pneumo_ray.train.study_figures import FOREST, study_figures
 
 SHOWN = ("val_loss", "loss_scaled", "val_auc", "ece", "recall", "specificity", "bias")
@@ -51,7 +51,7 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
         # Its folder is one of its own: jobs/train.py --config best.json trains the winner again.
         save_config(configure(base, trial), storage.join(out, "best.json"))
         written.append("best.json")
-        say(f"best on validation: {best['arm']} {json.dumps(best['settings'])}")
+        say(f"best on validation, by {SELECTED_BY}: {best['arm']} {json.dumps(best['settings'])}")
     unfinished = [f"{r['name']} {r['status']}: {r['reason']}" for r in records if r["status"] in ("diverged", "failed")]
     for line in unfinished:
         say(f"  {line}")

@@ -46,7 +46,7 @@ class TrialJob:
 
     base: TrainConfig
     trials: Mapping[str, Trial]
-    """By name."""
+    """By name; one that is drawn when it begins has its options from Ray Tune."""
     share: TrialShare
     replay: bool
     """Report the epochs of an interrupted trial again, so that the scheduler knows them."""
@@ -84,13 +84,13 @@ class TrialRunner(ray.tune.Trainable):
         self._job = job
         # Asked here, because another thread would be told None.
         self._reserved = get_current_placement_group()
-        self._begin(config["name"])
+        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Begin the next trial, or say that this process cannot."""
         if not self._end():
             return False
-        self._begin(new_config["name"])
+        self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
@@ -104,11 +104,14 @@ class TrialRunner(ray.tune.Trainable):
         """End the trial."""
         self._end()
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, config: dict[str, Any]) -> None:
+        trial = self._job.trials[config["name"]]
+        if "settings" in config:
+            trial = replace(trial, settings=config["settings"])
         self._news: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
         self._ended = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(name, self._news, self._ended), name="trial", daemon=True
+            target=self._run, args=(trial, self._news, self._ended), name="trial", daemon=True
         )
         self._thread.start()
 
@@ -118,9 +121,8 @@ class TrialRunner(ray.tune.Trainable):
         self._thread.join(timeout=60 if self._job.share.in_process else 1)
         return not self._thread.is_alive()
 
-    def _run(self, name: str, news: queue.Queue[Any], ended: threading.Event) -> None:
+    def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event) -> None:
         try:
-            trial = self._job.trials[name]
             run_trial(self._job, trial, self._reserved, lambda record: news.put(dict(record)), ended)
             news.put(None)
         except BaseException as error:  # it is raised again where Ray Tune hears it

@@ -19,7 +19,7 @@ from pneumo_ray import storage
 from pneumo_ray.cli import as_plain, flatten
 from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
-from pneumo_ray.data.prepare import load_training_rows
+from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.model import build_model
 from pneumo_ray.score.lock import folder_lock
@@ -87,7 +87,9 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
             f"{f', {done} of them done before' if done else ''}"
         )
         if left:
-            _run(config, study, base, share, left, _records(base, trials))
+            # Pictures are decoded once and not once a trial. Results name the manifest that was given.
+            shared = replace(base, manifest=cached_manifest(base.manifest, manifest, base.data.image_size, out))
+            _run(config, study, base, shared, share, left, _records(base, trials))
         records = _records(base, trials)
         if records:
             write_results(study, base, out, records)
@@ -127,6 +129,7 @@ def _run(
     config: StudyConfig,
     study: Study,
     base: TrainConfig,
+    shared: TrainConfig,
     share: TrialShare,
     left: list[Trial],
     past: list[dict[str, Any]],
@@ -145,14 +148,25 @@ def _run(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that diverged ends without a loss
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
-    job = TrialJob(base, by_name, share, replay=study.is_search, uncertainty=study.uncertainty)
+    job = TrialJob(shared, by_name, share, replay=study.is_search, uncertainty=study.uncertainty)
+    draws: dict[str, Any] = {"param_space": {"name": tune.grid_search(list(by_name))}}
+    search = None
+    if config.search == "optuna":
+        from pneumo_ray.train.search import OptunaSearch  # Optuna is an extra
+
+        search = OptunaSearch(
+            study, {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}, past, base.seed
+        )
+        draws = {}
     board = Board(len(left), base.epochs, study)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(TrialRunner, job=job), tune.PlacementGroupFactory([dict(b) for b in share.bundles])
         ),
-        param_space={"name": tune.grid_search(list(by_name))},
+        **draws,
         tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=len(left) if search else 1,
             scheduler=scheduler,
             max_concurrent_trials=share.trials,
             time_budget_s=config.time_budget or None,
@@ -170,7 +184,7 @@ def _run(
     )
     with board.shown():
         tuner.fit()
-    for name, trial in by_name.items():
+    for name, trial in {**by_name, **(search.drawn if search else {})}.items():
         folder = _folder(base, trial)
         if read_record(folder) is not None:
             continue

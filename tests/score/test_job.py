@@ -296,8 +296,15 @@ def test_a_row_is_under_a_kilobyte(phantom_scores):
     assert size < 1000 * len(scores(phantom_scores))
 
 
-def test_a_driver_killed_five_times_loses_nothing_and_scores_nothing_twice(phantom_archive, model, tmp_path):
-    """Killed before anything is written, and after 1, 2, 3 and 4 shards; 320 pictures are 20 shards."""
+@pytest.mark.parametrize(
+    "shards_before_the_kill",
+    [(0, 2), pytest.param((0, 1, 2, 3, 4), marks=pytest.mark.faults)],
+    ids=["twice", "five-times"],
+)
+def test_a_driver_killed_again_and_again_loses_nothing_and_scores_nothing_twice(
+    phantom_archive, model, tmp_path, shards_before_the_kill
+):
+    """Killed before anything is written, and after some shards; 320 pictures are 20 shards."""
     archive = tmp_path / "archive"
     for number in range(4):
         (archive / str(number)).mkdir(parents=True)
@@ -309,7 +316,7 @@ def test_a_driver_killed_five_times_loses_nothing_and_scores_nothing_twice(phant
         return [sys.executable, "jobs/explain.py", *words]
 
     unfinished = 0
-    for parts in range(5):
+    for parts in shards_before_the_kill:
         driver = subprocess.Popen(
             command(tmp_path / "killed"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -148,6 +148,7 @@ def test_two_workers_validate_every_image_once(whole_of_two, phantom_run):
     assert load_state(str(whole_of_two)).best_val["label"].tolist() == val["label"].to_pylist()
 
 
+@pytest.mark.faults
 def test_a_killed_driver_continues_with_the_same_command_bitwise(whole, phantom_run, tmp_path):
     command = [sys.executable, "jobs/train.py", "--config", str(whole / "train.json"), "--out", str(tmp_path)]
     root = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """Studies on a real Ray: what they leave, that nothing is run twice, and what becomes of trials that go wrong."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.cli import load_config
+from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
@@ -80,7 +80,7 @@ def test_a_study_leaves_a_row_a_trial_the_tables_and_the_best_config(whole):
     assert "| paper | 2 |" in table
     assert "(figures/differences.png)" in table
     assert {path.stem for path in (whole / "figures").iterdir()} == {"differences", "learning-curves"}
-    means = {arm: sum(row["val_loss"] for row in rows if row["arm"] == arm) for arm in ("none", "paper")}
+    means = {arm: sum(row["loss_scaled"] for row in rows if row["arm"] == arm) for arm in ("none", "paper")}
     assert load_config(TrainConfig, str(whole / "best.json")).balance == min(means, key=means.get)
 
 
@@ -167,6 +167,34 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster
     assert trial_json(tmp_path / "out", "second-seed0")["status"] == "finished"
 
 
+def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, phantom_archive, tmp_path, capsys):
+    prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(tmp_path / "run"), protocol="official"))
+    space = tmp_path / "space.json"
+    ranges = {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "balance": ["none", "sampler"]}
+    space.write_text(json.dumps({"space": ranges, "trials": 2}))
+    options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 1, "search": "optuna"}
+    asked = study(tmp_path / "run", tmp_path / "out", max_concurrent=1, **options)
+    first = run_study(asked)
+    assert "decoding once" not in capsys.readouterr().out.split("best on")[-1]
+    shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()}
+    cached = pq.read_table(tmp_path / "out/manifest.parquet")
+    assert cached["cache_file"].null_count == 0
+    assert {json.loads((tmp_path / f"out/trials/{r['name']}/train.json").read_text())["manifest"] for r in first} == {
+        str(tmp_path / "out/manifest.parquet")
+    }
+    assert load_config(TrainConfig, str(tmp_path / "out/best.json")).manifest == str(tmp_path / "run/manifest.parquet")
+    more = run_study(replace(asked, trials=3))
+    assert more[:2] == first
+    assert [record["status"] for record in more] == ["finished"] * 3
+    assert len({record["settings"]["optim.lr"] for record in more}) == 3
+    for record in more:
+        kept = json.loads((tmp_path / f"out/trials/{record['name']}/draw.json").read_text())
+        assert kept == record["settings"]
+        bundle = load_bundle(record["checkpoint"])
+        assert bundle.provenance["config"]["optim"]["lr"] == kept["optim.lr"]
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()} == shards
+
+
 def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
     def trial(name: str) -> SimpleNamespace:
         return SimpleNamespace(trial_id=name, config={"name": name})
@@ -187,7 +215,7 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
     assert scheduler.on_trial_result(None, good, {"epoch": 9, "val_loss": 0.05}) == "CONTINUE"
 
 
-def test_a_killed_driver_continues_with_the_same_command(whole, phantom_run, tmp_path):
+def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_command(whole, phantom_run, tmp_path):
     words = ["--study", "balance", "--arms", "none", "paper", "--seeds", "2"]
     command = [sys.executable, "jobs/tune.py", "--config", str(whole / "best.json"), "--balance", "copies", *words]
     command += ["--seed", "0", "--out", str(tmp_path / "out")]
@@ -198,11 +226,13 @@ def test_a_killed_driver_continues_with_the_same_command(whole, phantom_run, tmp
         assert driver.poll() is None, driver.stdout.read()
         time.sleep(0.02)
     children = family.children(recursive=True)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 143, said
+    assert "terminated; what is finished is kept, and the same command continues" in said
+    assert "Traceback" not in said
     _, alive = psutil.wait_procs(children, timeout=30)
-    for process in alive:  # a driver killed outright can leave its own Ray behind
-        process.kill()
+    assert not alive, "the job left processes behind"
     done = {path.parts[-2]: path.stat().st_mtime_ns for path in first.glob("*/trial.json")}
     assert 1 <= len(done) < 4
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
