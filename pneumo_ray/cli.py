@@ -38,7 +38,10 @@ def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequ
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)
-    except Terminated:
+    except BaseException:
+        # Where the signal comes while Ray's core is at work, it arrives as a SystemError.
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            raise
         print("terminated; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(143)
 

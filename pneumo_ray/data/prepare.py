@@ -153,9 +153,11 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
         row for row, name in enumerate(manifest["image_id"].to_pylist()) if name in wanted and keys[row] not in found
     ]
     with progress("decoding once for all trials", len(todo)) as tick:
-        for places in cache_pictures(manifest.take(todo), folder):
+        for places in cache_pictures(manifest.take(pa.array(todo, pa.int64())), folder):
             found |= places
             tick(len(places))
+    if todo:
+        say(f"decoded {len(todo):,} pictures once, for all trials; prepare --cache would have done it")
     homes = [found.get(key, (None, None)) for key in keys]
     for position, spec in enumerate(CACHE_FIELDS):
         column = pa.array([home[position] for home in homes], spec.type)

@@ -175,7 +175,7 @@ def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, p
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 1, "search": "optuna"}
     asked = study(tmp_path / "run", tmp_path / "out", max_concurrent=1, **options)
     first = run_study(asked)
-    assert "decoding once" not in capsys.readouterr().out.split("best on")[-1]
+    assert "pictures once, for all trials" in capsys.readouterr().out
     shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()}
     cached = pq.read_table(tmp_path / "out/manifest.parquet")
     assert cached["cache_file"].null_count == 0
@@ -184,6 +184,7 @@ def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, p
     }
     assert load_config(TrainConfig, str(tmp_path / "out/best.json")).manifest == str(tmp_path / "run/manifest.parquet")
     more = run_study(replace(asked, trials=3))
+    assert "pictures once" not in capsys.readouterr().out
     assert more[:2] == first
     assert [record["status"] for record in more] == ["finished"] * 3
     assert len({record["settings"]["optim.lr"] for record in more}) == 3
