@@ -108,10 +108,11 @@ def cache_pictures(rows: pa.Table, folder: str) -> Iterator[dict[Key, tuple[str,
         partial(_cache_block, folder=folder), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-        for row in table.to_pylist():
+        rows_made = table.to_pylist()
+        for row in rows_made:
             if row["error"] is not None:
                 raise (StorageError if row["cache_file"] == _ABORTED else ManifestError)(row["error"])
-        yield {(row["sha"], row["frame"]): (row["cache_file"], row["cache_row"]) for row in table.to_pylist()}
+        yield {(row["sha"], row["frame"]): (row["cache_file"], row["cache_row"]) for row in rows_made}
 
 
 def _cache_block(block: pa.Table, folder: str) -> pa.Table:

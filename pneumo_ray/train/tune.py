@@ -149,21 +149,18 @@ def _run(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
     job = TrialJob(shared, by_name, share, replay=study.is_search, uncertainty=study.uncertainty)
-    draws: dict[str, Any] = {"param_space": {"name": tune.grid_search(list(by_name))}}
     search = None
     if config.search == "optuna":
         from pneumo_ray.train.search import OptunaSearch  # Optuna is an extra
 
-        search = OptunaSearch(
-            study, {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}, past, base.seed
-        )
-        draws = {}
+        folders = {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}
+        search = OptunaSearch(study, folders, past, base.seed)
     board = Board(len(left), base.epochs, study)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(TrialRunner, job=job), tune.PlacementGroupFactory([dict(b) for b in share.bundles])
         ),
-        **draws,
+        param_space=None if search else {"name": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=len(left) if search else 1,
@@ -184,7 +181,9 @@ def _run(
     )
     with board.shown():
         tuner.fit()
-    for name, trial in {**by_name, **(search.drawn if search else {})}.items():
+    if search:
+        by_name |= search.drawn
+    for name, trial in by_name.items():
         folder = _folder(base, trial)
         if read_record(folder) is not None:
             continue
