@@ -1,23 +1,81 @@
 """Places where bytes live: local paths and any `pyarrow.fs` URI, read and written the same way.
 
 A file appears under its name only when it is complete: it is written to a temporary name beside
-it and renamed, so that whoever reads it later never meets half of it.
+it and renamed, so that whoever reads it later never meets half of it. What fails on a remote place
+and may pass is tried again.
 """
 
 import csv
 import io
 import json
 import os
+import random
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from pneumo_ray.console import say
 from pneumo_ray.errors import StorageError
+
+TRIES = 5
+"""Times that an operation on a remote place is tried; pyarrow's S3 itself repeats each request for 6 seconds."""
+
+FIRST_WAIT = 0.5
+"""Seconds before the second try; doubled before each further one."""
+
+LONGEST_WAIT = 8.0
+"""Seconds that are never exceeded between two tries."""
+
+_REFUSALS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+_REFUSED = re.compile(
+    r"AWS Error (NO_SUCH|ACCESS_DENIED|INVALID_|SIGNATURE_|UNRECOGNIZED_|MISSING_|RESOURCE_NOT_FOUND|ACCOUNT_|OPT_IN)"
+    r"|HTTP status (3\d\d|40[0-7]|41\d)|[Bb]ucket '[^']*' not found"
+)
+
+T = TypeVar("T")
+
+
+class RetriesExhaustedError(StorageError, OSError):
+    """A remote place that failed each time; an OSError too, for those who can do without the file."""
+
+
+def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
+    """Return what `action` returns; on a remote place, try again after an error that may pass.
+
+    Args:
+        verb: what it does to the place, for messages: read, write, list.
+        uri: the place.
+        action: may be called several times.
+
+    Raises:
+        OSError: as the file system reports it, at once where the answer is final (no such file or bucket, no access).
+        RetriesExhaustedError: if it failed `TRIES` times.
+    """
+    if is_local(uri):
+        return action()
+    # Neither the query nor a key in front of the bucket belongs into a message.
+    place = re.sub(r"//[^/@]*@", "//", uri.partition("?")[0])
+    attempt = 1
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if isinstance(error, _REFUSALS) or _REFUSED.search(str(error)):
+                raise
+            if attempt >= TRIES:
+                raise RetriesExhaustedError(f"cannot {verb} {place} after {TRIES} tries: {error}") from error
+            wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
+            say(f"warning: cannot {verb} {place} (try {attempt} of {TRIES}), again in {wait:.1f} s: {error}")
+        time.sleep(wait)
+        attempt += 1
 
 
 def is_local(uri: str) -> bool:
@@ -69,7 +127,9 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if is_local(uri):
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
     try:
-        return pafs.FileSystem.from_uri(uri)
+        return retried("reach", uri, lambda: pafs.FileSystem.from_uri(uri))
+    except RetriesExhaustedError:
+        raise
     except (ValueError, OSError) as error:
         raise StorageError(f"cannot use the address {uri!r}: {error}") from error
 
@@ -84,8 +144,12 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
         with open(local_path(uri), "rb") as file:
             return file.read(limit)
     fs, path = filesystem(uri)
-    with fs.open_input_stream(path) as stream:
-        return bytes(stream.readall() if limit < 0 else stream.read(limit))
+
+    def read() -> bytes:
+        with fs.open_input_stream(path) as stream:
+            return bytes(stream.readall() if limit < 0 else stream.read(limit))
+
+    return retried("read", uri, read)
 
 
 def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
@@ -106,8 +170,12 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
                 file.write(data)
         else:
             fs, path = filesystem(temporary)
-            with fs.open_output_stream(path) as stream:
-                stream.write(data)
+
+            def write() -> None:
+                with fs.open_output_stream(path) as stream:
+                    stream.write(data)
+
+            retried("write", uri, write)
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -118,8 +186,12 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         pyarrow.ArrowException: if it is not Parquet.
     """
     fs, path = filesystem(uri)
-    with fs.open_input_file(path) as file:
-        return pq.read_table(file, columns=columns)
+
+    def read() -> pa.Table:
+        with fs.open_input_file(path) as file:
+            return pq.read_table(file, columns=columns)
+
+    return retried("read", uri, read)
 
 
 def write_table(table: pa.Table, uri: str) -> None:
@@ -183,13 +255,23 @@ def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
                 _sync(path)
             os.replace(path, final)
         else:
-            fs.move(path, final)
-    except OSError as error:
-        remove(temporary)
-        raise StorageError(f"cannot write {uri}: {error.strerror or error}") from error
-    except BaseException:
-        remove(temporary)
+            retried("write", uri, lambda: _move(fs, path, final))
+    except BaseException as error:
+        with suppress(OSError):
+            fs.delete_file(path)
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise StorageError(f"cannot write {uri}: {error.strerror or error}") from error
         raise
+
+
+def _move(fs: pafs.FileSystem, path: str, final: str) -> None:
+    """Rename a file that was written; one that an earlier try had moved, though its answer was lost, counts as moved."""
+    try:
+        fs.move(path, final)
+    except OSError:
+        there = [info.type for info in fs.get_file_info([path, final])]
+        if there != [pafs.FileType.NotFound, pafs.FileType.File]:
+            raise
 
 
 def _sync(path: str) -> None:
@@ -204,9 +286,11 @@ def remove(uri: str) -> None:
     """Remove a file if it is there."""
     fs, path = filesystem(uri)
     try:
-        fs.delete_file(path)
+        retried("remove", uri, lambda: fs.delete_file(path))
     except FileNotFoundError:
         pass
+    except RetriesExhaustedError:
+        raise
     except OSError as error:
         if exists(uri):
             raise StorageError(f"cannot remove {uri}: {error}") from error
@@ -217,13 +301,13 @@ def exists(uri: str) -> bool:
     if is_local(uri):
         return os.path.exists(local_path(uri))
     fs, path = filesystem(uri)
-    return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+    return bool(retried("look for", uri, lambda: fs.get_file_info(path)).type != pafs.FileType.NotFound)
 
 
 def list_files(folder: str, accept: Callable[[str], bool] = lambda name: True) -> list[str]:
     """Return the names of the files directly in `folder`, sorted; empty if there is no such folder."""
     fs, path = filesystem(folder)
-    infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    infos = retried("list", folder, lambda: fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
     return sorted(info.base_name for info in infos if info.type == pafs.FileType.File and accept(info.base_name))
 
 

@@ -1,0 +1,274 @@
+"""Storage on a real S3 server (moto, on loopback), and on one that fails first."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow as pa
+import pytest
+from pyarrow import fs as pafs
+
+from pneumo_ray import storage
+from pneumo_ray.errors import StorageError
+
+pytest.importorskip("moto", reason="moto[server], the S3 server of these tests, is not installed")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory) -> Iterator[int]:
+    port = _free_port()
+    environment = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+    with pytest.MonkeyPatch.context() as patch, open(tmp_path_factory.mktemp("moto") / "log", "wb") as log:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                    break
+                except OSError:
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        pytest.fail(f"moto's server did not start: see {log.name}")
+                    time.sleep(0.1)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(timeout=10)
+
+
+class Flaky(ThreadingHTTPServer):
+    """A proxy that forwards `passing` requests, spoils the next `failures`, by 503 or by hanging up, and forwards the rest."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: int) -> None:
+        self.behind, self.passing, self.failures, self.hangs_up, self.seen = behind, 0, 0, False, 0
+        super().__init__(("127.0.0.1", 0), _Forward)
+
+
+class _Forward(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Flaky
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
+    def answer(self) -> None:
+        self.server.seen += 1
+        body = self._body()
+        if self.server.passing > 0:
+            self.server.passing -= 1
+        elif self.server.failures > 0:
+            self.server.failures -= 1
+            self.close_connection = True
+            if not self.server.hangs_up:
+                self._send(503, {}, b"")
+            return
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.server.behind}{self.path}", body, dict(self.headers), method=self.command
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                self._send(answer.status, dict(answer.headers), answer.read())
+        except urllib.error.HTTPError as error:
+            self._send(error.code, dict(error.headers), error.read())
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+    def _body(self) -> bytes | None:
+        if self.headers.get("Expect"):
+            del self.headers["Expect"]
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        del self.headers["Transfer-Encoding"]
+        parts = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return parts
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                self.send_header(name, value)
+        length = next((value for name, value in headers.items() if name.lower() == "content-length"), str(len(body)))
+        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _query(port: int) -> str:
+    return f"?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
+
+
+@pytest.fixture
+def bucket(s3_port: int) -> str:
+    """The address of a folder in an empty bucket, straight to the server."""
+    name = f"bucket{_free_port()}{time.monotonic_ns()}"
+    uri = f"s3://{name}/run{_query(s3_port)}&allow_bucket_creation=true"
+    storage.filesystem(uri)[0].create_dir(name)
+    return uri
+
+
+@pytest.fixture
+def flaky(s3_port: int, monkeypatch) -> Iterator[Flaky]:
+    """The proxy; waits are short, and pyarrow's own 6 seconds of tries are one, so that ours are seen."""
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    with Flaky(s3_port) as proxy:
+        once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
+        client = pafs.S3FileSystem(
+            scheme="http",
+            endpoint_override=f"127.0.0.1:{proxy.server_address[1]}",
+            region="us-east-1",
+            retry_strategy=once,
+        )
+        monkeypatch.setattr(
+            storage, "filesystem", lambda uri: (client, uri.partition("?")[0].removeprefix("s3://").rstrip("/"))
+        )
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def test_what_is_written_to_s3_is_read_back_and_nothing_else_is_left(bucket):
+    table = pa.table({"a": [1, 2], "b": ["x", "y"]})
+    file, rows = storage.join(bucket, "a b"), storage.join(bucket, "rows.parquet")
+    storage.require_writable(bucket)
+    assert storage.list_files(bucket) == []
+    assert not storage.exists(file)
+    storage.write_bytes(file, b"12345")
+    storage.write_table(table, rows)
+    assert storage.exists(file)
+    assert (storage.read_bytes(file), storage.read_bytes(file, 2)) == (b"12345", b"12")
+    assert storage.read_table(rows).equals(table)
+    assert storage.read_table(rows, ["b"]).column_names == ["b"]
+    assert storage.list_files(bucket, lambda name: name.endswith("parquet")) == ["rows.parquet"]
+    assert len(storage.list_files(bucket)) == 2
+    storage.remove(file)
+    storage.remove(file)
+    assert storage.list_files(bucket) == ["rows.parquet"]
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["503", "hangs up"])
+def test_errors_that_pass_are_survived(bucket, flaky, capsys, hangs_up):
+    flaky.hangs_up = hangs_up
+    file = storage.join(bucket, "f")
+    rows = storage.join(bucket, "rows.parquet")
+    table = pa.table({"a": [1]})
+    actions = {
+        "write": lambda: storage.write_bytes(file, b"1"),
+        "read": lambda: storage.read_bytes(file) == b"1",
+        "write ": lambda: storage.write_table(table, rows),
+        "read ": lambda: storage.read_table(rows).equals(table),
+        "list": lambda: storage.list_files(bucket) == ["f", "rows.parquet"],
+        "look for": lambda: storage.exists(file),
+        "remove": lambda: storage.remove(file),
+    }
+    for verb, action in actions.items():
+        flaky.failures = storage.TRIES - 1
+        assert action() in (None, True), verb
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+        least = 1 if hangs_up else storage.TRIES - 1  # curl itself repeats a request on a connection it had kept open
+        assert least <= len(lines) < storage.TRIES, lines
+        assert flaky.failures == 0
+        assert all(f"cannot {verb.strip()} s3://" in line and "endpoint_override" not in line for line in lines)
+    assert storage.list_files(bucket) == ["rows.parquet"]
+
+
+def test_whichever_request_of_a_write_fails_the_file_is_written_and_nothing_else_is_left(bucket, flaky):
+    file = storage.join(bucket, "f")
+    flaky.seen = 0
+    storage.write_bytes(file, b"first")
+    requests = flaky.seen
+    assert requests >= 4, "an upload, a copy and a removal"
+    for passed in range(requests):
+        flaky.passing, flaky.failures = passed, 1
+        storage.write_bytes(file, b"%d" % passed)
+        assert flaky.failures == 0
+        assert storage.read_bytes(file) == b"%d" % passed
+        assert storage.list_files(bucket) == ["f"]
+
+
+def test_after_the_last_try_one_sentence_says_so(bucket, flaky):
+    file = storage.join(bucket, "f")
+    storage.write_bytes(file, b"old")
+    for verb, action in {"read": storage.read_bytes, "write": lambda uri: storage.write_bytes(uri, b"new")}.items():
+        flaky.failures, flaky.seen = 1000, 0
+        with pytest.raises(StorageError, match=rf"^cannot {verb} s3://\w+/run/f after 5 tries: .*503") as raised:
+            action(file)
+        assert isinstance(raised.value, OSError)
+        assert flaky.seen in (5, 6), "a try is one request here, and the temporary file is removed in one more"
+    flaky.failures = 0
+    assert storage.read_bytes(file) == b"old"
+    assert storage.list_files(bucket) == ["f"]
+
+
+def test_final_answers_are_not_asked_for_twice(bucket, flaky, capsys):
+    missing = "s3://no-such-bucket/run/f"
+    for action, error in [
+        (lambda: storage.read_bytes(storage.join(bucket, "none")), FileNotFoundError),
+        (lambda: storage.read_table(storage.join(bucket, "none")), FileNotFoundError),
+        (lambda: storage.read_bytes(missing), FileNotFoundError),
+        (lambda: storage.write_bytes(missing, b""), StorageError),
+    ]:
+        with pytest.raises(error):
+            action()
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_move_whose_answer_was_lost_is_a_move(bucket, flaky):
+    """The first try moves the file and hears an error; the second finds nothing left to move."""
+    client, folder = storage.filesystem(bucket)
+
+    class Loses:
+        calls = 0
+
+        def move(self, source: str, target: str) -> None:
+            self.calls += 1
+            client.move(source, target)
+            raise OSError("AWS Error NETWORK_CONNECTION")
+
+        def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+            return client.get_file_info(paths)
+
+    storage.write_bytes(storage.join(bucket, "a"), b"1")
+    fs = Loses()
+    storage._move(fs, f"{folder}/a", f"{folder}/b")
+    assert fs.calls == 1
+    assert storage.list_files(bucket) == ["b"]
+
+
+def test_a_key_in_the_address_is_not_printed(capsys, monkeypatch):
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.0)
+
+    def fail() -> None:
+        raise OSError("down")
+
+    with pytest.raises(StorageError, match=r"^cannot read s3://bucket/a after 5 tries: down$"):
+        storage.retried("read", "s3://key:secret@bucket/a?x=secret", fail)
+    assert "secret" not in capsys.readouterr().out
