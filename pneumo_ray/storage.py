@@ -15,8 +15,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TypeVar
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +111,12 @@ def base_name(uri: str) -> str:
     return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/").rsplit("/", 1)[-1]
 
 
+def parent(uri: str) -> str:
+    """Return the folder that holds the file or folder at a path or URI; a URI keeps its query."""
+    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return address.rstrip("/").rpartition("/")[0] + mark + query
+
+
 def join(base: str, *parts: str) -> str:
     """Join names to a path or URI; in a URI the names are escaped and its query (`?endpoint_override=...`) stays last."""
     if "://" not in base:
@@ -122,16 +129,34 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the pyarrow file system of a URI and the path inside it.
 
     Raises:
-        StorageError: if the scheme is unknown or the URI is malformed.
+        StorageError: if the scheme is unknown, the URI is malformed, or it holds a secret.
     """
     if is_local(uri):
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
+    scheme, _, rest = uri.partition("://")
+    address, mark, query = rest.partition("?")
+    bucket, _, path = address.partition("/")
+    if ":" in bucket.rpartition("@")[0]:
+        raise StorageError(
+            f"the address {scheme}://...@{bucket.rpartition('@')[2]} holds a key, which would be written into manifests and "
+            "models; leave it out and give it through the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
     try:
+        if scheme in ("s3", "gs"):
+            root = f"{scheme}://{bucket}{mark}{query}"
+            fs, base = retried("reach", uri, lambda: _client(root))
+            return fs, "/".join([base, *filter(None, unquote(path).rstrip("/").split("/"))])
         return retried("reach", uri, lambda: pafs.FileSystem.from_uri(uri))
     except RetriesExhaustedError:
         raise
     except (ValueError, OSError) as error:
         raise StorageError(f"cannot use the address {uri!r}: {error}") from error
+
+
+@lru_cache(maxsize=32)
+def _client(root: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a bucket, whose connections stay open for the next file."""
+    return pafs.FileSystem.from_uri(root)
 
 
 def read_bytes(uri: str, limit: int = -1) -> bytes:

@@ -4,6 +4,7 @@ Members of tar and zip files are read in place. Nothing is ever unpacked, so a m
 `../../evil.jpg` is a name like any other.
 """
 
+import io
 import lzma
 import os
 import re
@@ -23,6 +24,9 @@ from pneumo_ray.errors import ArchiveError
 
 MAX_FILE_BYTES = 1 << 30
 """A single picture larger than this is refused unread."""
+
+REMOTE_BUFFER = 1 << 18
+"""Bytes that are read ahead in a tar or zip file on a remote place."""
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
@@ -101,7 +105,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
 def _kind(root: str) -> pafs.FileType:
     fs, path = storage.filesystem(root)
     try:
-        kind = fs.get_file_info(path).type
+        kind = storage.retried("list", root, lambda: fs.get_file_info(path).type)
     except OSError as error:
         raise ArchiveError(f"--archive {root} cannot be read: {error}") from error
     if kind not in (pafs.FileType.Directory, pafs.FileType.File):
@@ -172,7 +176,8 @@ def _walk_remote(root: str) -> Iterator[tuple[str, str]]:
     fs, base = storage.filesystem(root)
 
     def walk(folder: str, relative: str) -> Iterator[tuple[str, str]]:
-        for info in sorted(fs.get_file_info(pafs.FileSelector(folder)), key=lambda info: str(info.base_name)):
+        infos = storage.retried("list", root, lambda: fs.get_file_info(pafs.FileSelector(folder)))
+        for info in sorted(infos, key=lambda info: str(info.base_name)):
             name = relative + info.base_name
             if info.type == pafs.FileType.Directory:
                 yield from walk(info.path, name + "/")
@@ -186,7 +191,8 @@ def _open(uri: str) -> IO[bytes]:
     if storage.is_local(uri):
         return open(storage.local_path(uri), "rb")
     fs, path = storage.filesystem(uri)
-    return fs.open_input_file(path)
+    # A tar file is a chain of small headers, and each of them would be a request.
+    return io.BufferedReader(storage.retried("read", uri, lambda: fs.open_input_file(path)), REMOTE_BUFFER)
 
 
 @lru_cache(maxsize=8)
@@ -253,18 +259,7 @@ def read_picture(uri: str, member: str | None) -> bytes:
 
 def _read_member(uri: str, member: str) -> bytes:
     try:
-        archive, index, _ = _opened(uri)
-        info = index[member]
-        if isinstance(archive, zipfile.ZipFile):
-            assert isinstance(info, zipfile.ZipInfo)
-            with archive.open(info) as stream:
-                data = stream.read(MAX_FILE_BYTES + 1)  # the size in the directory of a zip file may lie
-        else:
-            assert isinstance(info, tarfile.TarInfo)
-            extracted = archive.extractfile(info)
-            if extracted is None:
-                raise ArchiveError(f"member {member!r} of {uri} is a link to something that is not a file")
-            data = extracted.read(MAX_FILE_BYTES + 1)
+        data = storage.retried("read", uri, lambda: _member_bytes(uri, member))
     except KeyError as error:
         raise ArchiveError(f"{uri} has no member {member!r}") from error
     except (*_BROKEN, RuntimeError, NotImplementedError) as error:
@@ -272,3 +267,17 @@ def _read_member(uri: str, member: str) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageTooLargeError(f"the member is larger than {MAX_FILE_BYTES >> 30} GiB")
     return data
+
+
+def _member_bytes(uri: str, member: str) -> bytes:
+    archive, index, _ = _opened(uri)
+    info = index[member]
+    if isinstance(archive, zipfile.ZipFile):
+        assert isinstance(info, zipfile.ZipInfo)
+        with archive.open(info) as stream:
+            return stream.read(MAX_FILE_BYTES + 1)  # the size in the directory of a zip file may lie
+    assert isinstance(info, tarfile.TarInfo)
+    extracted = archive.extractfile(info)
+    if extracted is None:
+        raise ArchiveError(f"member {member!r} of {uri} is a link to something that is not a file")
+    return extracted.read(MAX_FILE_BYTES + 1)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from pneumo_ray import storage
 from pneumo_ray.data.kermany import SPLIT_FOLDERS
@@ -198,24 +197,22 @@ def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
 
 
 def _read_table(uri: str) -> pa.Table:
-    fs, path = storage.filesystem(uri)
     try:
-        with fs.open_input_file(path) as file:
-            return (
-                pq.read_table(file)
-                if uri.lower().endswith((".parquet", ".pq"))
-                else pyarrow.csv.read_csv(
-                    file,
-                    # As text, so that 00012 stays 00012 and an empty cell is no patient.
-                    convert_options=pyarrow.csv.ConvertOptions(
-                        column_types={name: pa.string() for name in ("image_id", "patient_id", "subtype", "split")},
-                        strings_can_be_null=True,
-                        null_values=[""],
-                    ),
-                )
-            )
+        if storage.base_name(uri).lower().endswith((".parquet", ".pq")):
+            return storage.read_table(uri)
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(storage.read_bytes(uri)),
+            # As text, so that 00012 stays 00012 and an empty cell is no patient.
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: pa.string() for name in ("image_id", "patient_id", "subtype", "split")},
+                strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
     except FileNotFoundError as error:
         raise ManifestError(f"--labels {uri} does not exist") from error
+    except storage.RetriesExhaustedError:
+        raise
     except (OSError, pa.ArrowInvalid) as error:
         raise ManifestError(f"--labels {uri} is neither a CSV nor a Parquet table that can be read: {error}") from error
 

@@ -119,7 +119,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
 def cache_of(manifest: pa.Table, uri: str) -> str | None:
     """Return the cache folder that a manifest names, where it is still there (also when the run was moved)."""
     named = (manifest.schema.metadata or {}).get(b"cache", b"").decode()
-    beside = cache_folder(storage.absolute(uri).rsplit("/", 1)[0], CACHE_SIZE)
+    beside = cache_folder(storage.parent(storage.absolute(uri)), CACHE_SIZE)
     return next((folder for folder in (beside, named) if named and folder and storage.exists(folder)), None)
 
 

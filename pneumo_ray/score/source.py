@@ -18,7 +18,9 @@ from pneumo_ray.console import progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.augment import boxes_of_input
 from pneumo_ray.data.frames import count_frames, may_hold_frames
+from pneumo_ray.data.guard import DECODE_SECONDS, guarded
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.pipeline import was_started_before
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.model import Preprocessing
 
@@ -85,9 +87,12 @@ class Source:
         """Return the pictures of one shard."""
         full = shard_length(self.num_pictures, self.image_size)
         fs, path = storage.filesystem(self.uri)
-        with fs.open_input_file(path) as file:
-            group = pq.ParquetFile(file).read_row_group(shard * full // ROW_GROUP)
-        return group.slice(shard * full % ROW_GROUP, self.length(shard))
+
+        def read() -> pa.Table:
+            with fs.open_input_file(path) as file:
+                return pq.ParquetFile(file).read_row_group(shard * full // ROW_GROUP)
+
+        return storage.retried("read", self.uri, read).slice(shard * full % ROW_GROUP, self.length(shard))
 
 
 def open_source(uri: str, image_size: int) -> Source:
@@ -186,7 +191,7 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
         unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
-        counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)])
+        counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
         frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
         rows: list[dict[str, Any]] = []
         for e in chunk:
@@ -200,7 +205,8 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
 
 
 def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
-    return [count_frames(uri, member) for uri, member in pictures]
+    with guarded(DECODE_SECONDS, careful=was_started_before()) as call:
+        return [count_frames(uri, member, call) for uri, member in pictures]
 
 
 def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:

@@ -28,7 +28,7 @@ class Trackers:
             # The run's id is kept beside its state, so that a continued run stays one run.
             marker = storage.join(run, "mlflow_run_id")
             known = storage.read_bytes(marker).decode() if storage.exists(marker) else None
-            started = mlflow.start_run(run_id=known, run_name=run.rsplit("/", 1)[-1])
+            started = mlflow.start_run(run_id=known, run_name=storage.base_name(run))
             if known is None:
                 storage.write_bytes(marker, started.info.run_id.encode())
                 mlflow.log_params(as_flat(config))

@@ -19,8 +19,7 @@ def read_history(run: dict[str, Any]) -> list[dict[str, Any]]:
     model, provenance = fact(run, "config", "model"), fact(run, "model", "provenance")
     if not isinstance(model, str) or not isinstance(provenance, dict):
         return []
-    address, mark, query = model.partition("?") if "://" in model else (model, "", "")
-    uri = storage.join(address.rstrip("/").rpartition("/")[0] + mark + query, "history.jsonl")
+    uri = storage.join(storage.parent(model), "history.jsonl")
     try:
         history = [json.loads(line) for line in storage.read_bytes(uri, _MAX_BYTES).splitlines()]
         if not all(isinstance(record[name], int | float) for record in history for name in _NUMBERS):
