@@ -19,12 +19,12 @@ from pneumo_ray import storage
 from pneumo_ray.cli import as_plain
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.errors import ClusterError, StorageError
+from pneumo_ray.folder_lock import folder_lock
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
-from pneumo_ray.score.lock import folder_lock
 from pneumo_ray.score.source import Source
 from pneumo_ray.score.table import part_name
 from pneumo_ray.score.workers import ActorPlan, Plan, score_shards

@@ -21,8 +21,8 @@ from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.folder_lock import folder_lock
 from pneumo_ray.model import build_model
-from pneumo_ray.score.lock import folder_lock
 from pneumo_ray.train.board import Board
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN

@@ -21,12 +21,12 @@ import torch
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError, ModelError, StorageError
 from pneumo_ray.explain import ZONES, BayesGradCAM
+from pneumo_ray.folder_lock import FolderInUseError, folder_lock
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_picture
 from pneumo_ray.score.explainer import Explainer, take_apart
 from pneumo_ray.score.job import explain_archive
-from pneumo_ray.score.lock import FolderInUseError, folder_lock
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pneumo_ray.score.lock import STALE_SECONDS, FolderInUseError, _host, folder_lock
+from pneumo_ray.folder_lock import STALE_SECONDS, FolderInUseError, _host, folder_lock
 
 
 def other(tmp_path, **changes) -> str:
