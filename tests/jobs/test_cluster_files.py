@@ -1,9 +1,14 @@
 """cluster.yaml and rayjob.yaml, as far as they can be held to something without a cloud."""
 
+import copy
+import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
+import jsonschema
+import pytest
 import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -55,3 +60,49 @@ def test_the_job_has_the_fields_of_its_kind_and_a_command_that_train_takes():
     config = parse(TrainConfig, words[words.index("jobs/train.py") + 1 :])
     assert config.scaling.use_gpu
     assert config.scaling.num_workers == 4
+
+
+SCHEMA = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text())
+
+
+def test_every_key_of_the_job_is_one_of_kuberay_and_of_its_type():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(RAYJOB, SCHEMA)
+    assert RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"], "a job whose head takes no work needs workers"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("spec", "entryPoint"), "python"),
+        (("spec", "backoffLimit"), "3"),
+        (("spec", "rayClusterSpec", "autoscalerOptions", "idleTimeoutMinutes"), 5),
+        (("spec", "rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "maxWorkers"), 8),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 0, "template", "spec", "serviceAccount_name"), "x"),
+        (("spec", "rayClusterSpec", "workerGroupSpecs", 1, "template", "spec", "containers", 0, "enviroment"), []),
+        (("spec", "rayClusterSpec", "headGroupSpec", "template", "spec", "containers", 0, "env", 1, "value"), 0),
+        (("metadata", "name"), "pneumo_train"),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_key_or_type_in_the_job_is_found(place, value):
+    wrong = copy.deepcopy(RAYJOB)  # the anchors of YAML are shared parts
+    node = wrong
+    for name in place[:-1]:
+        node = node[name]
+    node[place[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, SCHEMA)
+
+
+def test_the_store_reaches_the_command_through_all_the_shells():
+    """The submitter's shell takes the entrypoint apart, `ray job submit` joins it again, a shell on the head runs it."""
+    entrypoint = RAYJOB["spec"]["entrypoint"].replace("cd /home/ray/pneumo_ray && python", "echo")
+    submitted = subprocess.list2cmdline(shlex.split(entrypoint))
+    said = subprocess.run(
+        submitted, shell=True, capture_output=True, text=True, check=True, env={"PNEUMO_STORE": "s3://b/p"}
+    )
+    words = said.stdout.split()
+    assert words[words.index("--manifest") + 1] == "s3://b/p/first/manifest.parquet"
+    assert words[words.index("--out") + 1] == "s3://b/p/first"
