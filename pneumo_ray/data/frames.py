@@ -5,6 +5,7 @@ import re
 from pneumo_ray import storage
 from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.decode import inspect_image
+from pneumo_ray.data.guard import Call, unguarded
 from pneumo_ray.errors import PneumoError
 
 _HEADER_BYTES = 1 << 20
@@ -16,7 +17,7 @@ def may_hold_frames(name: str) -> bool:
     return not _SINGLE.search(storage.base_name(name))
 
 
-def count_frames(uri: str, member: str | None) -> int:
+def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
     """Return the number of frames of a picture; 1 where the header cannot be read, so that it becomes a failed row."""
     try:
         if member is None:
@@ -24,9 +25,9 @@ def count_frames(uri: str, member: str | None) -> int:
             # The pages of a TIFF may lie anywhere, the header of a DICOM lies before its pixels.
             if len(head) == _HEADER_BYTES and not head.startswith((b"II", b"MM")):
                 try:
-                    return inspect_image(head).frames
+                    return call(inspect_image, head).frames
                 except PneumoError:
                     pass
-        return inspect_image(read_picture(uri, member)).frames
+        return call(inspect_image, read_picture(uri, member)).frames
     except (PneumoError, OSError):
         return 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from pneumo_ray.data.archive import Entry, read_picture
 from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.decode import decode_image, inspect_image
+from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
 from pneumo_ray.errors import DecodeError, PneumoError
@@ -32,16 +34,24 @@ class InspectConfig:
     """What the cache already holds; these pictures are read and hashed but not decoded again."""
     salt: bytes | None = None
     """Key of the hash that replaces the patient identifiers of DICOM files; None keeps them."""
+    decode_seconds: float = DECODE_SECONDS
+    """That the decoding of one picture may take."""
 
 
-def inspect_entries(entries: Sequence[Entry], config: InspectConfig) -> pa.Table:
-    """Return the manifest rows of some entries, one a frame, in order, with columns `INSPECTED_SCHEMA`."""
+def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful: bool = False) -> pa.Table:
+    """Return the manifest rows of some entries, one a frame, in order, with columns `INSPECTED_SCHEMA`.
+
+    Args:
+        entries: what to look at.
+        config: how.
+        careful: a picture among them may have ended the process that tried before; see `guarded`.
+    """
     rows: list[dict[str, Any]] = []
     fresh: list[tuple[Key, np.ndarray]] = []
     homes: list[tuple[int, int]] = []  # (row, position in the new shard)
     positions: dict[Key, int] = {}
-    for entry in entries:
-        for row, pixels in _inspect(entry, config):
+    with guarded(config.decode_seconds, careful=careful) as call:
+        for row, pixels in itertools.chain.from_iterable(_inspect(entry, config, call) for entry in entries):
             rows.append(row)
             if pixels is not None and config.cache_folder is not None:
                 key = (row["content_sha256"], row["frame"] or 0)
@@ -56,7 +66,7 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig) -> pa.Table
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
 
 
-def _inspect(entry: Entry, config: InspectConfig) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+def _inspect(entry: Entry, config: InspectConfig, call: Call) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
     """Yield a row for each frame of one entry, with its pixels where they had to be decoded."""
     facts = read_path(entry.facts_path)
     base: dict[str, Any] = {
@@ -73,7 +83,7 @@ def _inspect(entry: Entry, config: InspectConfig) -> Iterator[tuple[dict[str, An
     try:
         data = read_picture(entry.uri, entry.member)
         base |= {"num_bytes": len(data), "content_sha256": hashlib.sha256(data).hexdigest()}
-        info = inspect_image(data)
+        info = call(inspect_image, data)
     except (PneumoError, OSError) as error:
         yield base | {"status": "failed", "error": describe(error)}, None
         return
@@ -90,7 +100,7 @@ def _inspect(entry: Entry, config: InspectConfig) -> Iterator[tuple[dict[str, An
             row |= {"cache_file": home[0], "cache_row": home[1]}
         else:
             try:
-                pixels = decode_image(data, min_size=config.size, frame=frame)
+                pixels = call(decode_image, data, min_size=config.size, frame=frame)
             except DecodeError as error:
                 row |= {"status": "failed", "error": describe(error)}
         yield row, pixels

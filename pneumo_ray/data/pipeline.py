@@ -49,6 +49,12 @@ def quiet_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
+def was_started_before() -> bool:
+    """Whether the task that calls was begun before and its process died: of a picture, of memory, with its node."""
+    # Ray counts the attempts and has no public word for them.
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()) > 0
+
+
 def available_cpus() -> float:
     """Return the CPUs of the cluster, at least 1."""
     return max(1.0, ray.cluster_resources().get("CPU", 1.0))
@@ -85,7 +91,8 @@ def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator
 def _inspect_block(block: pa.Table, shared: Any) -> pa.Table:
     cv2.setNumThreads(1)
     try:
-        return inspect_entries([Entry(**row) for row in block.to_pylist()], fetched(shared))
+        entries = [Entry(**row) for row in block.to_pylist()]
+        return inspect_entries(entries, fetched(shared), careful=was_started_before())
     except StorageError as error:
         # The cache cannot be written. An exception would arrive as text inside text; a row arrives whole.
         row = {"image_id": "", "status": _ABORTED, "error": str(error)}

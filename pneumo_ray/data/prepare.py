@@ -13,6 +13,7 @@ from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
+from pneumo_ray.data.guard import DECODE_SECONDS
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import (
@@ -48,8 +49,12 @@ class PrepareConfig:
     """Write patient identifiers of DICOM files as they are instead of salted hashes."""
     seed: int = 0
     """Of the random choices of the split and the copies."""
+    decode_seconds: float = DECODE_SECONDS
+    """A picture whose decoding takes longer is a failed row (`timeout`)."""
 
     def __post_init__(self) -> None:
+        if self.decode_seconds <= 0:
+            raise ConfigError(f"decode-seconds must be positive, got {self.decode_seconds}")
         if not self.archive:
             raise ConfigError("--archive needs at least one folder, tar or zip file, or URI")
 
@@ -85,6 +90,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
         cache_folder=folder,
         cached=scan_cache(folder, CACHE_SIZE) if folder else {},
         salt=None if config.keep_identifiers else _salt(out),
+        decode_seconds=config.decode_seconds,
     )
     tables = []
     with progress("reading", len(entries)) as tick:

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pneumo_ray.data.guard import DECODE_SECONDS
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain.cam import Target
 
@@ -55,6 +56,8 @@ class ExplainConfig:
     """Refer a picture where the threshold lies within this many standard deviations of its mean logit over the passes."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Precision of the network; the maps are float32 in any case."""
+    decode_seconds: float = DECODE_SECONDS
+    """A picture whose decoding takes longer is a failed row (`timeout`)."""
     scale: ScoringScale = field(default_factory=ScoringScale)
     render: bool = False
     """Write pictures of the most uncertain and the most suspicious cases."""
@@ -68,6 +71,8 @@ class ExplainConfig:
             raise ConfigError(f"passes must be at least 2 for a standard deviation, got {self.passes}")
         if self.refer_z < 0:
             raise ConfigError(f"refer-z must not be negative, got {self.refer_z}")
+        if self.decode_seconds <= 0:
+            raise ConfigError(f"decode-seconds must be positive, got {self.decode_seconds}")
         if self.top < 1:
             raise ConfigError(f"top must be at least 1, got {self.top}")
         if self.zones == "box" and self.manifest is None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.decode import inspect_image
+from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded, unguarded
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.pixels import network_input
 from pneumo_ray.errors import DecodeError, PneumoError
@@ -28,42 +29,66 @@ class Failure(NamedTuple):
     """`kind: reason`; never holds pixels, patients or paths of other files."""
 
 
-def load_picture(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
-    """Return one picture as the network sees it, uint8 [S, S], by the same steps as in training."""
+def load_picture(
+    uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing, call: Call = unguarded
+) -> np.ndarray | Failure:
+    """Return one picture as the network sees it, uint8 [S, S], by the same steps as in training.
+
+    Args:
+        uri: of its file.
+        member: of that file, where it is an archive.
+        frame: of a file that holds several pictures, from 0.
+        preprocessing: what the model expects.
+        call: decodes it.
+    """
     try:
         data = read_picture(uri, member)
     except (PneumoError, OSError) as error:
         return Failure("read", describe(error))
     try:
-        if frame is None and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
-            frames = inspect_image(data).frames
-            if frames > 1:
-                raise ManyFramesError(
-                    f"the file holds {frames} pictures and was listed as one; give it the extension .dcm or .tif"
-                )
-        return network_input(data, frame, preprocessing.resize_size, preprocessing.image_size)
+        return call(_decoded, data, frame, preprocessing.resize_size, preprocessing.image_size)
     except DecodeError as error:
         return Failure("decode", describe(error))
 
 
-def load_shard(rows: pa.Table, shard: int, preprocessing: Preprocessing) -> pa.Table:
+def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) -> np.ndarray:
+    if frame is None and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
+        frames = inspect_image(data).frames
+        if frames > 1:
+            raise ManyFramesError(
+                f"the file holds {frames} pictures and was listed as one; give it the extension .dcm or .tif"
+            )
+    return network_input(data, frame, resize_size, image_size)
+
+
+def load_shard(
+    rows: pa.Table,
+    shard: int,
+    preprocessing: Preprocessing,
+    *,
+    decode_seconds: float = DECODE_SECONDS,
+    careful: bool = False,
+) -> pa.Table:
     """Return the decoded pictures of one shard.
 
     Args:
         rows: n rows of the list.
         shard: its number.
         preprocessing: what the model expects.
+        decode_seconds: that the decoding of one picture may take.
+        careful: a picture among them may have ended the process that tried before; see `guarded`.
 
     Returns:
         n rows: `shard`, `image_id`, `box`, `stage`, `error`, and `pixels` (S * S bytes), null where it failed.
     """
     size = preprocessing.image_size
     loaded: list[np.ndarray | Failure] = []
-    for row in rows.to_pylist():
-        if row["error"] is not None:
-            loaded.append(Failure("list", f"archive: {row['error']}"))
-        else:
-            loaded.append(load_picture(row["uri"], row["member"], row["frame"], preprocessing))
+    with guarded(decode_seconds, careful=careful) as call:
+        for row in rows.to_pylist():
+            if row["error"] is not None:
+                loaded.append(Failure("list", f"archive: {row['error']}"))
+            else:
+                loaded.append(load_picture(row["uri"], row["member"], row["frame"], preprocessing, call))
     pixels = [None if isinstance(item, Failure) else item.tobytes() for item in loaded]
     return pa.table(
         {

@@ -22,7 +22,7 @@ from pneumo_ray import storage
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.data.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
-from pneumo_ray.data.pipeline import MAX_READ_TASKS, fetched
+from pneumo_ray.data.pipeline import MAX_READ_TASKS, fetched, was_started_before
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
@@ -203,7 +203,7 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
     size = plan.model.preprocessing.image_size
     for block in batch["id"]:
         rows = plan.rows.slice(int(block) * plan.at_once, plan.at_once)
-        loaded = load_shard(rows, int(block), plan.model.preprocessing)
+        loaded = load_shard(rows, int(block), plan.model.preprocessing, careful=was_started_before())
         loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
         names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
         pictures = [

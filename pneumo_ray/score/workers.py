@@ -14,7 +14,7 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.data.pipeline import MAX_READ_TASKS, available_cpus, fetched
+from pneumo_ray.data.pipeline import MAX_READ_TASKS, available_cpus, fetched, was_started_before
 from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import load_shard
@@ -148,7 +148,13 @@ def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator
     plan: Plan = fetched(shared)
     for position in batch["id"]:
         shard = int(fetched(numbers)[position])
-        yield load_shard(plan.source.read(shard), shard, plan.model.preprocessing)
+        yield load_shard(
+            plan.source.read(shard),
+            shard,
+            plan.model.preprocessing,
+            decode_seconds=plan.config.decode_seconds,
+            careful=was_started_before(),
+        )
 
 
 class _ExplainActor:
