@@ -171,8 +171,9 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
     fs, path = filesystem(uri)
 
     def read() -> bytes:
-        with fs.open_input_stream(path) as stream:
-            return bytes(stream.readall() if limit < 0 else stream.read(limit))
+        # Not as a stream, which asks the server for 256 kB at a time.
+        with fs.open_input_file(path) as file:
+            return bytes(file.readall() if limit < 0 else file.read(limit))
 
     return retried("read", uri, read)
 
@@ -343,6 +344,7 @@ def require_writable(folder: str) -> None:
         StorageError: one sentence naming the folder, if not.
     """
     probe = join(folder, ".pneumo_ray_write_test")
+    filesystem(probe)  # an address that cannot be used has its own sentence
     try:
         write_bytes(probe, b"")
     except (StorageError, OSError) as error:

@@ -1,10 +1,19 @@
-"""Shared by all tests: one small Ray cluster, a small phantom archive, and where the real radiographs are."""
+"""Shared by all tests: one small Ray cluster, a small phantom archive, an S3 server, and where the real radiographs are."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Ray's workers have the environment that Ray began with, so the keys to the S3 server on loopback are there before it.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
 import pytest
 
@@ -57,3 +66,45 @@ def phantom_run(ray_cluster, phantom_archive, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("prepared")
     prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(out), protocol="official", cache=True))
     return out
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory) -> Iterator[int]:
+    """A real S3 server (moto) on loopback."""
+    pytest.importorskip("moto", reason="moto[server], the S3 server of these tests, is not installed")
+    port = free_port()
+    with open(tmp_path_factory.mktemp("moto") / "log", "wb") as log:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                    break
+                except OSError:
+                    if server.poll() is not None or time.monotonic() > deadline:
+                        pytest.fail(f"moto's server did not start: see {log.name}")
+                    time.sleep(0.1)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(timeout=10)
+
+
+@pytest.fixture
+def bucket(s3_port: int) -> str:
+    """The address of a folder in an empty bucket of the S3 server."""
+    from pneumo_ray import storage
+
+    name = f"bucket-{uuid.uuid4().hex}"
+    query = f"?scheme=http&endpoint_override=127.0.0.1:{s3_port}&region=us-east-1"
+    storage.filesystem(f"s3://{name}{query}&allow_bucket_creation=true")[0].create_dir(name)
+    return f"s3://{name}/run{query}"

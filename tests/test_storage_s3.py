@@ -1,11 +1,9 @@
 """Storage on a real S3 server (moto, on loopback), and on one that fails first."""
 
+import io
 import os
-import socket
-import subprocess
-import sys
+import tarfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,40 +14,9 @@ import pytest
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.errors import StorageError
-
-pytest.importorskip("moto", reason="moto[server], the S3 server of these tests, is not installed")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def s3_port(tmp_path_factory) -> Iterator[int]:
-    port = _free_port()
-    environment = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-    with pytest.MonkeyPatch.context() as patch, open(tmp_path_factory.mktemp("moto") / "log", "wb") as log:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                    break
-                except OSError:
-                    if server.poll() is not None or time.monotonic() > deadline:
-                        pytest.fail(f"moto's server did not start: see {log.name}")
-                    time.sleep(0.1)
-            yield port
-        finally:
-            server.terminate()
-            server.wait(timeout=10)
+from pneumo_ray.data.archive import REMOTE_BUFFER, list_archives, read_picture
+from pneumo_ray.data.manifest import _read_table
+from pneumo_ray.errors import ArchiveError, StorageError
 
 
 class Flaky(ThreadingHTTPServer):
@@ -120,19 +87,6 @@ class _Forward(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-def _query(port: int) -> str:
-    return f"?scheme=http&endpoint_override=127.0.0.1:{port}&region=us-east-1"
-
-
-@pytest.fixture
-def bucket(s3_port: int) -> str:
-    """The address of a folder in an empty bucket, straight to the server."""
-    name = f"bucket{_free_port()}{time.monotonic_ns()}"
-    uri = f"s3://{name}/run{_query(s3_port)}&allow_bucket_creation=true"
-    storage.filesystem(uri)[0].create_dir(name)
-    return uri
 
 
 @pytest.fixture
@@ -219,7 +173,7 @@ def test_after_the_last_try_one_sentence_says_so(bucket, flaky):
     storage.write_bytes(file, b"old")
     for verb, action in {"read": storage.read_bytes, "write": lambda uri: storage.write_bytes(uri, b"new")}.items():
         flaky.failures, flaky.seen = 1000, 0
-        with pytest.raises(StorageError, match=rf"^cannot {verb} s3://\w+/run/f after 5 tries: .*503") as raised:
+        with pytest.raises(StorageError, match=rf"^cannot {verb} s3://[\w-]+/run/f after 5 tries: .*503") as raised:
             action(file)
         assert isinstance(raised.value, OSError)
         assert flaky.seen in (5, 6), "a try is one request here, and the temporary file is removed in one more"
@@ -272,3 +226,60 @@ def test_a_key_in_the_address_is_not_printed(capsys, monkeypatch):
     with pytest.raises(StorageError, match=r"^cannot read s3://bucket/a after 5 tries: down$"):
         storage.retried("read", "s3://key:secret@bucket/a?x=secret", fail)
     assert "secret" not in capsys.readouterr().out
+
+
+def test_a_key_in_an_address_is_refused_and_not_repeated():
+    for action in (storage.read_bytes, storage.list_files, storage.require_writable):
+        with pytest.raises(StorageError, match=r"s3://\.\.\.@bucket holds a key.*AWS_ACCESS_KEY_ID") as raised:
+            action("s3://AKIA:sesame@bucket/run?region=us-east-1")
+        assert "sesame" not in str(raised.value)
+
+
+def test_a_file_is_one_request_and_a_tar_file_one_for_many_members(bucket, flaky):
+    """Each request is a journey to the server, so their number is the time that reading takes."""
+    file, tar = storage.join(bucket, "f"), storage.join(bucket, "a.tar")
+    content = os.urandom(3_000_000)
+    storage.write_bytes(file, content)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for number in range(200):
+            member = tarfile.TarInfo(f"{number}.jpeg")
+            member.size = 3000
+            archive.addfile(member, io.BytesIO(bytes([number]) * 3000))
+    storage.write_bytes(tar, stream.getvalue())
+    flaky.seen = 0
+    assert storage.read_bytes(file) == content
+    assert flaky.seen <= 2, "a question for the length, and the content"
+    flaky.seen = 0
+    entries = list(list_archives([storage.join(bucket)]))
+    assert [read_picture(entry.uri, entry.member)[0] for entry in entries[:-1]] == list(range(200))
+    assert flaky.seen <= 10 + 4 * len(stream.getvalue()) / REMOTE_BUFFER
+
+
+def test_a_member_of_a_tar_file_is_read_although_the_server_fails_for_a_moment(bucket, flaky):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("1.jpeg", "2.jpeg"):
+            member = tarfile.TarInfo(name)
+            member.size = 6 * REMOTE_BUFFER
+            archive.addfile(member, io.BytesIO(name.encode() * REMOTE_BUFFER))
+    storage.write_bytes(storage.join(bucket, "a.tar"), stream.getvalue())
+    entries = list(list_archives([bucket]))
+    for entry in entries:
+        flaky.failures = storage.TRIES - 1
+        assert read_picture(entry.uri, entry.member).startswith(entry.member.encode())
+        assert flaky.failures == 0
+
+
+def test_archives_overlap_also_where_their_addresses_have_a_query(bucket):
+    storage.write_bytes(storage.join(bucket, "deep", "1.jpeg"), b"1")
+    with pytest.raises(ArchiveError, match="overlap"):
+        list(list_archives([bucket, storage.join(bucket, "deep")]))
+
+
+def test_a_table_of_labels_is_known_by_its_name_before_the_query(bucket):
+    rows = pa.table({"image_id": ["a"], "label": ["normal"]})
+    storage.write_table(rows, storage.join(bucket, "labels.parquet"))
+    storage.write_bytes(storage.join(bucket, "labels.csv"), b"image_id,label\na,normal\n")
+    for name in ("labels.parquet", "labels.csv"):
+        assert _read_table(storage.join(bucket, name)).to_pylist() == rows.to_pylist()

@@ -75,7 +75,8 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
     roots = [storage.absolute(archive) for archive in archives]
     for number, root in enumerate(roots):
         for other in roots[:number]:
-            if f"{root}/".startswith(f"{other}/") or f"{other}/".startswith(f"{root}/"):
+            one, two = (f"{uri.partition('?')[0] if '://' in uri else uri}/" for uri in (root, other))
+            if one.startswith(two) or two.startswith(one):
                 raise ArchiveError(
                     f"--archive {root} and {other} overlap, so pictures would count twice; give one of them"
                 )
