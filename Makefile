@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test faults lint bench lock clean
+.PHONY: setup demo test faults fuzz lint bench lock clean
 
 setup: .venv/.ready
 
@@ -25,10 +25,14 @@ test: setup
 faults: setup
 	$(BIN)/pytest -m faults
 
+fuzz: setup
+	$(BIN)/python tests/fuzz/run.py --files 50000 --seed 0
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit.py
 
 bench: setup
 	$(BIN)/python jobs/bench.py
