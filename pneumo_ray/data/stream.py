@@ -42,12 +42,16 @@ class Schedule:
     batch_size: int
     """The global batch: images of one optimiser step over all workers."""
     world_size: int
-    """Workers; divides the global batch."""
+    """Workers, at most as many as the global batch has images."""
 
     @property
     def local_batch(self) -> int:
-        """Images of one ticket."""
-        return self.batch_size // self.world_size
+        """Images of one ticket, at most; where the workers do not divide the batch, some have one less."""
+        return -(-self.batch_size // self.world_size)
+
+    def share(self, rank: int) -> tuple[int, int]:
+        """Return which images of a global batch are those of a rank: the first, and the first that is not."""
+        return rank * self.batch_size // self.world_size, (rank + 1) * self.batch_size // self.world_size
 
     @property
     def train_steps(self) -> int:
@@ -111,9 +115,10 @@ class BatchSource:
             `ticket` int64 scalar. b is `schedule.local_batch`.
         """
         place = schedule.place(ticket)
-        first = place.step * schedule.batch_size + place.rank * schedule.local_batch
+        start, stop = schedule.share(place.rank)
+        first, made = place.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
         if place.phase == "train":
-            plan = self._plan(place.epoch).slice(first, schedule.local_batch)
+            plan = self._plan(place.epoch).slice(first, stop - start)
             rows = plan["row"].to_numpy()
             bases = load_bases(self.train.take(rows), self.image_size, self.cache_folder)
             draws = draw_augmentations(
@@ -123,10 +128,10 @@ class BatchSource:
                 copies=plan["copy"].to_numpy(),
                 image_keys=self.image_keys[rows],
             )
-            pixels, labels = augment_batch(bases, draws, self.image_size), self.train_labels[rows]
-            return {"pixels": pixels, "label": labels, "row": rows, "ticket": np.array(ticket)}
-        made = self.empty_batch(ticket, schedule)
-        taken = self.val.slice(first, schedule.local_batch)
+            made["pixels"][: len(rows)] = augment_batch(bases, draws, self.image_size)
+            made["label"][: len(rows)], made["row"][: len(rows)] = self.train_labels[rows], rows
+            return made
+        taken = self.val.slice(first, stop - start)
         if n := len(taken):
             bases = load_bases(taken, self.image_size, self.cache_folder)
             made["pixels"][:n] = [center_crop(base, self.image_size) for base in bases]

@@ -62,8 +62,9 @@ class OptimConfig:
 class ScalingConfig:
     """Where the run takes place. It changes the speed, and the results only by rounding and batch statistics."""
 
-    num_workers: int = 1
-    """Training workers; they share the global batch."""
+    num_workers: int | tuple[int, int] = 1
+    """Training workers, which share the global batch; or two numbers, the fewest and the most: the run then grows and
+    shrinks with the cluster, each time from its last epoch."""
     use_gpu: bool = False
     """Train on GPUs."""
     gpus_per_worker: float = 1.0
@@ -75,10 +76,13 @@ class ScalingConfig:
     wait_seconds: float = 30.0
     """How long to wait for a cluster that is too small to grow, before giving up."""
     max_failures: int = 3
-    """How often the workers are started again after one died."""
+    """How often the workers are started again after one died, without an epoch finished in between."""
 
     def __post_init__(self) -> None:
-        _require(self.num_workers >= 1, f"scaling.num-workers must be at least 1, got {self.num_workers}")
+        _require(
+            1 <= self.min_workers <= self.max_workers,
+            f"scaling.num-workers must be at least 1, or two rising numbers, got {self.num_workers}",
+        )
         _require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
         _require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
         _require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
@@ -92,9 +96,24 @@ class ScalingConfig:
         )
         # Two ranks on one GPU are what NCCL refuses.
         _require(
-            self.gpus_per_worker == 1 or self.num_workers == 1,
+            self.gpus_per_worker == 1 or self.max_workers == 1,
             "scaling.gpus-per-worker below 1 needs --scaling.num-workers 1",
         )
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while the run goes on."""
+        return self.min_workers < self.max_workers
 
 
 @dataclass(frozen=True)
@@ -134,8 +153,8 @@ class TrainConfig:
         _require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
         _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         _require(
-            self.batch_size % self.scaling.num_workers == 0,
-            f"batch-size {self.batch_size} cannot be shared evenly by {self.scaling.num_workers} workers; choose a multiple",
+            self.batch_size >= self.scaling.max_workers,
+            f"batch-size {self.batch_size} has no image for some of {self.scaling.max_workers} workers; raise it",
         )
         _require(
             self.model.arch != "inception_v3" or self.data.image_size >= 75,

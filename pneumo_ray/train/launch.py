@@ -1,8 +1,7 @@
 """Run a training from its config to a model bundle: check everything, train on the cluster, calibrate, write."""
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_flat, flatten, save_config
@@ -24,9 +23,10 @@ from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.data.stream import BatchSource
-from pneumo_ray.errors import ClusterError, ConfigError, ManifestError
+from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.model import PneumoniaNet, build_model
-from pneumo_ray.train.config import ScalingConfig, TrainConfig
+from pneumo_ray.train.capacity import CpuShares, wait_for_cluster
+from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
@@ -34,16 +34,6 @@ from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point")
 """Options that may change when a run continues: they do not change what has been trained so far."""
-
-
-@dataclass(frozen=True)
-class CpuShares:
-    """How the cluster's CPUs are shared between training and preparing pictures."""
-
-    per_worker: float
-    """Logical CPUs that a training worker reserves."""
-    per_task: float
-    """Logical CPUs of one task that prepares pictures."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +49,6 @@ class Place:
     """Train in the process that calls, which is then the only worker."""
     tell: Callable[[dict[str, Any]], None] | None = None
     """Takes the record of every finished epoch where that of another process is heard; None prints it."""
-
-
-def share_cpus(node_cpus: Sequence[float], scaling: ScalingConfig) -> CpuShares:
-    """Share the CPUs of a cluster that is large enough (`_wait_for`).
-
-    Ray Data makes no progress, silently, unless training leaves it one whole CPU over all nodes; and a task runs only
-    where one node has room for all of it.
-
-    Args:
-        node_cpus: CPUs of each node.
-        scaling: how many workers there will be.
-    """
-    num_workers, total = scaling.num_workers, sum(node_cpus)
-    per_worker = scaling.cpus_per_worker or min(1.0, (total - 1) / num_workers)
-    left, free = num_workers, []
-    for cpus in sorted(node_cpus, reverse=True):  # as Ray packs them
-        here = min(left, int(cpus / per_worker + 1e-9))
-        left -= here
-        free.append(cpus - here * per_worker)
-    if sum(free) >= 2 and max(free) >= 1:
-        return CpuShares(per_worker, 1.0)
-    return CpuShares(per_worker, max(0.05, min(sum(free), 1.0, max(free)) / 2))
-
-
-def _wait_for_cluster(scaling: ScalingConfig) -> CpuShares:
-    """Wait until the cluster has what the run needs, and share it.
-
-    Raises:
-        ClusterError: if it has not after `scaling.wait_seconds`.
-    """
-    num_workers = scaling.num_workers
-    # Without a reservation, more workers than CPUs would start, share them, and be slower than fewer.
-    least = 0.05 * num_workers if scaling.use_gpu else max(num_workers - 1.0, 1.0)
-    needed = {"CPU": 1.0 + (scaling.cpus_per_worker * num_workers or least)}
-    if scaling.use_gpu:
-        needed["GPU"] = float(num_workers)
-    deadline = time.monotonic() + scaling.wait_seconds
-    while True:
-        have = ray.cluster_resources()
-        lacking = [name for name, amount in needed.items() if have.get(name, 0.0) < amount]
-        if not lacking:
-            nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-            return share_cpus(nodes, scaling)
-        if time.monotonic() >= deadline:
-            amounts = " and ".join(
-                f"{have.get(name, 0.0):g} {name}s where the run needs {needed[name]:g}" for name in lacking
-            )
-            raise ClusterError(
-                f"the cluster has {amounts} (waited {scaling.wait_seconds:g} s; one CPU prepares pictures); ask for fewer "
-                "--scaling.num-workers, or raise --scaling.wait-seconds where nodes are still coming"
-            )
-        time.sleep(min(1.0, scaling.wait_seconds))
 
 
 def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
@@ -149,7 +87,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         return read_result(run, state)
     _announce(config, train, val)
     if not finished:
-        place = place or Place(_wait_for_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
+        place = place or Place(wait_for_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         storage.require_writable(run)
         torch.manual_seed(config.seed)
         # A run that continues has its weights in the state, and needs no file or network to begin with.
@@ -188,21 +126,25 @@ def _train(
         config=config,
         run=run,
         preprocessing=preprocessing(config),
-        schedule=source.schedule(config.scaling.num_workers),
+        schedule=source.schedule(config.scaling.min_workers),
         positive_weight=positive_weight(source.train_labels, config.balance),
         identity=identity,
         initial_weights=ray.put(initial),
         monitor=place.monitor,
     )
     gpus = {"GPU": config.scaling.gpus_per_worker} if config.scaling.use_gpu else {}
-    stream = StreamConfig(
-        ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, place.reserved
-    )
+    reserved = place.reserved
+    if place.shares.set_aside:
+        reserved = placement_group([{"CPU": place.shares.set_aside}])
+        ray.get(reserved.ready())
+    stream = StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
+    scaling = config.scaling
+    workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if place.in_process else config.scaling.num_workers,  # Ray Train's word for this process
+            num_workers=0 if place.in_process else workers,  # 0 is Ray Train's word for this process
             use_gpu=config.scaling.use_gpu,
             resources_per_worker={"CPU": place.shares.per_worker} | gpus,
         ),
@@ -212,7 +154,8 @@ def _train(
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=run,
-            failure_config=ray.train.FailureConfig(max_failures=config.scaling.max_failures),
+            # How often without progress is for the workers to say; Ray Train would count over the whole run.
+            failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),
     )
     with nullcontext() if place.in_process else followed(place.monitor, config.epochs, place.tell):

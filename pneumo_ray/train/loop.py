@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from pneumo_ray.data.stream import PADDING, Schedule
-from pneumo_ray.errors import ManifestError, PneumoError
+from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.config import TrainConfig
@@ -46,6 +46,7 @@ class WorkerJob:
     """Folder of the run, absolute."""
     preprocessing: Preprocessing
     schedule: Schedule
+    """Of a run with the fewest workers; there may be more."""
     positive_weight: float
     identity: dict[str, Any]
     """See `TrainState`."""
@@ -65,18 +66,34 @@ def train_worker(settings: dict[str, Any]) -> None:
     except PneumoError as error:
         job.monitor.fail(error)
         raise
+    except torch.OutOfMemoryError as error:
+        job.monitor.fail(
+            ClusterError(
+                f"the GPU has no memory for {job.config.model.arch} at {job.config.data.image_size} px with its share of "
+                f"{job.config.batch_size} images; give --scaling.num-workers more of them (the same command continues), "
+                "or start anew with a smaller --batch-size"
+            )
+        )
+        raise error
 
 
 def _train(job: WorkerJob) -> None:
-    config, schedule = job.config, job.schedule
-    rank = ray.train.get_context().get_world_rank()
+    config, context = job.config, ray.train.get_context()
+    rank, schedule = context.get_world_rank(), replace(job.schedule, world_size=context.get_world_size())
     device = ray.train.torch.get_device()
     _use_threads(device, config.scaling.threads_per_worker)
     state = load_state(job.run)
     first_epoch = state.epoch if state else 0
     if state and (state.stopped or first_epoch >= config.epochs):
         return
-    learner = Learner(job, device)
+    attempts = job.monitor.begin(first_epoch) if rank == 0 else 0
+    if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
+        raise ClusterError(
+            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for want of memory; what is "
+            "finished is kept, so repeat the command with more --scaling.num-workers, whose shares are smaller, or with "
+            "more memory"
+        )
+    learner = Learner(job, schedule, device)
     if state:
         learner.restore(state)
     else:
@@ -109,9 +126,9 @@ def _train(job: WorkerJob) -> None:
 class Learner:
     """The network, its optimiser, and how they move through an epoch."""
 
-    def __init__(self, job: WorkerJob, device: torch.device) -> None:
+    def __init__(self, job: WorkerJob, schedule: Schedule, device: torch.device) -> None:
         """Build everything on `device`, with the weights that the run begins with."""
-        self.job, self.device = job, device
+        self.job, self.schedule, self.device = job, schedule, device
         optim = job.config.optim
         net = PneumoniaNet(job.config.model)
         net.load_state_dict(ray.get(job.initial_weights))
@@ -150,15 +167,18 @@ class Learner:
         Raises:
             DivergedError: if the loss is not finite at the end of the epoch.
         """
-        schedule, clip = self.job.schedule, self.job.config.optim.clip_norm
+        schedule, clip = self.schedule, self.job.config.optim.clip_norm
         self.forward.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for step in range(schedule.train_steps):
             batch = next(tickets)
-            labels = torch.from_numpy(batch["label"].astype(np.float32)).to(self.device)
+            real = batch["row"] != PADDING
+            labels = torch.from_numpy(batch["label"][real].astype(np.float32)).to(self.device)
             with autocast(self.dtype, self.device):
-                logits = self.forward(self._input(batch["pixels"]))
+                logits = self.forward(self._input(batch["pixels"][real]))
             loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=self.positive_weight)
+            # The workers' gradients are averaged; so weighted, that is the gradient of the mean over the global batch.
+            loss = loss * (len(labels) * schedule.world_size / schedule.batch_size)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
             if clip > 0:
@@ -179,7 +199,7 @@ class Learner:
 
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         """Return logits float64 [n] and labels int8 [n] of all validation images, in manifest order, on every rank."""
-        schedule = self.job.schedule
+        schedule = self.schedule
         if dist.is_initialized():
             # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
             for buffer in self.net.buffers():
@@ -221,8 +241,7 @@ class Learner:
         state.history = [*state.history, record]
 
     def _input(self, pixels: np.ndarray) -> Tensor:
-        # Batches are read-only views of shared memory; torch wants memory that it may write.
-        grey = torch.from_numpy(pixels.copy()).to(self.device, non_blocking=True)
+        grey = torch.from_numpy(pixels).to(self.device, non_blocking=True)
         return self.job.preprocessing.normalise(grey, channels_last=True)
 
 
@@ -262,6 +281,7 @@ def _record(
         "lr": lr,
         "images_per_second": schedule.train_slots / train_seconds,
         "seconds": seconds,
+        "workers": schedule.world_size,
     }
 
 

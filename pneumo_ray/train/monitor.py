@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pneumo_ray.console import QUIET_SECONDS, bar, duration, say
 from pneumo_ray.errors import PneumoError
@@ -20,6 +21,13 @@ class Monitor:
         self._step: tuple[int, int, int] = (0, 0, 0)
         self._epochs: list[dict[str, Any]] = []
         self._failure: PneumoError | None = None
+        self._begun = (-1, 0)
+
+    def begin(self, epoch: int) -> int:
+        """Hear that workers begin with an epoch, counted from 0; return how often they have, in a row, with this one."""
+        last, times = self._begun
+        self._begun = (epoch, times + 1 if epoch == last else 1)
+        return self._begun[1]
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Hear that `step` of `steps` of an epoch is done."""
@@ -46,7 +54,14 @@ class RemoteMonitor(Monitor):
     """The same in a process of its own, for workers in theirs."""
 
     def __init__(self) -> None:
-        self._actor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+        # Beside the driver: with any other node the news of the run would be lost.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote()
+
+    def begin(self, epoch: int) -> int:
+        """Tell the actor, and wait for its answer."""
+        times: int = ray.get(self._actor.begin.remote(epoch))
+        return times
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Tell the actor, and do not wait."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pneumo_ray.errors import ClusterError
+from pneumo_ray.train.capacity import CpuShares
 from pneumo_ray.train.config import ScalingConfig
-from pneumo_ray.train.launch import CpuShares
 
 BYTES_PER_WORKER = 2 << 30
 """Memory that a training process is counted with where nobody says how many trials run at once."""
@@ -48,7 +48,7 @@ def share_cluster(
     Raises:
         ClusterError: if a single trial does not fit.
     """
-    workers = scaling.num_workers
+    workers = scaling.max_workers
     total = sum(node.get("CPU", 0.0) for node in nodes)
     gpus = scaling.gpus_per_worker if scaling.use_gpu else 0.0
     slots = int(total / workers)

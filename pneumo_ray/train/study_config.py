@@ -44,6 +44,10 @@ class StudyConfig(TrainConfig):
         for name, value in (("trials", self.trials), ("seeds", self.seeds)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.scaling.is_elastic:
+            raise ConfigError(
+                f"the trials of a study have a fixed number of workers: give --scaling.num-workers {self.scaling.max_workers}"
+            )
         if self.max_concurrent < 0:
             raise ConfigError(f"max-concurrent must not be negative, got {self.max_concurrent}")
         if self.time_budget < 0:

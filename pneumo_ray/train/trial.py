@@ -48,8 +48,9 @@ class TrialJob:
     trials: Mapping[str, Trial]
     """By name; one that is drawn when it begins has its options from Ray Tune."""
     share: TrialShare
-    replay: bool
-    """Report the epochs of an interrupted trial again, so that the scheduler knows them."""
+    judged: bool
+    """A scheduler may end the trial early: it is told the epochs of an interrupted one again, and an epoch begins when it
+    has judged the one before, so that what a trial is stopped with does not depend on how fast anybody is."""
     uncertainty: bool
     """Measure how well Monte Carlo dropout finds the errors on validation."""
 
@@ -95,6 +96,7 @@ class TrialRunner(ray.tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for an epoch."""
+        self._turns.release()
         news = self._news.get()
         if isinstance(news, BaseException):
             raise news
@@ -110,8 +112,9 @@ class TrialRunner(ray.tune.Trainable):
             trial = replace(trial, settings=config["settings"])
         self._news: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
         self._ended = threading.Event()
+        self._turns = threading.Semaphore(0)
         self._thread = threading.Thread(
-            target=self._run, args=(trial, self._news, self._ended), name="trial", daemon=True
+            target=self._run, args=(trial, self._news, self._ended, self._turns), name="trial", daemon=True
         )
         self._thread.start()
 
@@ -121,9 +124,21 @@ class TrialRunner(ray.tune.Trainable):
         self._thread.join(timeout=60 if self._job.share.in_process else 1)
         return not self._thread.is_alive()
 
-    def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event) -> None:
+    def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event, turns: threading.Semaphore) -> None:
+        waits = self._job.judged and self._job.share.in_process  # a nested run asks nobody
+
+        def wait() -> None:
+            while waits and not turns.acquire(timeout=0.5):
+                if ended.is_set():
+                    raise StoppedError
+
+        def tell(record: dict[str, Any]) -> None:
+            news.put(dict(record))
+            wait()
+
         try:
-            run_trial(self._job, trial, self._reserved, lambda record: news.put(dict(record)), ended)
+            wait()
+            run_trial(self._job, trial, self._reserved, tell, ended)
             news.put(None)
         except BaseException as error:  # it is raised again where Ray Tune hears it
             news.put(error)
@@ -157,7 +172,7 @@ def run_trial(
         tell=tell,
     )
     started, before = time.monotonic(), latest_epoch(config.out)
-    if job.replay and before:
+    if job.judged and before:
         for line in storage.read_bytes(storage.join(config.out, "history.jsonl")).decode().splitlines():
             tell(json.loads(line))
     try:

@@ -135,7 +135,7 @@ def _run(
     past: list[dict[str, Any]],
 ) -> None:
     say(
-        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.num_workers} worker(s) a trial"
+        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) a trial"
     )
     scheduler: Any = FIFOScheduler()
     if study.is_search:
@@ -148,7 +148,7 @@ def _run(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that diverged ends without a loss
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
-    job = TrialJob(shared, by_name, share, replay=study.is_search, uncertainty=study.uncertainty)
+    job = TrialJob(shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty)
     search = None
     if config.search == "optuna":
         from pneumo_ray.train.search import OptunaSearch  # Optuna is an extra

@@ -34,23 +34,27 @@ def epoch(source: BatchSource, world_size: int, number: int) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
 def test_an_epoch_holds_the_plan_in_order_and_every_validation_image_once(source, world_size):
     batches = epoch(source, world_size, 2)
     trained = np.concatenate([b["row"] for b in batches if b["place"].phase == "train"])
     plan = epoch_plan(source.train_labels, balance="copies", seed=3, epoch=2, batch_size=8)
-    assert np.array_equal(trained, plan["row"].to_numpy())
+    assert np.array_equal(trained[trained != PADDING], plan["row"].to_numpy())
     validated = np.concatenate([b["row"] for b in batches if b["place"].phase == "val"])
     assert sorted(validated[validated != PADDING]) == list(range(len(source.val)))
     assert {b["place"].epoch for b in batches} == {2}
-    assert all(len(b["pixels"]) == 8 // world_size for b in batches)
+    assert {len(b["pixels"]) for b in batches} == {-(-8 // world_size)}
+    shares = {int((b["row"] != PADDING).sum()) for b in batches if b["place"].phase == "train"}
+    assert shares == {8 // world_size, -(-8 // world_size)}, "as even as can be"
 
 
 def test_pixels_do_not_depend_on_the_number_of_workers(source):
-    alone, shared = (
-        np.concatenate([b["pixels"] for b in epoch(source, n, 1) if b["place"].phase == "train"]) for n in (1, 4)
+    alone, of_three, of_four = (
+        np.concatenate([b["pixels"][b["row"] != PADDING] for b in epoch(source, n, 1) if b["place"].phase == "train"])
+        for n in (1, 3, 4)
     )
-    assert np.array_equal(alone, shared)
+    assert np.array_equal(alone, of_three)
+    assert np.array_equal(alone, of_four)
 
 
 def test_labels_belong_to_their_pixels(source):

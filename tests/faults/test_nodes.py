@@ -1,0 +1,71 @@
+"""Runs and scoring jobs on clusters whose nodes, workers, drivers and heads are killed or come later."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pneumo_ray.train.state import load_state
+
+EPOCHS = 4
+TRAINING = ["--model.arch", "resnet18", "--model.weights", "none", "--data.image-size", "32", "--batch-size", "16"]
+TRAINING += ["--optim.lr", "1e-3", "--epochs", str(EPOCHS)]
+
+
+def train(phantom_run: Path, out: Path, *more: str) -> list[str]:
+    return ["jobs/train.py", "--manifest", str(phantom_run / "manifest.parquet"), "--out", str(out), *TRAINING, *more]
+
+
+def history(out: Path) -> list[dict]:
+    path = out / "history.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def node_of(process: psutil.Process, nodes: list[psutil.Process]) -> psutil.Process:
+    """Return the node that a process runs on."""
+    (found,) = [node for node in nodes if node in process.parents()]
+    return found
+
+
+@pytest.mark.faults
+def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(nodes, phantom_run, tmp_path):
+    nodes.start_head(1)
+    nodes.add_node(2)
+    nodes.add_node(2)
+    two = ("--scaling.num-workers", "2")
+    nodes.job(*train(phantom_run, tmp_path / "whole", *two)).ends()
+    job = nodes.job(*train(phantom_run, tmp_path / "hit", *two))
+    job.until(lambda: len(history(tmp_path / "hit")) >= 2)
+    lost = node_of(nodes.workers("RayTrainWorker")[0], nodes.nodes[1:])
+    nodes.kill_node(lost)
+    job.ends()
+    whole, hit = load_state(str(tmp_path / "whole")), load_state(str(tmp_path / "hit"))
+    assert [record["epoch"] for record in hit.history] == list(range(1, EPOCHS + 1))
+    for name, tensor in hit.model.items():
+        assert torch.allclose(tensor.double(), whole.model[name].double(), rtol=0, atol=1e-6), name
+
+
+@pytest.mark.faults
+def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(nodes, phantom_run, tmp_path):
+    nodes.start_head(1)
+    nodes.add_node(2)
+    nodes.add_node(2)
+    words = ["--scaling.num-workers", "1", "3", "--epochs", "60", "--optim.stop-patience", "60"]
+    job = nodes.job(*train(phantom_run, tmp_path, *words))
+    job.until(lambda: len(history(tmp_path)) >= 2)
+    assert history(tmp_path)[0]["workers"] == 2, "a node of two CPUs holds one worker"
+    nodes.kill_node(node_of(nodes.workers("RayTrainWorker")[0], nodes.nodes[1:]))
+    job.until(lambda: history(tmp_path)[-1]["workers"] == 1)
+    nodes.add_node(2)
+    job.until(lambda: history(tmp_path)[-1]["workers"] == 2)
+    job.kill()
+    epochs = [record["epoch"] for record in history(tmp_path)]
+    assert epochs == list(range(1, len(epochs) + 1)), "no epoch is missing, and none is there twice"
+
+
+def scores(out: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
