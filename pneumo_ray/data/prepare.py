@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.console import progress, say
@@ -179,6 +180,8 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
 def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Return a manifest, its training rows and its validation rows, after checking that one can train on them.
 
+    The rows come in one piece: to take a batch out of a table of several, Arrow copies the whole table first.
+
     Raises:
         ManifestError: if there are no labels, one class only, or an empty split.
     """
@@ -189,8 +192,8 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
         )
     parts = []
     for split in ("train", "val"):
-        rows = usable(manifest, split)
-        classes = set(rows["label"].to_pylist())
+        rows = usable(manifest, split).combine_chunks()
+        classes = set(pc.unique(rows["label"]).to_pylist())
         if classes != {0, 1}:
             what = "no pictures" if not classes else "only one class"
             raise ManifestError(
