@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,17 @@ class Source:
         full = shard_length(self.num_pictures, self.image_size)
         return min(full, self.num_pictures - shard * full)
 
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        """Where the rows lie in the file. It grows with the list, so a process reads it once and not for every shard."""
+        fs, path = storage.filesystem(self.uri)
+
+        def read() -> pq.FileMetaData:
+            with fs.open_input_file(path) as file:
+                return pq.read_metadata(file)
+
+        return storage.retried("read", self.uri, read)
+
     def read(self, shard: int) -> pa.Table:
         """Return the pictures of one shard."""
         full = shard_length(self.num_pictures, self.image_size)
@@ -90,7 +102,7 @@ class Source:
 
         def read() -> pa.Table:
             with fs.open_input_file(path) as file:
-                return pq.ParquetFile(file).read_row_group(shard * full // ROW_GROUP)
+                return pq.ParquetFile(file, metadata=self._footer).read_row_group(shard * full // ROW_GROUP)
 
         return storage.retried("read", self.uri, read).slice(shard * full % ROW_GROUP, self.length(shard))
 

@@ -1,4 +1,5 @@
 import io
+import pickle
 import tarfile
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pneumo_ray.data.manifest import SCHEMA as MANIFEST_SCHEMA
 from pneumo_ray.data.manifest import write_manifest
-from pneumo_ray.errors import ArchiveError, ManifestError
+from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.score import source
 from pneumo_ray.score.source import (
@@ -54,6 +55,23 @@ def test_every_shard_reads_its_own_rows(tmp_path):
     assert open_source(made.uri, 224) == made
     names = [name for shard in range(made.num_shards) for name in made.read(shard)["image_id"].to_pylist()]
     assert names == [f"{i}.jpg" for i in range(n)]
+
+
+def test_a_process_reads_the_footer_of_the_list_once_and_not_for_every_shard(tmp_path):
+    """It grows with the list: read for each shard it would cost the square of the archive. Here it is gone after the first."""
+    write_manifest(manifest(3 * ROW_GROUP), str(tmp_path / "m.parquet"))
+    listed = manifest_pictures(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
+    made = write_list(listed, str(tmp_path / "list.parquet"), 224)
+    shipped = pickle.loads(pickle.dumps(made))
+    assert shipped.read(0)["image_id"][0].as_py() == "0.jpg"
+    with open(tmp_path / "list.parquet", "r+b") as file:
+        file.seek(-8, 2)
+        file.write(bytes(8))
+    last = shipped.read(shipped.num_shards - 1)["image_id"].to_pylist()
+    assert last[-1] == f"{3 * ROW_GROUP - 1}.jpg"
+    with pytest.raises(StorageError):
+        open_source(made.uri, 224)
+    assert pickle.loads(pickle.dumps(shipped)) == made
 
 
 @pytest.mark.parametrize("lost", [None, 0, 1, 2, 3])
