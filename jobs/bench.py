@@ -1,5 +1,6 @@
-"""Measure the README's speed claims side by side on this machine: `python jobs/bench.py data train tune explain score evaluate`."""
+"""Measure the README's claims of speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate scale requests`."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,8 @@ import tyro
 from pneumo_ray.bench.data import bench_data
 from pneumo_ray.bench.evaluate import bench_evaluate
 from pneumo_ray.bench.explain import bench_explain
+from pneumo_ray.bench.requests import bench_requests
+from pneumo_ray.bench.scale import bench_scale
 from pneumo_ray.bench.score import bench_score
 from pneumo_ray.bench.timing import HEADER
 from pneumo_ray.bench.train import bench_train
@@ -17,20 +20,23 @@ from pneumo_ray.cli import run_job
 from pneumo_ray.console import say
 from pneumo_ray.errors import ArchiveError
 
-Part = Literal["data", "train", "tune", "explain", "score", "evaluate"]
-PARTS = {
+Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests"]
+PARTS: dict[Part, Callable[[Path], Iterator[object]]] = {
     "data": bench_data,
     "train": bench_train,
     "tune": bench_tune,
     "explain": bench_explain,
     "score": bench_score,
     "evaluate": bench_evaluate,
+    "scale": bench_scale,
+    "requests": bench_requests,
 }
+WITH_THEIR_OWN_HEAD = ("scale", "requests")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Print a Markdown table of ratios."""
+    """Print a Markdown table of ratios, and one each for `scale` (a million pictures; half an hour, 15 GB) and `requests`."""
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
     """What to measure."""
@@ -43,7 +49,8 @@ def main(config: BenchConfig) -> None:
         raise ArchiveError(
             f"--shared {config.shared} has no kermany224 folder; the measurements are made on real radiographs"
         )
-    say(HEADER)
+    if not set(config.parts) <= set(WITH_THEIR_OWN_HEAD):
+        say(HEADER)
     for part in config.parts:
         for row in PARTS[part](config.shared):
             say(str(row))
