@@ -5,12 +5,10 @@ Members of tar and zip files are read in place. Nothing is ever unpacked, so a m
 """
 
 import io
-import lzma
 import os
 import re
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +18,10 @@ from pyarrow import fs as pafs
 
 from pneumo_ray import storage
 from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
-from pneumo_ray.errors import ArchiveError
+from pneumo_ray.errors import ArchiveError, PneumoError
 
-MAX_FILE_BYTES = 1 << 30
-"""A single picture larger than this is refused unread."""
+MAX_FILE_BYTES = 1 << 29
+"""A single picture larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""
 
 REMOTE_BUFFER = 1 << 18
 """Bytes that are read ahead in a tar or zip file on a remote place."""
@@ -33,7 +31,6 @@ _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
 _PICTURE = re.compile(r"\.(jpe?g|jpe|png|tiff?|webp|dcm|dicom|ima|bmp|gif)$", re.IGNORECASE)
 # A real extension is a dot and a few characters with a letter; DICOM files are often named by a UID such as 1.2.840.1.
 _EXTENSION = re.compile(r"\.(?=[A-Za-z0-9]*[A-Za-z])[A-Za-z0-9]{1,12}$")
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError)
 _NOT_PICTURES = {"dicomdir", "readme", "license", "licence", "makefile", "thumbs.db"}
 
 
@@ -204,19 +201,21 @@ def _opened(
     index: dict[str, tarfile.TarInfo | zipfile.ZipInfo] = {}
     archive: tarfile.TarFile | zipfile.ZipFile
     error: str | None = None
+    copies: dict[str, int] = {}  # counted on, because a search from 2 takes hours in a tar file of one name only
 
     def add(name: str, info: tarfile.TarInfo | zipfile.ZipInfo) -> None:
         # A tar file may hold two members of one name; both are pictures, so both get a name.
-        name = name.encode("utf-8", "backslashreplace").decode()
-        unique, number = name, 2
+        name = name.encode("utf-8", "backslashreplace").decode() or "unnamed"
+        unique = name
         while unique in index:
-            unique, number = f"{name}#{number}", number + 1
+            copies[name] = copies.get(name, 1) + 1
+            unique = f"{name}#{copies[name]}"
         index[unique] = info
 
     if _ZIP.search(storage.base_name(uri)):
         archive = zipfile.ZipFile(_open(uri))
         for info in archive.infolist():
-            if not info.is_dir():
+            if not info.filename.endswith("/"):
                 add(info.filename, info)
     else:
         archive = tarfile.open(fileobj=_open(uri), mode="r:*")  # noqa: SIM115 (kept open for the members that follow)
@@ -225,17 +224,22 @@ def _opened(
                 # Links lead to other members of the same archive and nowhere else; a dangling one is a failed row.
                 if tar_info.isreg() or tar_info.islnk() or tar_info.issym():
                     add(tar_info.name, tar_info)
-        except (*_BROKEN, OSError) as broken:
-            error = f"the archive breaks off: {broken}"
+        except Exception as broken:
+            error = f"the archive breaks off: {_reason(broken)}"
     return archive, index, error
+
+
+def _reason(error: Exception) -> str:
+    """Say what tarfile or zipfile stumbled over: on hostile bytes any exception, some of them without a word."""
+    return str(error) or type(error).__name__
 
 
 def archive_index(uri: str) -> tuple[list[str], str | None]:
     """Return the names of the regular members of a tar or zip file, and why it could not be read to its end, if so."""
     try:
         _, index, error = _opened(uri)
-    except (*_BROKEN, OSError) as broken:
-        return [], f"not a readable tar or zip file: {broken}"
+    except Exception as broken:
+        return [], f"not a readable tar or zip file: {_reason(broken)}"
     return list(index), error
 
 
@@ -249,7 +253,7 @@ def read_picture(uri: str, member: str | None) -> bytes:
     """
     if member is None:
         if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > MAX_FILE_BYTES:
-            raise ImageTooLargeError(f"the file is larger than {MAX_FILE_BYTES >> 30} GiB")
+            raise ImageTooLargeError(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
         data = storage.read_bytes(uri)
     else:
         data = _read_member(uri, member)
@@ -263,10 +267,12 @@ def _read_member(uri: str, member: str) -> bytes:
         data = storage.retried("read", uri, lambda: _member_bytes(uri, member))
     except KeyError as error:
         raise ArchiveError(f"{uri} has no member {member!r}") from error
-    except (*_BROKEN, RuntimeError, NotImplementedError) as error:
-        raise ArchiveError(f"a member of {uri} cannot be read: {error}") from error
+    except (PneumoError, OSError):
+        raise
+    except Exception as error:
+        raise ArchiveError(f"a member of {uri} cannot be read: {_reason(error)}") from error
     if len(data) > MAX_FILE_BYTES:
-        raise ImageTooLargeError(f"the member is larger than {MAX_FILE_BYTES >> 30} GiB")
+        raise ImageTooLargeError(f"the member is larger than {MAX_FILE_BYTES >> 20} MiB")
     return data
 
 
@@ -276,9 +282,22 @@ def _member_bytes(uri: str, member: str) -> bytes:
     if isinstance(archive, zipfile.ZipFile):
         assert isinstance(info, zipfile.ZipInfo)
         with archive.open(info) as stream:
-            return stream.read(MAX_FILE_BYTES + 1)  # the size in the directory of a zip file may lie
+            return _read_limited(stream)
     assert isinstance(info, tarfile.TarInfo)
     extracted = archive.extractfile(info)
     if extracted is None:
         raise ArchiveError(f"member {member!r} of {uri} is a link to something that is not a file")
-    return extracted.read(MAX_FILE_BYTES + 1)
+    return _read_limited(extracted)
+
+
+def _read_limited(stream: IO[bytes]) -> bytes:
+    """Return up to a byte more than `MAX_FILE_BYTES`, whatever size the archive's directory claims.
+
+    In pieces, because zipfile and tarfile hold all of what one call reads twice.
+    """
+    content = io.BytesIO()
+    while content.tell() <= MAX_FILE_BYTES and (
+        piece := stream.read(min(1 << 20, MAX_FILE_BYTES + 1 - content.tell()))
+    ):
+        content.write(piece)
+    return content.getvalue()

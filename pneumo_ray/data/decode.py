@@ -14,6 +14,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPIma
 
 from pneumo_ray.data import dicom
 from pneumo_ray.data.decode_errors import (
+    DEEP_SAMPLES,
     MAX_FRAMES,
     MAX_PIXELS,
     CorruptImageError,
@@ -101,7 +102,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         check_frame(frame, _count_pages(image))
         if frame:
             image.seek(frame)
-            check_size(image.width, image.height)
+            _check_size(image)
         orientation = _orientation(image)
         if file_format == "JPEG":
             # Counting costs 0.2 ms a file, and libjpeg reads only one scan of a sequential grey JPEG.
@@ -189,8 +190,14 @@ def _sniff(data: bytes) -> str:
 
 def _open(data: bytes, file_format: str) -> Image.Image:
     image = Image.open(BytesIO(data), formats=(file_format,))
-    check_size(image.width, image.height)
+    _check_size(image)
     return image
+
+
+def _check_size(image: Image.Image) -> None:
+    """Hold the limit by what Pillow will allocate: all bands at once."""
+    samples = DEEP_SAMPLES if image.mode in ("I", "F") else len(image.getbands())
+    check_size(image.width, image.height, samples)
 
 
 def _count_pages(image: Image.Image) -> int:

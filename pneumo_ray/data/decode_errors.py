@@ -11,8 +11,14 @@ from PIL import Image
 
 from pneumo_ray.errors import DecodeError
 
-MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded, in samples per frame: five times the largest detector plate, 200 MB at 16 bit."""
+MAX_PIXELS = 80_000_000
+"""Largest picture that is decoded, in samples per frame: four times the largest detector plate, 160 MB at 16 bit.
+
+Decoders need several copies. At the limit no format takes more than 1 GB, and a file of a few bytes may claim it.
+"""
+
+DEEP_SAMPLES = 8
+"""What a sample of more than 16 bits counts for, because its levels have to be sorted."""
 
 MAX_FRAMES = 1_000
 """Most frames or pages that one file may claim: a header of a few bytes must not become a million rows."""
@@ -76,7 +82,7 @@ def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> No
     Args:
         width: columns, in pixels.
         height: rows, in pixels.
-        samples: values per pixel that the limit counts.
+        samples: values per pixel; one of more than 16 bits counts as `DEEP_SAMPLES`.
         frames: frames or pages in the file.
 
     Raises:
@@ -84,8 +90,8 @@ def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> No
     """
     if width * height * samples > MAX_PIXELS:
         raise ImageTooLargeError(
-            f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_PIXELS:,}; "
-            "scale the picture down, or remove the file if it is not a radiograph"
+            f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_PIXELS:,} "
+            f"({DEEP_SAMPLES} for each of more than 16 bits); scale the picture down, or remove the file if it is not a radiograph"
         )
     if frames > MAX_FRAMES:
         raise ImageTooLargeError(

@@ -34,6 +34,7 @@ from pydicom.uid import (
 )
 
 from pneumo_ray.data.decode_errors import (
+    DEEP_SAMPLES,
     MAX_PIXELS,
     CorruptImageError,
     ImageTooLargeError,
@@ -47,7 +48,7 @@ from pneumo_ray.data.decode_errors import (
     check_size,
     named_errors,
 )
-from pneumo_ray.data.grey_levels import apply_window, split_levels, stretch, to_uint8
+from pneumo_ray.data.grey_levels import apply_window, look_up, split_levels, stretch, to_uint8
 
 # pydicom's warnings and log lines quote the offending value, which may be a name or a date of birth. The filters are
 # set once, because warnings.catch_warnings is not safe with threads.
@@ -69,6 +70,7 @@ _HEADER_KEYWORDS = [
     "Rows",
     "Columns",
     "SamplesPerPixel",
+    "BitsAllocated",
     "NumberOfFrames",
     "PhotometricInterpretation",
 ]
@@ -174,13 +176,17 @@ def picture_size(dataset: Dataset) -> tuple[int, int, int]:
 
     Raises:
         NoPixelsError: if the object describes no picture.
+        CorruptImageError: if a count is negative.
         ImageTooLargeError: above the limits of `check_size`.
     """
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if rows < 1 or columns < 1:
         raise NoPixelsError("the DICOM object holds no picture; leave the file out of the archive")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    check_size(columns, rows, samples=int(dataset.get("SamplesPerPixel") or 1), frames=frames)
+    frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel") or 1)
+    if frames < 1 or samples < 1:  # no row would come of it, and no limit would hold
+        raise CorruptImageError("the DICOM object claims fewer frames or samples than one; export it again")
+    depth = DEEP_SAMPLES if int(dataset.get("BitsAllocated") or 0) > 16 else 1
+    check_size(columns, rows, samples=depth * samples, frames=frames)
     return rows, columns, frames
 
 
@@ -246,7 +252,7 @@ def _monochrome_to_grey(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
     grey = to_uint8(unit)
     if dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
         grey = 255 - grey
-    return grey[index]
+    return look_up(grey, index)
 
 
 def _apply_lut(values: np.ndarray, item: Dataset, dataset: Dataset) -> tuple[np.ndarray, int]:

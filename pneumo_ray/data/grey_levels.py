@@ -1,10 +1,16 @@
 """Deep pictures to 8 bits: every stored value that occurs is mapped once, and each pixel looks its level up.
 
 A 16-bit picture has at most 65,536 levels however many pixels it has, so a chain of float64 steps (DICOM PS3.3 C.11)
-costs next to nothing and needs no float64 picture.
+costs next to nothing and needs no float64 picture. Whatever goes over all pixels goes block by block: NumPy makes
+8 bytes of every index that it is given, which for a picture at the size limit would be most of a gigabyte.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+
+_BLOCK = 1 << 20
+"""Pixels that are counted or looked up at once."""
 
 
 def robust_scale(picture: np.ndarray) -> np.ndarray:
@@ -19,21 +25,35 @@ def robust_scale(picture: np.ndarray) -> np.ndarray:
         uint8 [H, W].
     """
     levels, index = split_levels(picture)
-    return to_uint8(stretch(levels, index))[index]
+    return look_up(to_uint8(stretch(levels, index)), index)
 
 
 def split_levels(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split a picture into its ascending levels, float64 [K], and the index of each pixel's level, int [H, W]."""
+    """Split a picture into its ascending levels, float64 [K], and the index of each pixel's level, unsigned [H, W]."""
     if picture.dtype.kind in "iu" and picture.dtype.itemsize <= 2:
         first, last = int(picture.min()), int(picture.max())
-        return np.arange(first, last + 1, dtype=np.float64), picture.astype(np.intp) - first
-    levels, index = np.unique(np.nan_to_num(picture.astype(np.float64), posinf=0.0, neginf=0.0), return_inverse=True)
-    return levels, index.reshape(picture.shape)
+        # The difference may not fit a signed type, but wraps to the bits of the unsigned one that it does fit.
+        index = np.ascontiguousarray(picture - picture.dtype.type(first)).view(f"u{picture.dtype.itemsize}")
+        return np.arange(first, last + 1, dtype=np.float64), index
+    if picture.dtype.kind == "f":
+        picture = np.nan_to_num(picture, posinf=0.0, neginf=0.0)
+    levels, index = np.unique(picture, return_inverse=True)
+    return levels.astype(np.float64), index.reshape(picture.shape)
+
+
+def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return the entry of `table` [K] for each index, [H, W]."""
+    result = np.empty(index.shape, table.dtype)
+    for source, target in zip(_blocks(index), _blocks(result), strict=True):
+        target[:] = table[source]
+    return result
 
 
 def stretch(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Map the value of each level to 0 .. 1 between the percentiles of the pixels that have it."""
-    counts = np.bincount(index.ravel(), minlength=len(values))
+    counts = np.zeros(len(values), np.intp)
+    for block in _blocks(index):
+        counts += np.bincount(block, minlength=len(values))
     order = np.argsort(values, kind="stable")
     ranks = np.cumsum(counts[order])
     low, high = values[order[np.searchsorted(ranks, np.array([0.005, 0.995]) * ranks[-1])]]
@@ -56,3 +76,9 @@ def apply_window(values: np.ndarray, center: float, width: float, function: str)
 def to_uint8(unit: np.ndarray) -> np.ndarray:
     """Round 0 .. 1 to 0 .. 255."""
     return np.rint(255.0 * unit).astype(np.uint8)
+
+
+def _blocks(picture: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the pixels of a contiguous picture in views of `_BLOCK`."""
+    flat = picture.reshape(-1)
+    return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))

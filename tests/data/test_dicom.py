@@ -30,6 +30,7 @@ from pydicom.uid import (
 )
 
 from pneumo_ray.data.decode import (
+    CorruptImageError,
     DecodeError,
     ImageTooLargeError,
     NoPixelsError,
@@ -444,10 +445,18 @@ def test_headers_that_claim_too_much_are_refused(read):
     for elements in (
         {"Rows": 60_000, "Columns": 60_000},
         {"Rows": 10_000, "Columns": 4_000, "SamplesPerPixel": 3},
+        {"Rows": 10_000, "Columns": 4_000, "BitsAllocated": 32},
         {"NumberOfFrames": 2_000_000_000},
     ):
         with pytest.raises(ImageTooLargeError):
             read(to_bytes(radiograph(ramp(), **elements)))
+
+
+@pytest.mark.parametrize("read", [decode_image, inspect_image])
+def test_a_picture_of_minus_one_frames_is_refused_and_does_not_vanish(read):
+    """`range(-1)` would make no row of it."""
+    with pytest.raises(CorruptImageError, match="frames"):
+        read(to_bytes(radiograph(ramp(), NumberOfFrames="-1")))
 
 
 @pytest.mark.parametrize(
