@@ -108,3 +108,18 @@ def bucket(s3_port: int) -> str:
     query = f"?scheme=http&endpoint_override=127.0.0.1:{s3_port}&region=us-east-1"
     storage.filesystem(f"s3://{name}{query}&allow_bucket_creation=true")[0].create_dir(name)
     return f"s3://{name}/run{query}"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A bundle of a ResNet-18 at 64 pixels whose weights are random, and so are its opinions."""
+    import torch
+
+    from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, save_bundle
+
+    torch.manual_seed(0)
+    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
+    torch.nn.init.normal_(net.classifier.weight)
+    folder = tmp_path_factory.mktemp("bundle") / "model"
+    save_bundle(folder, net, preprocessing=Preprocessing(64, 73), temperature=1.5)
+    return folder

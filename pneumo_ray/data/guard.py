@@ -97,6 +97,7 @@ class _Child:
         pipe = self._pipe or self._start()
         try:
             pipe.send((function, args, kwargs))
+            self._wait_for_word(pipe)
             if not pipe.poll(self._seconds):
                 self.end()
                 raise DecodeTimeoutError(
@@ -124,11 +125,14 @@ class _Child:
         self._process.start()
         there.close()
         self._pipe = here
-        if not here.poll(_START_SECONDS):
+        return here
+
+    def _wait_for_word(self, pipe: Connection) -> None:
+        """Wait until the child knows what to do: the first time it has to start, and to import what it needs."""
+        if not pipe.poll(_START_SECONDS):
             self.end()
             raise RuntimeError(f"a process to decode in did not start within {_START_SECONDS:g} s")
-        here.recv()
-        return here
+        pipe.recv()
 
     def _cause(self) -> str:
         process = self._process
@@ -141,10 +145,10 @@ class _Child:
 def _serve(pipe: Connection, seconds: float) -> None:
     # Data, not address space: the libraries that are mapped here take gigabytes of the latter.
     resource.setrlimit(resource.RLIMIT_DATA, (_CHILD_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    pipe.send(None)
     while True:
         try:
             function, args, kwargs = pipe.recv()
+            pipe.send(None)
         except (EOFError, ConnectionError):
             return
         # Should the parent be gone, nobody else ends a call that does not come back.

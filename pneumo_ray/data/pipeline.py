@@ -25,8 +25,9 @@ from pneumo_ray.data.pixels import CACHE_SIZE, load_squares
 from pneumo_ray.data.stream import BatchSource, Schedule
 from pneumo_ray.errors import ManifestError, PneumoError, StorageError
 
-MAX_READ_TASKS = 20_000
-"""Bounds what the planning of a run of any length costs; a task makes several tickets where there are more."""
+MAX_READ_TASKS = 5_000
+"""Bounds what the planning of a run of any length costs, a millisecond a task; a task makes several tickets where there
+are more."""
 
 _ABORTED = "aborted"
 """Status of a row that ends the job: it never reaches a manifest."""
@@ -198,22 +199,31 @@ def ticket_stream(
     count = epochs * schedule.tickets_per_epoch - first
     if reserved is not None:
         _stay_in(reserved)
-    # `ray.data.range` has no such argument: its tasks take a whole CPU each, and where there is none left for them they
-    # wait for ever, without a word. With equal arguments reading and making a ticket become one task.
-    dataset = ray.data.read_datasource(
-        RangeDatasource(n=count, block_format="arrow", column_name="id"),
-        override_num_blocks=min(count, MAX_READ_TASKS),
-        num_cpus=cpus_per_task,
-    )
+    dataset = counted(count, partial(_make_tickets, source=source, first=first, world_size=world_size), cpus_per_task)
     # One row is one ticket; one byte as the target makes one row one block.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
     dataset.context.memory_usage_poll_interval_s = None
-    return dataset.map_batches(
-        partial(_make_tickets, source=source, first=first, world_size=world_size),
-        batch_size=1,
-        num_cpus=cpus_per_task,
+    return dataset
+
+
+def counted(count: int, make: Callable[[dict[str, np.ndarray]], Iterator[Any]], num_cpus: float) -> ray.data.Dataset:
+    """Return a dataset of what tasks make of the numbers from 0 to `count - 1`.
+
+    Args:
+        count: how many.
+        make: takes some of the numbers as the column `id` and yields what it makes of each.
+        num_cpus: logical CPUs of a task.
+    """
+    # `ray.data.range` cannot be told how much its tasks take. It would be a whole CPU each, and where there is none left
+    # for them they wait for ever, without a word. Told so, and with no batch size, which is Ray's word for leaving the
+    # blocks as they are, counting and making become one task; else a run begins with a task for each of its numbers.
+    dataset = ray.data.read_datasource(
+        RangeDatasource(n=count, block_format="arrow", column_name="id"),
+        override_num_blocks=min(count, MAX_READ_TASKS),
+        num_cpus=num_cpus,
     )
+    return dataset.map_batches(make, batch_size=None, num_cpus=num_cpus)
 
 
 def _stay_in(reserved: PlacementGroup) -> None:
@@ -230,17 +240,20 @@ def _stay_in(reserved: PlacementGroup) -> None:
         context.scheduling_strategy_large_args = strategy
 
 
-def _make_tickets(batch: dict[str, np.ndarray], source: Any, first: int, world_size: int) -> dict[str, np.ndarray]:
+def _make_tickets(
+    batch: dict[str, np.ndarray], source: Any, first: int, world_size: int
+) -> Iterator[dict[str, np.ndarray]]:
     cv2.setNumThreads(1)
     loaded = fetched(source)
     schedule = _schedule(source, world_size)
-    ticket = first + int(batch["id"][0])
-    try:
-        made, error = loaded.batch(ticket, schedule), ""
-    except PneumoError as reason:
-        # An exception would reach the worker as text inside text; a sentence in a column arrives whole.
-        made, error = loaded.empty_batch(ticket, schedule), str(reason)
-    return {name: value[None] for name, value in made.items()} | {"error": np.array([error])}
+    for number in batch["id"]:
+        ticket = first + int(number)
+        try:
+            made, error = loaded.batch(ticket, schedule), ""
+        except PneumoError as reason:
+            # An exception would reach the worker as text inside text; a sentence in a column arrives whole.
+            made, error = loaded.empty_batch(ticket, schedule), str(reason)
+        yield {name: value[None] for name, value in made.items()} | {"error": np.array([error])}
 
 
 @lru_cache(maxsize=2)

@@ -16,20 +16,35 @@ ZoneMode = Literal["image", "box"]
 class ScoringScale:
     """Where the job takes place. It changes the speed, and the results only by rounding."""
 
-    num_actors: int = 0
-    """Processes that hold the model; 0 takes one a GPU, or one for every 8 CPUs of a node and at least one a node."""
+    num_actors: int | tuple[int, int] = 0
+    """Processes that hold the model; 0 takes one a GPU, or one for every 8 CPUs of a node and at least one a node. Two
+    numbers, the fewest and the most, let the pool grow and shrink with the work and the cluster."""
     use_gpu: bool = False
     """One GPU for each of them."""
     batch_size: int = 0
     """Pictures in one forward pass; 0 chooses by the memory of the device."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the trunk with frozen weights: `auto` where the archive is large enough to pay for it."""
+    wait_seconds: float = 30.0
+    """How long to wait for a cluster that is too small to grow, before giving up."""
 
     def __post_init__(self) -> None:
-        if self.num_actors < 0:
-            raise ConfigError(f"scale.num-actors must not be negative, got {self.num_actors}")
+        if not 0 <= self.min_actors <= self.max_actors or (self.min_actors == 0) != (self.max_actors == 0):
+            raise ConfigError(f"scale.num-actors must be 0 or more, or two rising numbers, got {self.num_actors}")
+        if self.wait_seconds < 0:
+            raise ConfigError(f"scale.wait-seconds must not be negative, got {self.wait_seconds}")
         if self.batch_size < 0:
             raise ConfigError(f"scale.batch-size must not be negative, got {self.batch_size}")
+
+    @property
+    def min_actors(self) -> int:
+        """The fewest actors; 0 where the job chooses."""
+        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[0]
+
+    @property
+    def max_actors(self) -> int:
+        """The most actors; 0 where the job chooses."""
+        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[1]
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,24 @@ from importlib.metadata import version
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_plain
 from pneumo_ray.console import duration, progress, say
-from pneumo_ray.errors import ClusterError, StorageError
+from pneumo_ray.errors import StorageError
 from pneumo_ray.folder_lock import folder_lock
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.score.begin import Job, begin, check_method
+from pneumo_ray.score.capacity import plan_actors
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.source import Source
 from pneumo_ray.score.table import part_name
-from pneumo_ray.score.workers import ActorPlan, Plan, score_shards
+from pneumo_ray.score.workers import Plan, WorkersDiedError, score_shards
+
+MAX_FRUITLESS = 5
+"""How often in a row workers may die before a single file of scores was written."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def _run(config: ExplainConfig, out: str, bundle: Bundle) -> ScoreSummary:
     job = begin(config, out, bundle)
     source, model = job.source, take_apart(bundle, config)
     done = set(storage.list_files(out))
-    left = [shard for shard in range(source.num_shards) if part_name(shard) not in done]
+    left = _left(source, done)
     if not left and "_run.json" in done:
         summary = _read_summary(out)
         say(
@@ -71,6 +74,11 @@ def _run(config: ExplainConfig, out: str, bundle: Bundle) -> ScoreSummary:
         for sheet in render_top(out, source, model, config):
             say(f"pictures {sheet}")
     return summary
+
+
+def _left(source: Source, done: set[str]) -> list[int]:
+    """Return the shards whose file is not there yet."""
+    return [shard for shard in range(source.num_shards) if part_name(shard) not in done]
 
 
 def _score(
@@ -87,19 +95,32 @@ def _score(
     )
     started = time.monotonic()
     finished: list[tuple[float, int]] = []
-    compiled = 0
+    compiled = fruitless = 0
     actors = plan_actors(config)
     if job.compiled:
         say("the network is compiled first, which takes a while and comes back")
-    if left:
-        plan = Plan(source, model, config, out, job.compiled)
-        with progress("explaining", total) as tick:
-            for report in score_shards(plan, left, actors):
-                if report.fatal is not None:
-                    raise StorageError(report.fatal)
-                tick(report.num_rows)
-                compiled += report.compiled * report.num_rows
-                finished.append((time.monotonic(), report.num_rows))
+    with progress("explaining", total) as tick:
+        while left:
+            plan = Plan(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
+            before_this = len(left)
+            try:
+                for report in score_shards(plan, left, actors):
+                    if report.fatal is not None:
+                        raise StorageError(report.fatal)
+                    tick(report.num_rows)
+                    compiled += report.compiled * report.num_rows
+                    finished.append((time.monotonic(), report.num_rows))
+                left = []
+            except WorkersDiedError:
+                left = _left(source, set(storage.list_files(out)))
+                fruitless = fruitless + 1 if len(left) == before_this else 0
+                if fruitless > MAX_FRUITLESS:
+                    raise
+                smaller = ", with half the batch" if fruitless > 1 else ""
+                say(
+                    f"a worker died; going on with the {len(left):,} of {source.num_shards:,} files that are left{smaller}"
+                )
+                actors = plan_actors(config)
     seconds = time.monotonic() - started
     summary = _summarise(out, source, bundle.hash, config.config_hash)
     facts = {
@@ -144,35 +165,6 @@ def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
         return None
     seconds = finished[-1][0] - finished[0][0]
     return round(sum(rows for _, rows in finished[1:]) / seconds, 2) if seconds > 0 else None
-
-
-def plan_actors(config: ExplainConfig) -> ActorPlan:
-    """Choose how many processes hold the model, with how many threads, and what is left to decode.
-
-    Raises:
-        ClusterError: if the cluster has fewer GPUs than are asked for, or a single CPU.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [node.get("CPU", 0.0) for node in nodes if node.get("CPU", 0.0) >= 1]
-    # Ray Data makes no progress, silently, unless it is left one whole CPU.
-    if sum(cpus) < 2:
-        raise ClusterError(f"scoring needs at least 2 CPUs, one of them to decode; the cluster has {sum(cpus):g}")
-    if config.scale.use_gpu:
-        gpus = int(sum(node.get("GPU", 0.0) for node in nodes))
-        count = config.scale.num_actors or gpus
-        if not 0 < count <= gpus:
-            raise ClusterError(
-                f"the cluster has {gpus} GPUs where the job needs {max(count, 1)}; ask for fewer --scale.num-actors"
-            )
-        reserved = min(1.0, (sum(cpus) - 1) / count)
-        return ActorPlan(count, reserved, 1, 1)
-    count = config.scale.num_actors or sum(max(1, int(number // 8)) for number in cpus)
-    per_node = -(-count // len(cpus))
-    threads = max(1, int(min(cpus) // per_node))
-    reserved = min(max(0.5, 0.75 * threads), (sum(cpus) - 1) / count)
-    if reserved * per_node > min(cpus) or reserved < 0.05:
-        raise ClusterError(f"{count} actors do not fit on {sum(cpus):g} CPUs; ask for fewer --scale.num-actors")
-    return ActorPlan(count, reserved, 0, threads)
 
 
 def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> ScoreSummary:

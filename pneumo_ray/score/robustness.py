@@ -22,18 +22,18 @@ from pneumo_ray import storage
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.data.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
-from pneumo_ray.data.pipeline import MAX_READ_TASKS, fetched, was_started_before
+from pneumo_ray.data.pipeline import counted, fetched, was_started_before
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.model import load_bundle
 from pneumo_ray.score.begin import check_method, worth_compiling
+from pneumo_ray.score.capacity import ActorPlan, plan_actors
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ScoringModel, take_apart
-from pneumo_ray.score.job import plan_actors
 from pneumo_ray.score.source import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
-from pneumo_ray.score.workers import ActorPlan, actor_options, collected, decoding_cpus, explain_rows, open_explainer
+from pneumo_ray.score.workers import actor_options, collected, decoding_cpus, explain_rows, open_explainer
 
 MAX_PICTURES = 16
 """Pictures of one block at most."""
@@ -181,13 +181,13 @@ def _score(plan: _Plan, actors: ActorPlan) -> pa.Table:
         say("the network is compiled first, which takes a while and comes back")
     shared = ray.put(plan)
     blocks = -(-len(plan.rows) // plan.at_once)
-    dataset = ray.data.range(blocks, override_num_blocks=min(blocks, MAX_READ_TASKS))
-    # A block is what a task returns. Ray would otherwise cut blocks by their bytes, and batches with them.
+    dataset = counted(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
+    # A block is what a task yields. Ray would otherwise cut blocks by their bytes, and batches with them.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
     dataset = dataset.map_batches(
-        partial(_make_conditions, shared=shared), batch_size=1, num_cpus=decoding_cpus(actors)
-    ).map_batches(_ConditionActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
+        _ConditionActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors)
+    )
     tables = []
     with progress("scoring conditions", len(plan.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):

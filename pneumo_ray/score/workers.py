@@ -14,25 +14,14 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.data.pipeline import MAX_READ_TASKS, available_cpus, fetched, was_started_before
+from pneumo_ray.data.pipeline import available_cpus, counted, fetched, was_started_before
 from pneumo_ray.errors import ClusterError, PneumoError
+from pneumo_ray.score.capacity import ActorPlan
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ScoringModel
 from pneumo_ray.score.source import Source
 from pneumo_ray.score.table import part_name
-
-
-@dataclass(frozen=True)
-class ActorPlan:
-    """The processes that hold the model."""
-
-    count: int
-    num_cpus: float
-    """Logical CPUs that each reserves; the rest decodes."""
-    num_gpus: int
-    threads: int
-    """Threads of each, on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +33,8 @@ class Plan:
     config: ExplainConfig
     out: str
     compiled: bool
+    halvings: int = 0
+    """How often the batch was halved because workers died."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +49,27 @@ class ShardReport:
     """Whether a compiled network made it."""
 
 
+class WorkersDiedError(ClusterError):
+    """A process that held the model died. What was written stays, so the rest can be tried again."""
+
+
+_DEATHS = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
+
+
 def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterator[ShardReport]:
     """Score shards on the cluster; yield a report for each when its file is written."""
     shared = ray.put(plan)
     numbers = ray.put(np.array(shards))
-    dataset = ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READ_TASKS))
-    # A block is what a task returns: one shard. Ray would otherwise cut blocks by their bytes.
+    dataset = counted(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
+    # A block is what a task yields: one shard. Ray would otherwise cut blocks by their bytes.
     dataset.context.target_max_block_size = None
-    dataset = dataset.map_batches(
-        partial(_decode, shared=shared, numbers=numbers),
-        batch_size=1,
-        num_cpus=decoding_cpus(actors),
-    ).map_batches(_ExplainActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
+    dataset = dataset.map_batches(_ExplainActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
     for table in collected(dataset):
         for row in table.to_pylist():
             yield ShardReport(**row)
@@ -87,24 +87,30 @@ def actor_options(actors: ActorPlan) -> dict[str, Any]:
         "batch_size": None,
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
-        "compute": ray.data.ActorPoolStrategy(size=actors.count),
+        "compute": ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
         "num_cpus": actors.num_cpus,
         "num_gpus": actors.num_gpus,
+        # Ray would restart one that died without end and without a word, and wait for ever for the node that it was on.
+        "ray_remote_args_fn": _no_restarts,
     }
+
+
+def _no_restarts() -> dict[str, int]:
+    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
     """Run a dataset of explained pictures and yield its blocks.
 
     Raises:
-        ClusterError: if workers keep dying.
+        WorkersDiedError: if a process that held the model died.
     """
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ActorDiedError) as error:
-        raise ClusterError(
-            f"workers keep dying ({type(error).__name__}), most likely for want of memory; what is written stays, "
-            "so repeat the command with a smaller --scale.batch-size or fewer --scale.num-actors"
+    except _DEATHS as error:
+        raise WorkersDiedError(
+            f"workers died ({type(error).__name__}), most likely for want of memory or with their node; what is written "
+            "stays, so repeat the command, with a smaller --scale.batch-size or fewer --scale.num-actors"
         ) from error
 
 
@@ -164,7 +170,8 @@ class _ExplainActor:
         self._plan: Plan = ray.get(shared)
         self._explainer = open_explainer(self._plan.model, self._plan.config, threads, compiled=self._plan.compiled)
         # No batch is larger than a shard, and a compiled network is padded to its batch.
-        self._explainer.at_once = min(self._explainer.at_once, self._plan.source.length(0))
+        at_once = min(self._explainer.at_once, self._plan.source.length(0))
+        self._explainer.at_once = max(1, at_once >> self._plan.halvings)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}

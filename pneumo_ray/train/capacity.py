@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pneumo_ray.cluster import wait_for
 from pneumo_ray.errors import ClusterError
 from pneumo_ray.train.config import ScalingConfig
@@ -65,15 +67,23 @@ def share_elastic(nodes: Sequence[Mapping[str, float]], scaling: ScalingConfig) 
         free = per_gpu - per_worker
         set_aside = 0.0
     else:
-        sizes = [node.get("CPU", 0.0) for node in nodes]
-        least = min((size for size in sizes if size >= 2), default=1.0)  # a smaller node is a head that runs little
-        per_worker = scaling.cpus_per_worker or max(least - 1, least / 2 + LEAST_CPU)
-        free = set_aside = min(1.0, math.floor(max(size % per_worker for size in sizes) * 10_000) / 10_000)
+        per_worker, free = _beside_any(nodes, scaling.cpus_per_worker)
+        set_aside = free
     if free < LEAST_CPU:
         raise ClusterError(
             f"workers of {per_worker:g} CPUs leave none to prepare the pictures; lower --scaling.cpus-per-worker"
         )
     return CpuShares(per_worker, 1.0 if free >= 2 else max(LEAST_CPU, min(1.0, free) / 2), set_aside)
+
+
+def _beside_any(nodes: Sequence[Mapping[str, float]], per_worker: float) -> tuple[float, float]:
+    """Return the CPUs of a worker, as given or as large as can be, and what then fits on any node that is full of them."""
+    sizes = [node["CPU"] for node in nodes if node.get("CPU", 0.0) >= 2] or [1.0]  # a smaller node is a head
+    most, least = max(1.0, min(sizes) - 1), min(sizes) / 2 + LEAST_CPU
+    choices = [per_worker] if per_worker else [most, *np.arange(most, least, -0.25), least]
+    free = [min(1.0, *(math.floor(size % choice * 10_000) / 10_000 for size in sizes)) for choice in choices]
+    best = free.index(max(free))
+    return float(choices[best]), free[best]
 
 
 def wait_for_cluster(scaling: ScalingConfig) -> CpuShares:

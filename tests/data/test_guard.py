@@ -37,6 +37,11 @@ def test_a_call_that_hangs_or_dies_is_named_and_the_next_one_works():
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
+def test_the_time_until_a_child_has_started_does_not_count():
+    with guarded(0.2, careful=True) as call:
+        assert call(os.getpid) == call(os.getpid)
+
+
 def test_a_picture_that_wants_more_memory_than_one_may_have_is_refused():
     with guarded(30.0, careful=True) as call, pytest.raises(RuntimeError, match="MemoryError"):
         call(np.ones, 10**9)

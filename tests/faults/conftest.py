@@ -107,7 +107,11 @@ class Nodes:
             time.sleep(0.1)
 
     def kill_node(self, node: psutil.Process) -> None:
-        kill_all([*node.children(recursive=True), node])
+        self.kill([*node.children(recursive=True), node])
+
+    @staticmethod
+    def kill(processes: list[psutil.Process]) -> None:
+        kill_all(processes)
 
     def workers(self, name: str) -> list[psutil.Process]:
         """Return the worker processes of all nodes whose title holds a word, such as RayTrainWorker."""

@@ -1,6 +1,8 @@
 """Runs and scoring jobs on clusters whose nodes, workers, drivers and heads are killed or come later."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ import torch
 
 from pneumo_ray.train.state import load_state
 
+ROOT = Path(__file__).parents[2]
 EPOCHS = 4
 TRAINING = ["--model.arch", "resnet18", "--model.weights", "none", "--data.image-size", "32", "--batch-size", "16"]
 TRAINING += ["--optim.lr", "1e-3", "--epochs", str(EPOCHS)]
@@ -69,3 +72,66 @@ def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(nodes, phantom_
 
 def scores(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
+
+
+@pytest.fixture(scope="module")
+def many(phantom_archive, tmp_path_factory) -> Path:
+    """1,280 pictures, which are 40 shards: 80 phantoms under 16 names each."""
+    archive = tmp_path_factory.mktemp("many")
+    for number in range(16):
+        (archive / str(number)).mkdir()
+        for path in phantom_archive.rglob("*.jpeg"):
+            (archive / str(number) / path.name).symlink_to(path)
+    return archive
+
+
+def explain(archive: Path, model: Path, out: Path, *more: str) -> list[str]:
+    options = ["--archive", str(archive), "--model", str(model), "--out", str(out), "--amp", "off"]
+    return ["jobs/explain.py", *options, "--scale.batch-size", "8", *more]
+
+
+def parts(out: Path) -> int:
+    return len(list(out.glob("part-*.parquet")))
+
+
+@pytest.fixture(scope="module")
+def whole_scores(many, model, tmp_path_factory) -> pa.Table:
+    """What a job says that nothing disturbed, in a Ray of its own."""
+    out = tmp_path_factory.mktemp("whole-scores")
+    result = subprocess.run(
+        [sys.executable, *explain(many, model, out)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return scores(out)
+
+
+def holds_every_picture_once(out: Path, whole: pa.Table) -> None:
+    found = scores(out)
+    assert found.num_rows == len(set(found["image_id"].to_pylist())) == 1280
+    assert found.equals(whole)
+
+
+def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_scores, tmp_path):
+    nodes.start_head(2)
+    job = nodes.job(*explain(many, model, tmp_path))
+    job.until(lambda: parts(tmp_path) >= 5)
+    nodes.kill(nodes.workers("_ExplainActor"))
+    said = job.ends()
+    assert "a worker died; going on" in said
+    assert "wrote 1,280 rows" in said
+    holds_every_picture_once(tmp_path, whole_scores)
+
+
+@pytest.mark.faults
+def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, model, whole_scores, tmp_path):
+    nodes.start_head(1)
+    nodes.add_node(2)
+    nodes.add_node(2)
+    job = nodes.job(*explain(many, model, tmp_path, "--scale.num-actors", "3", "4"))
+    job.until(lambda: parts(tmp_path) >= 5)
+    head, *others = nodes.nodes
+    actors = [process for process in nodes.workers("_ExplainActor") if head not in process.parents()]
+    nodes.kill_node(node_of(actors[0], others))
+    nodes.add_node(2)
+    assert "wrote 1,280 rows" in job.ends()
+    holds_every_picture_once(tmp_path, whole_scores)

@@ -1,4 +1,4 @@
-"""A model with random weights, and an archive of everything that can be wrong with a file."""
+"""An archive of everything that can be wrong with a file."""
 
 import io
 import os
@@ -9,23 +9,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
-
-from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, save_bundle
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory) -> Path:
-    """A bundle of a ResNet-18 at 64 pixels whose weights are random, and so are its opinions."""
-    torch.manual_seed(0)
-    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
-    torch.nn.init.normal_(net.classifier.weight)
-    folder = tmp_path_factory.mktemp("bundle") / "model"
-    save_bundle(folder, net, preprocessing=Preprocessing(64, 73), temperature=1.5)
-    return folder
 
 
 def encoded(pixels: np.ndarray, kind: str, mode: str | None = None) -> bytes:
@@ -62,6 +48,12 @@ def dicom(
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def dicom_file():
+    """What makes a minimal DICOM file."""
+    return dicom
 
 
 @pytest.fixture(scope="session")
