@@ -32,7 +32,7 @@ MAX_SECONDS = 10.0
 MAX_WAIT = 120.0
 """Seconds by the clock after which a process that does not even use the processor is ended."""
 MAX_PEAK = 1 << 30
-"""Bytes of memory that the process may ever hold, the interpreter and the libraries among them."""
+"""Bytes of memory that the process may ever hold, the interpreter and the libraries (but not PyTorch) among them."""
 CHUNK = 100
 """Files that a process is given at once."""
 
@@ -69,7 +69,19 @@ def hostile_file(name: str, number: int, seed: int) -> bytes | tuple[bytes, byte
     return mutate(rng.choice(_seeds()[name]), rng, others)
 
 
-def _work(connection: Any, state: Any, log: str, folder: str) -> None:
+def _rehearse(number: int) -> None:
+    """Break each promise once, in files 0 to 3."""
+    if number == 0:
+        raise RuntimeError("a rehearsed exception")
+    if number == 1:
+        os.abort()
+    while number == 2:
+        pass
+    if number == 3:
+        bytearray(MAX_PEAK)[::4096] = b"x" * (MAX_PEAK // 4096)
+
+
+def _work(connection: Any, state: Any, log: str, folder: str, rehearse: bool) -> None:
     """Examine what is asked for, one file after the other; runs in a child."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -87,6 +99,8 @@ def _work(connection: Any, state: Any, log: str, folder: str) -> None:
         name, first, last, seed = task
         hostile_file(name, first, seed)  # whatever the seeds take is not the decoders'
         _reset_peak()
+        # PyTorch alone takes 0.8 GB, so a bundle is measured by what comes on top.
+        floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 if name == BUNDLE else 0
         for number in range(first, last):
             data = hostile_file(name, number, seed)
             if name == LIMIT:
@@ -94,6 +108,8 @@ def _work(connection: Any, state: Any, log: str, folder: str) -> None:
             started = time.process_time()
             state[0], state[1] = number, started
             try:
+                if rehearse:
+                    _rehearse(number)
                 if isinstance(data, tuple):
                     outcome, defect = examine_bundle(*data, Path(folder) / "model"), None
                 else:
@@ -102,7 +118,7 @@ def _work(connection: Any, state: Any, log: str, folder: str) -> None:
             except Exception:
                 outcome, defect = "exception", traceback.format_exc()
             seconds = time.process_time() - started
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+            peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - floor
             if peak > MAX_PEAK:
                 _reset_peak()
             connection.send((number, outcome, defect, seconds, peak))
@@ -132,6 +148,7 @@ class Report:
     rows: dict[str, Row]
     seed: int
     keep: Path
+    max_seconds: float
     defects: list[str] = field(default_factory=list)
 
     def add(self, name: str, number: int, outcome: str, detail: str | None, seconds: float, peak: int) -> None:
@@ -139,7 +156,7 @@ class Report:
         row = self.rows[name]
         row.outcomes[outcome] += 1
         row.slowest, row.peak = max(row.slowest, seconds), max(row.peak, peak)
-        if detail is None and seconds > MAX_SECONDS:
+        if detail is None and seconds > self.max_seconds:
             outcome, detail = "slow", f"{seconds:.1f} s of processor time"
         if detail is None and peak > MAX_PEAK:
             outcome, detail = "memory", f"{peak / 1e6:.0f} MB"
@@ -158,14 +175,16 @@ class Report:
 class Child:
     """A process that examines files, and the task that it is at."""
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, rehearse: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self.folder = folder / f"{number}"
         self.folder.mkdir(exist_ok=True)
         self.log = folder / f"{number}.log"
         self.state = context.RawArray("d", [-1.0, 0.0])  # the file that it is at, and its processor time at the begin
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.state, str(self.log), str(self.folder)))
+        self.process = context.Process(
+            target=_work, args=(theirs, self.state, str(self.log), str(self.folder), rehearse)
+        )
         self.process.start()
         theirs.close()
         self.task: tuple[str, int, int, int] | None = None
@@ -187,12 +206,21 @@ class Child:
         return times.user + times.system - self.state[1] if self.state[0] >= 0 else 0.0
 
 
-def fuzz(names: list[str], files: int, first: int, seed: int, keep: Path, cores: int) -> Report:
+def fuzz(
+    names: list[str],
+    files: int,
+    first: int = 0,
+    seed: int = 0,
+    keep: Path = Path("runs/fuzz"),
+    cores: int = 1,
+    max_seconds: float = MAX_SECONDS,
+    rehearse: bool = False,
+) -> Report:
     """Examine `files` files, an equal share of each format; a tenth of a share of the bundles, which take a tenth of a second."""
     from seeds import NUM_LIMIT_PICTURES
 
     share = max(1, files // max(1, len(set(names) - {LIMIT, BUNDLE})))
-    report = Report({name: Row() for name in names}, seed, keep)
+    report = Report({name: Row() for name in names}, seed, keep, max_seconds)
     tasks: collections.deque[tuple[str, int, int, int]] = collections.deque()
     for name in names:
         last = first + (max(1, share // 10) if name == BUNDLE and len(names) > 1 else share)
@@ -206,7 +234,7 @@ def fuzz(names: list[str], files: int, first: int, seed: int, keep: Path, cores:
         children: list[Child] = []
         number = 0
         for _ in range(min(cores, len(tasks))):
-            children.append(Child(folder, number := number + 1))
+            children.append(Child(folder, number := number + 1, rehearse))
             children[-1].give(tasks.popleft())
         while children:
             ready = multiprocessing.connection.wait([child.connection for child in children], timeout=0.5)
@@ -228,7 +256,7 @@ def fuzz(names: list[str], files: int, first: int, seed: int, keep: Path, cores:
                         child.give(None)
                         child.process.join()
                         children.remove(child)
-                elif child.seconds_at_file() > 3 * MAX_SECONDS or time.monotonic() - child.since > MAX_WAIT:
+                elif child.seconds_at_file() > 3 * max_seconds or time.monotonic() - child.since > MAX_WAIT:
                     child.process.kill()
                     died = True
                 if died:
@@ -251,7 +279,7 @@ def fuzz(names: list[str], files: int, first: int, seed: int, keep: Path, cores:
                     if offender + 1 < last:
                         tasks.appendleft((name, offender + 1, last, seed))
                     if tasks:
-                        children.append(Child(folder, number := number + 1))
+                        children.append(Child(folder, number := number + 1, rehearse))
                         children[-1].give(tasks.popleft())
         from targets import SECRETS
 
@@ -292,12 +320,17 @@ def main() -> int:
         "--keep", type=Path, default=Path("runs/fuzz"), help="folder for the files that broke something"
     )
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--without", nargs="+", default=[], help="rows to leave out")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="processor time that one file may take")
+    parser.add_argument("--rehearse", action="store_true", help="break each promise once, to see that it is noticed")
     options = parser.parse_args()
     names = options.formats or formats()
+    names = [name for name in names if name not in options.without]
     if unknown := sorted(set(names) - set(formats())):
         parser.error(f"no format {', '.join(unknown)}; there are {', '.join(formats())}")
     started = time.monotonic()
-    report = fuzz(names, options.files, options.first, options.seed, options.keep, options.cores)
+    limits = {"max_seconds": options.seconds, "rehearse": options.rehearse}
+    report = fuzz(names, options.files, options.first, options.seed, options.keep, options.cores, **limits)
     print(table(report))
     total = sum(row.outcomes.total() for row in report.rows.values())
     print(f"\n{total:,} files with seed {options.seed} in {time.monotonic() - started:.0f} s")
