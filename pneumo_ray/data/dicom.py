@@ -8,7 +8,6 @@ per pixel. Colour goes to RGB and then to luma.
 import logging
 import re
 import warnings
-import zlib
 from io import BytesIO
 from typing import Any
 
@@ -17,12 +16,10 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset as read_elements
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -35,19 +32,17 @@ from pydicom.uid import (
 
 from pneumo_ray.data.decode_errors import (
     DEEP_SAMPLES,
-    MAX_PIXELS,
     CorruptImageError,
-    ImageTooLargeError,
     NoPixelsError,
     NotAnImageError,
     TruncatedImageError,
     UnsupportedSyntaxError,
     WrongModalityError,
     check_frame,
-    check_scans,
     check_size,
     named_errors,
 )
+from pneumo_ray.data.dicom_streams import check_codestream, check_inflated_size
 from pneumo_ray.data.grey_levels import apply_window, look_up, split_levels, stretch, to_uint8
 
 # pydicom's warnings and log lines quote the offending value, which may be a name or a date of birth. The filters are
@@ -130,7 +125,7 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
         ImageTooLargeError: if a deflated file grows beyond two bytes for each of `MAX_PIXELS`.
         CorruptImageError: if the elements cannot be parsed.
     """
-    _check_inflated_size(data)
+    check_inflated_size(data, 132 if has_preamble(data) else 0)
     dataset = dcmread(
         BytesIO(data),
         force=not has_preamble(data),
@@ -220,7 +215,7 @@ def frame_to_grey(dataset: Dataset, frame: int = 0) -> np.ndarray:
         if len(dataset.PixelData) < get_expected_length(dataset):
             raise TruncatedImageError("the DICOM file has fewer pixels than its header says; copy it again")
     else:
-        _check_codestream(get_frame(dataset.PixelData, frame, number_of_frames=frames))
+        check_codestream(get_frame(dataset.PixelData, frame, number_of_frames=frames))
     pixels, properties = decoder.as_array(dataset, index=frame)
     photometric = str(properties["photometric_interpretation"])
     if photometric in ("MONOCHROME1", "MONOCHROME2"):
@@ -237,7 +232,10 @@ def _monochrome_to_grey(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
     if dataset.get("ModalityLUTSequence"):
         values, _ = _apply_lut(levels, dataset.ModalityLUTSequence[0], dataset)
     elif "RescaleSlope" in dataset and "RescaleIntercept" in dataset:
-        values = levels * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = levels * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        if not np.isfinite(values).all() or not float(dataset.RescaleSlope):  # one flat grey would come of it
+            raise CorruptImageError("the DICOM's rescale slope or intercept is not a usable number; export it again")
     window = _window_of(dataset)
     voi = (dataset.get("VOILUTSequence") or [None])[0]
     if voi is not None and "LUTDescriptor" in voi and "LUTData" in voi:
@@ -279,7 +277,11 @@ def _window_of(dataset: Dataset) -> tuple[float, float, str] | None:
         return None
     center, width = (float(value[0]) for value in values)
     smallest = 1.0 if function == "LINEAR" else np.finfo(float).tiny
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or not np.isfinite(center) or not width >= smallest:
+    if (
+        function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+        or not np.isfinite(center)
+        or not smallest <= width < np.inf
+    ):
         return None
     return center, width, function
 
@@ -331,39 +333,3 @@ def _find_decoder(dataset: Dataset) -> Any:
         )
         raise UnsupportedSyntaxError(f"no decoder is installed for DICOM transfer syntax {name}; {remedy}")
     return decoder
-
-
-def _check_codestream(stream: bytes) -> None:
-    """Refuse an encapsulated JPEG or JPEG 2000 by its own size, which may differ from the DICOM header's."""
-    start = stream.find(b"\xff\x4f\xff\x51", 0, 1024)
-    if start >= 0:  # JPEG 2000: SIZ holds Xsiz, Ysiz, XOsiz, YOsiz from byte 8, and the components at 40
-        x1, y1, x0, y0 = (int.from_bytes(stream[start + k : start + k + 4], "big") for k in (8, 12, 16, 20))
-        components = int.from_bytes(stream[start + 40 : start + 42], "big")
-        check_size(x1 - x0, y1 - y0, samples=components)
-    elif stream.startswith(b"\xff\xd8"):
-        check_scans(stream)
-        position = 2
-        while stream[position : position + 1] == b"\xff":
-            marker, length = stream[position + 1], int.from_bytes(stream[position + 2 : position + 4], "big")
-            if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-                height, width = (int.from_bytes(stream[position + k : position + k + 2], "big") for k in (5, 7))
-                check_size(width, height, samples=stream[position + 9])
-                return
-            position += 2 + length
-
-
-def _check_inflated_size(data: bytes) -> None:
-    """Refuse a deflated dataset that would grow beyond the limit; pydicom inflates it in one piece."""
-    if DeflatedExplicitVRLittleEndian.encode() not in data[:4096]:
-        return
-    stream = BytesIO(data)
-    stream.seek(132 if has_preamble(data) else 0)
-    read_elements(
-        stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _length: tag.group != 2
-    )
-    inflater, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
-    while rest and not inflater.eof:
-        size += len(inflater.decompress(rest, 1 << 24))
-        rest = inflater.unconsumed_tail
-        if size > 2 * MAX_PIXELS:
-            raise ImageTooLargeError("the deflated DICOM file grows beyond the limit; export it uncompressed")

@@ -65,7 +65,8 @@ def stretch(values: np.ndarray, index: np.ndarray) -> np.ndarray:
 def apply_window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """Map values to 0 .. 1 by a window (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
     if function == "SIGMOID":
-        return 0.5 + 0.5 * np.tanh(2.0 * (values - center) / width)
+        with np.errstate(over="ignore"):
+            return 0.5 + 0.5 * np.tanh(2.0 * (values - center) / width)
     if function == "LINEAR":
         center, width = center - 0.5, width - 1.0
     if width == 0.0:

@@ -191,6 +191,15 @@ def test_a_constant_picture_is_black_and_its_negative_white():
     assert (decode_image(to_bytes(radiograph(stored, PhotometricInterpretation="MONOCHROME1"))) == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [("nan", "0"), ("inf", "0"), ("1", "-inf"), ("1e308", "0"), ("0", "7")]
+)
+def test_a_rescale_that_leaves_one_flat_grey_is_refused(slope, intercept):
+    """It would be scored like a picture."""
+    with pytest.raises(CorruptImageError, match="rescale"):
+        decode_image(to_bytes(radiograph(ramp(), RescaleSlope=slope, RescaleIntercept=intercept)))
+
+
 @pytest.mark.parametrize("elements", [{}, {"RescaleSlope": 1, "RescaleIntercept": 0}])
 def test_an_8_bit_picture_without_a_window_is_left_as_it_is(elements):
     stored = np.random.default_rng(0).integers(60, 90, (31, 33), dtype=np.uint8)
@@ -203,6 +212,8 @@ def test_an_8_bit_picture_without_a_window_is_left_as_it_is(elements):
         {"WindowCenter": 100, "WindowWidth": 0},
         {"WindowCenter": "", "WindowWidth": ""},
         {"WindowCenter": 100},
+        {"WindowCenter": 100, "WindowWidth": "inf"},
+        {"WindowCenter": "nan", "WindowWidth": 50},
         {"WindowCenter": 100, "WindowWidth": 50, "VOILUTFunction": "CURVED"},
     ],
 )
