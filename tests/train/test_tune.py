@@ -245,3 +245,63 @@ def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_comman
     assert {
         row["name"]: row["val_loss"] for row in pq.read_table(tmp_path / "out/study.parquet").to_pylist()
     } == expected
+
+
+@pytest.mark.faults
+def test_a_search_really_stops_hopeless_trials_and_ends_the_same_if_it_was_interrupted(
+    ray_cluster, phantom_run, tmp_path
+):
+    """Rates of 1 and 10 ruin the network in their first epoch; one at a time, so that the order is always the same."""
+    space = tmp_path / "space.json"
+    rates = [1e-3, 1.0, 10.0]  # seed 14 draws the first, the first, the second, the second, the first
+    space.write_text(json.dumps({"space": {"optim.lr": rates, "optim.weight_decay": [1e-4]}, "trials": 5}))
+    options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 4, "max_concurrent": 1}
+    options |= {"seed": 14, "scaling": ScalingConfig(threads_per_worker=1)}
+    whole = run_study(study(phantom_run, tmp_path / "whole", **options))
+    said = [(record["settings"]["optim.lr"], record["status"], record["epochs"]) for record in whole]
+    good, bad = (1e-3, "finished", 4), (1.0, "stopped", 1)
+    assert said == [good, good, bad, bad, good]
+    stopped = [record for record in whole if record["status"] == "stopped"]
+    for record in stopped:
+        assert record["reason"] == "stopped early by successive halving"
+        # It trained not a step more than what it was judged by, and left no model.
+        assert (record["epochs"], len(record["history"]), record["checkpoint"]) == (1, 1, None)
+        assert record["history"][0]["val_loss"] > 2 * max(
+            r["history"][0]["val_loss"] for r in whole if r not in stopped
+        )
+    table = pq.read_table(tmp_path / "whole/study.parquet")
+    assert table["status"].to_pylist() == [record["status"] for record in whole]
+    assert load_config(TrainConfig, str(tmp_path / "whole/best.json")).optim.lr == 1e-3
+
+    asked = study(phantom_run, tmp_path / "parts", **options)
+    with pytest.raises(PneumoError, match="trials are left"):
+        run_study(replace(asked, time_budget=8.0))
+    parts = run_study(asked)
+    again = pq.read_table(tmp_path / "parts/study.parquet")
+    same = [name for name in table.column_names if "seconds" not in name and name != "checkpoint"]
+    assert again.select(same).equals(table.select(same))
+    assert [record["metrics"] for record in parts] == [record["metrics"] for record in whole]
+
+
+@pytest.mark.faults
+def test_trials_of_two_workers_are_runs_of_train_with_two_and_can_be_stopped(ray_cluster, phantom_run, tmp_path):
+    """Nested runs of Ray Train beside the process of the trial, within the 2 CPUs that there are."""
+    from pneumo_ray.train.launch import fit
+
+    space = tmp_path / "space.json"
+    rates = [1e-3, 1.0]  # seed 1 draws the first, then the second
+    space.write_text(json.dumps({"space": {"optim.lr": rates, "optim.weight_decay": [1e-4]}, "trials": 2}))
+    options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 4, "seed": 1}
+    options |= {"scaling": ScalingConfig(num_workers=2, threads_per_worker=1)}
+    good, bad = run_study(study(phantom_run, tmp_path / "out", **options))
+    assert [record["settings"]["optim.lr"] for record in (good, bad)] == rates
+    assert (good["status"], good["epochs"]) == ("finished", 4)
+    assert bad["status"] == "stopped"
+    assert 1 <= bad["epochs"] < 4
+    assert bad["checkpoint"] is None
+    settings = load_config(TrainConfig, str(tmp_path / "out/trials/000/train.json"))
+    assert settings.scaling.num_workers == 2
+    alone = fit(replace(settings, out=str(tmp_path / "alone")))
+    assert [epoch["val_loss"] for epoch in good["history"]] == pytest.approx(
+        [epoch["val_loss"] for epoch in alone.history], rel=1e-4
+    )
