@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pneumo_ray.cli import load_config
+from pneumo_ray.train.config import TrainConfig
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -127,14 +130,17 @@ def submit(address: str, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.usefixtures("head")
-def test_prepare_train_and_explain_run_as_submitted_jobs(head, phantom_archive, tmp_path):
-    prepared = submit(
-        head, "jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(tmp_path), "--protocol", "official"
-    )
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    assert "wrote 80 rows" in prepared.stdout
-    options = [
+def run_submitted(address: str, *words: str) -> str:
+    """Submit a job that must end well; return what it said."""
+    done = submit(address, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_job_runs_submitted(head, phantom_archive, tmp_path):
+    run, scores, report = (str(tmp_path / name) for name in ("run", "scores", "report"))
+    manifest, model = f"{run}/manifest.parquet", f"{run}/model"
+    small = [
         "--model.arch",
         "resnet18",
         "--model.weights",
@@ -146,29 +152,22 @@ def test_prepare_train_and_explain_run_as_submitted_jobs(head, phantom_archive, 
         "--epochs",
         "1",
     ]
-    trained = submit(
-        head,
-        "jobs/train.py",
-        "--manifest",
-        str(tmp_path / "manifest.parquet"),
-        "--out",
-        str(tmp_path / "run"),
-        *options,
+    said = run_submitted(
+        head, "jobs/prepare.py", "--archive", str(phantom_archive), "--out", run, "--protocol", "official", "--cache"
     )
-    assert trained.returncode == 0, trained.stdout + trained.stderr
-    assert "epoch   1/1" in trained.stdout
-    assert json.loads((tmp_path / "run/model/model.json").read_text())["operating_point"]["rule"] == "youden"
-    words = [
-        "--archive",
-        str(phantom_archive),
-        "--model",
-        str(tmp_path / "run/model"),
-        "--out",
-        str(tmp_path / "scores"),
-    ]
-    explained = submit(head, "jobs/explain.py", *words)
-    assert explained.returncode == 0, explained.stdout + explained.stderr
-    assert "wrote 80 rows" in explained.stdout
+    assert "wrote 80 rows" in said
+    said = run_submitted(head, "jobs/train.py", "--manifest", manifest, "--out", run, *small)
+    assert "epoch   1/1" in said
+    assert json.loads(Path(model, "model.json").read_text())["operating_point"]["rule"] == "youden"
+    study = ["--study", "balance", "--arms", "none", "--seeds", "1"]
+    said = run_submitted(head, "jobs/tune.py", "--manifest", manifest, "--out", str(tmp_path / "study"), *study, *small)
+    assert "trial none-seed0 done" in said
+    assert load_config(TrainConfig, str(tmp_path / "study/best.json")).balance == "none"
+    said = run_submitted(head, "jobs/explain.py", "--manifest", manifest, "--model", model, "--out", scores)
+    assert "wrote 80 rows" in said
+    said = run_submitted(head, "jobs/evaluate.py", "--manifest", manifest, "--scores", scores, "--out", report)
+    assert "17 labelled of 17 pictures, split test" in said
+    assert Path(report, "report.html").exists()
 
 
 def test_a_mistake_fails_the_submitted_job_with_its_sentence(head, tmp_path):
