@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray import storage
-from pneumo_ray.data import archive
+from pneumo_ray.data import archive, cache
 from pneumo_ray.data.archive import list_archives, read_picture
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
 from pneumo_ray.score.source import SCHEMA, write_list
@@ -95,9 +95,9 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         name = uri(f"{len(picture)}.tar")
         _put(name, _tar(picture, count))
         yield f"list a tar file of {count:,} pictures of {kind}", partial(_listed, name)
-        yield "read 10 of them in order, its members known", partial(_read_ten, name)
+        yield f"read 10 of them in order, its members known ({kind})", partial(_read_ten, name)
         archive._opened.cache_clear()
-        yield "find and read one of them in a new process", partial(read_picture, name, "0000.jpeg")
+        yield f"find and read one of them in a new process ({kind})", partial(read_picture, name, "0000.jpeg")
     n = 20_000
     names = pa.array([f"{i:08d}.jpeg" for i in range(n)])
     columns = {"image_id": names, "uri": names}
@@ -113,7 +113,12 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     shard = write_shard(uri("cache"), 256, pictures)
     yield "prepare --cache: write a shard of 256 pictures (17 MB)", lambda: write_shard(uri("cache"), 256, pictures)
     yield "find out what a shard of the cache holds", lambda: scan_cache(uri("cache"), 256)
-    yield "train: read 64 cached pictures", lambda: read_cached(uri("cache"), 256, [shard] * 64, list(range(64)))
+    yield (
+        "train: read 64 cached pictures of one shard",
+        lambda: read_cached(uri("cache"), 256, [shard] * 64, [*range(64)]),
+    )
+    cache._open_shard.cache_clear()
+    yield "train: read one of a shard that is not open", lambda: read_cached(uri("cache"), 256, [shard], [0])
 
 
 def _listed(uri: str) -> int:
