@@ -3,24 +3,32 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from rich import box, get_console
 from rich.live import Live
 from rich.table import Table
 
 from pneumo_ray.console import QUIET_SECONDS, duration, say
-from pneumo_ray.train.study import Study
+from pneumo_ray.train.study import Study, Trial
 
 
 class Board(tune.Callback):
     """Hears from Ray Tune what the trials report."""
 
-    def __init__(self, trials: int, epochs: int, study: Study) -> None:
-        """Begin with no trial started."""
-        self._trials, self._epochs, self._study = trials, epochs, study
+    def __init__(self, trials: Mapping[str, Trial], epochs: int, study: Study, stopped: Container[str] = ()) -> None:
+        """Begin with no trial started.
+
+        Args:
+            trials: those that are left, by name, in the order in which they are planned.
+            epochs: of each, at most.
+            study: theirs.
+            stopped: names of those that the scheduler has stopped early, as it goes.
+        """
+        self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
         self._rows: dict[str, dict[str, Any]] = {}
         self._start = time.monotonic()
         self.errors: dict[str, str] = {}
@@ -28,7 +36,10 @@ class Board(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Hear that a trial starts, or starts again."""
-        self._rows.setdefault(trial.config["name"], {})["status"] = "running"
+        name = trial.config["name"]
+        row = self._rows.setdefault(name, {})
+        row["status"] = "running"
+        row["settings"] = trial.config.get("settings", self._trials[name].settings)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -41,7 +52,8 @@ class Board(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Hear that a trial is over."""
-        self._end(trial.config["name"], "done")
+        name = trial.config["name"]
+        self._end(name, "stopped" if name in self._stopped else "done")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Hear that a trial failed for good."""
@@ -55,7 +67,7 @@ class Board(tune.Callback):
         row["status"] = status
         if not sys.stdout.isatty():
             over = sum(row["status"] != "running" for row in self._rows.values())
-            say(f"trial {name} {status}{self._numbers(row)}  ({over} of {self._trials}, {self._elapsed()})")
+            say(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
 
     def _numbers(self, row: dict[str, Any]) -> str:
         if "epoch" not in row:
@@ -70,7 +82,13 @@ class Board(tune.Callback):
         """Show the board while the block runs."""
         if sys.stdout.isatty():
             with Live(get_renderable=self._table, refresh_per_second=2):
-                yield
+                try:
+                    yield
+                except BaseException:
+                    for row in self._rows.values():
+                        if row["status"] == "running":
+                            row["status"] = "interrupted"
+                    raise
             return
         over = threading.Event()
 
@@ -91,11 +109,36 @@ class Board(tune.Callback):
             thread.join()
 
     def _table(self) -> Table:
-        over = sum(row["status"] != "running" for row in self._rows.values())
-        table = Table(title=f"study {self._study.name}: {over} of {self._trials} trials, {self._elapsed()}")
-        for name in ("trial", "status", "epoch", "val loss", "best", "val AUC"):
-            table.add_column(name)
-        for name, row in list(self._rows.items())[-20:]:
+        """Return the trials that run, and as many of the others, the latest, as there is room for."""
+        rows = list(self._rows.items())
+        running = [item for item in rows if item[1]["status"] == "running"]
+        over = [item for item in rows if item[1]["status"] != "running"]
+        room = max(1, get_console().height - 5 - len(running))
+        shown = sorted([*over[-room:], *running], key=lambda item: list(self._trials).index(item[0]))
+        table = Table(
+            title=f"study {self._study.name}: {len(over)} of {len(self._trials)} trials, {self._elapsed()}",
+            title_justify="left",
+            title_style="bold",
+            caption="waiting for the cluster"
+            if not rows
+            else f"{len(rows) - len(shown)} more" * (len(rows) > len(shown)),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+        )
+        varied = list(self._study.space)
+        table.add_column("trial", no_wrap=True, overflow="ellipsis")
+        for option in varied:
+            table.add_column(option.rpartition(".")[2].replace("_", " "), justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        for name in ("epoch", "val loss", "best", "val AUC"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, row in shown:
+            drawn = [_short(row.get("settings", {}).get(option, "")) for option in varied]
             numbers = [f"{row[key]:.4f}" if key in row else "" for key in ("val_loss", "best", "val_auc")]
-            table.add_row(name, row["status"], f"{row.get('epoch', 0)}/{self._epochs}", *numbers)
+            table.add_row(name, *drawn, row["status"], f"{row.get('epoch', 0)}/{self._epochs}", *numbers)
         return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -155,7 +155,7 @@ def _run(
 
         folders = {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}
         search = OptunaSearch(study, folders, past, base.seed)
-    board = Board(len(left), base.epochs, study)
+    board = Board(by_name, base.epochs, study, scheduler.stopped if study.is_search else ())
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(TrialRunner, job=job), tune.PlacementGroupFactory([dict(b) for b in share.bundles])
