@@ -48,6 +48,10 @@ class RetriesExhaustedError(StorageError, OSError):
     """A remote place that failed each time; an OSError too, for those who can do without the file."""
 
 
+class RefusedError(StorageError, OSError):
+    """A remote place that will not do it, however often it is asked; an OSError too, as above."""
+
+
 def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
     """Return what `action` returns; on a remote place, try again after an error that may pass.
 
@@ -57,7 +61,8 @@ def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
         action: may be called several times.
 
     Raises:
-        OSError: as the file system reports it, at once where the answer is final (no such file or bucket, no access).
+        FileNotFoundError: as the file system reports it, and its like, at once.
+        RefusedError: at once where the answer is final (no such bucket to write to, no access).
         RetriesExhaustedError: if it failed `TRIES` times.
     """
     if is_local(uri):
@@ -69,8 +74,11 @@ def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except OSError as error:
-            if isinstance(error, _REFUSALS) or _REFUSED.search(str(error)):
+            if isinstance(error, (*_REFUSALS, RefusedError, RetriesExhaustedError)):
                 raise
+            if _REFUSED.search(str(error)):
+                hint = "; the environment must hold credentials that may" if "ACCESS_DENIED" in str(error) else ""
+                raise RefusedError(f"cannot {verb} {place}: {str(error).rstrip('.')}{hint}") from error
             if attempt >= TRIES:
                 raise RetriesExhaustedError(f"cannot {verb} {place} after {TRIES} tries: {error}") from error
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
@@ -147,7 +155,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
             fs, base = retried("reach", uri, lambda: _client(root))
             return fs, "/".join([base, *filter(None, unquote(path).rstrip("/").split("/"))])
         return retried("reach", uri, lambda: pafs.FileSystem.from_uri(uri))
-    except RetriesExhaustedError:
+    except (RetriesExhaustedError, RefusedError):
         raise
     except (ValueError, OSError) as error:
         raise StorageError(f"cannot use the address {uri!r}: {error}") from error

@@ -283,3 +283,17 @@ def test_a_table_of_labels_is_known_by_its_name_before_the_query(bucket):
     storage.write_bytes(storage.join(bucket, "labels.csv"), b"image_id,label\na,normal\n")
     for name in ("labels.parquet", "labels.csv"):
         assert _read_table(storage.join(bucket, name)).to_pylist() == rows.to_pylist()
+
+
+def test_a_place_that_gives_no_access_is_one_sentence_about_credentials(bucket, monkeypatch):
+    file = storage.join(bucket, "f")
+    storage.write_bytes(file, b"1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    storage._client.cache_clear()
+    try:
+        for action in (storage.read_bytes, storage.read_table):
+            with pytest.raises(StorageError, match=r"^cannot read s3://.*/f: .*ACCESS_DENIED.*must hold credentials"):
+                action(file)
+    finally:
+        storage._client.cache_clear()
