@@ -13,7 +13,9 @@ import random
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TypeVar
@@ -34,6 +36,9 @@ FIRST_WAIT = 0.5
 
 LONGEST_WAIT = 8.0
 """Seconds that are never exceeded between two tries."""
+
+READ_AHEAD = 16
+"""Files that are read at once where many are wanted: on object storage each waits for three answers."""
 
 _REFUSALS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _REFUSED = re.compile(
@@ -226,6 +231,23 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
             return pq.read_table(file, columns=columns)
 
     return retried("read", uri, read)
+
+
+def read_tables(uris: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield Parquet files, or some columns of them, in the order asked for; the next `READ_AHEAD` are read meanwhile.
+
+    Raises:
+        OSError: as the file system reports it, when the turn of that file comes.
+        pyarrow.ArrowException: if one is not Parquet.
+    """
+    waiting: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        for uri in uris:
+            waiting.append(pool.submit(read_table, uri, columns))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def write_table(table: pa.Table, uri: str) -> None:

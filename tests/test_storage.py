@@ -1,5 +1,7 @@
 import os
+import threading
 
+import pyarrow as pa
 import pytest
 
 from pneumo_ray import storage
@@ -38,3 +40,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         fill_the_disk()
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_many_tables_are_read_at_once_in_order_and_never_all_of_them(tmp_path, monkeypatch):
+    """Nobody passes the barrier before `READ_AHEAD` readers have come to it: the waits of a remote place overlap."""
+    number = 2 * storage.READ_AHEAD
+    for i in range(number):
+        storage.write_table(pa.table({"i": [i], "other": [0]}), str(tmp_path / f"{i}.parquet"))
+    barrier, read, begun = threading.Barrier(storage.READ_AHEAD), storage.read_table, []
+
+    def slow(uri: str, columns: list[str] | None) -> pa.Table:
+        begun.append(uri)
+        barrier.wait(timeout=60)
+        return read(uri, columns)
+
+    monkeypatch.setattr(storage, "read_table", slow)
+    tables = storage.read_tables((str(tmp_path / f"{i}.parquet") for i in range(number)), ["i"])
+    assert next(tables).to_pydict() == {"i": [0]}
+    assert len(begun) <= storage.READ_AHEAD + 1
+    assert [table["i"][0].as_py() for table in tables] == list(range(1, number))
+
+
+def test_a_table_that_is_missing_fails_when_its_turn_comes(tmp_path):
+    storage.write_table(pa.table({"i": [0]}), str(tmp_path / "0.parquet"))
+    tables = storage.read_tables([str(tmp_path / "0.parquet"), str(tmp_path / "1.parquet")])
+    assert len(next(tables)) == 1
+    with pytest.raises(FileNotFoundError):
+        next(tables)

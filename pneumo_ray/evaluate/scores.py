@@ -119,9 +119,9 @@ def read_scores(folder: str) -> Scores:
     if not names:
         raise ManifestError(f"--scores {folder} has no Parquet files; give the folder that jobs/explain.py wrote")
     tables = []
-    for name in names:
-        tables.append(storage.read_table(storage.join(folder, name)))
-        if (tables[-1].schema.metadata or {}).get(b"format", b"").decode() != FORMAT:
+    for name, table in zip(names, storage.read_tables(storage.join(folder, name) for name in names), strict=True):
+        tables.append(table)
+        if (table.schema.metadata or {}).get(b"format", b"").decode() != FORMAT:
             raise ManifestError(f"--scores {folder}: {name} does not hold scores of jobs/explain.py")
     if not storage.exists(storage.join(folder, "_run.json")):
         raise ManifestError(f"--scores {folder} is of a job that is not finished; repeat its command first")
