@@ -111,8 +111,8 @@ class Board(tune.Callback):
     def _table(self) -> Table:
         """Return the trials that run, and as many of the others, the latest, as there is room for."""
         rows = list(self._rows.items())
-        running = [item for item in rows if item[1]["status"] == "running"]
-        over = [item for item in rows if item[1]["status"] != "running"]
+        running = [item for item in rows if item[1]["status"] in ("running", "interrupted")]
+        over = [item for item in rows if item not in running]
         room = max(1, get_console().height - 5 - len(running))
         shown = sorted([*over[-room:], *running], key=lambda item: list(self._trials).index(item[0]))
         table = Table(
@@ -125,6 +125,7 @@ class Board(tune.Callback):
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
+            padding=(0, 1, 0, 0),
         )
         varied = list(self._study.space)
         table.add_column("trial", no_wrap=True, overflow="ellipsis")

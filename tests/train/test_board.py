@@ -75,4 +75,8 @@ def test_a_study_that_is_interrupted_leaves_no_trial_that_seems_to_run(monkeypat
     board.on_trial_start(0, [], tune_trial("000"))
     with pytest.raises(KeyboardInterrupt), board.shown():
         raise KeyboardInterrupt
-    assert "interrupted" in drawn(board, monkeypatch)[-1]
+    board.on_trial_result(0, [], tune_trial("000"), {"epoch": 1, **NUMBERS})
+    title, header, _, row = drawn(board, monkeypatch)
+    assert "0 of 2 trials" in title
+    assert header.split() == ["trial", "lr", "weight", "decay", "status", "epoch", "val", "loss", "best", "val", "AUC"]
+    assert row.split() == ["000", "1", "interrupted", "1/3", "0.5000", "0.5000", "0.7500"]
