@@ -46,6 +46,7 @@ _REFUSED = re.compile(
     r"|HTTP status (3\d\d|40[0-7]|41\d)|[Bb]ucket '[^']*' not found"
 )
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -240,10 +241,18 @@ def read_tables(uris: Iterable[str], columns: Sequence[str] | None = None) -> It
         OSError: as the file system reports it, when the turn of that file comes.
         pyarrow.ArrowException: if one is not Parquet.
     """
-    waiting: deque[Future[pa.Table]] = deque()
+    return ahead(lambda uri: read_table(uri, columns), uris)
+
+
+def ahead(action: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """Yield what `action` makes of each item, in order, while it is at work on the next `READ_AHEAD`.
+
+    What it raises is raised when the turn of that item comes.
+    """
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(READ_AHEAD) as pool:
-        for uri in uris:
-            waiting.append(pool.submit(read_table, uri, columns))
+        for item in items:
+            waiting.append(pool.submit(action, item))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:

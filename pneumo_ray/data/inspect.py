@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import Entry, read_picture
+from pneumo_ray.data.archive import Entry, read_pictures
 from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.decode import decode_image, inspect_image
 from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
-from pneumo_ray.errors import DecodeError, PneumoError
+from pneumo_ray.errors import DecodeError
 
 INSPECTED_SCHEMA = pa.schema([*SCHEMA, *CACHE_FIELDS])
 
@@ -51,7 +51,9 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful:
     homes: list[tuple[int, int]] = []  # (row, position in the new shard)
     positions: dict[Key, int] = {}
     with guarded(config.decode_seconds, careful=careful) as call:
-        for row, pixels in itertools.chain.from_iterable(_inspect(entry, config, call) for entry in entries):
+        contents = read_pictures([(entry.uri, entry.member) for entry in entries if entry.error is None])
+        inspected = (_inspect(entry, None if entry.error else next(contents), config, call) for entry in entries)
+        for row, pixels in itertools.chain.from_iterable(inspected):
             rows.append(row)
             if pixels is not None and config.cache_folder is not None:
                 key = (row["content_sha256"], row["frame"] or 0)
@@ -66,7 +68,9 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful:
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
 
 
-def _inspect(entry: Entry, config: InspectConfig, call: Call) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+def _inspect(
+    entry: Entry, content: bytes | Exception | None, config: InspectConfig, call: Call
+) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
     """Yield a row for each frame of one entry, with its pixels where they had to be decoded."""
     facts = read_path(entry.facts_path)
     base: dict[str, Any] = {
@@ -77,14 +81,17 @@ def _inspect(entry: Entry, config: InspectConfig, call: Call) -> Iterator[tuple[
         **facts._asdict(),
         "status": "ok",
     }
-    if entry.error is not None:
+    if content is None:
         yield base | {"status": "failed", "error": f"archive: {entry.error}"}, None
         return
+    if isinstance(content, Exception):
+        yield base | {"status": "failed", "error": describe(content)}, None
+        return
+    data = content
+    base |= {"num_bytes": len(data), "content_sha256": hashlib.sha256(data).hexdigest()}
     try:
-        data = read_picture(entry.uri, entry.member)
-        base |= {"num_bytes": len(data), "content_sha256": hashlib.sha256(data).hexdigest()}
         info = call(inspect_image, data)
-    except (PneumoError, OSError) as error:
+    except DecodeError as error:
         yield base | {"status": "failed", "error": describe(error)}, None
         return
     base |= {"width": info.width, "height": info.height, "mode": info.mode}

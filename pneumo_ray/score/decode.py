@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.archive import read_pictures
 from pneumo_ray.data.decode import inspect_image
 from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded, unguarded
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.pixels import network_input
-from pneumo_ray.errors import DecodeError, PneumoError
+from pneumo_ray.errors import DecodeError
 from pneumo_ray.model import Preprocessing
 
 
@@ -29,9 +29,7 @@ class Failure(NamedTuple):
     """`kind: reason`; never holds pixels, patients or paths of other files."""
 
 
-def load_picture(
-    uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing, call: Call = unguarded
-) -> np.ndarray | Failure:
+def load_picture(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
     """Return one picture as the network sees it, uint8 [S, S], by the same steps as in training.
 
     Args:
@@ -39,14 +37,18 @@ def load_picture(
         member: of that file, where it is an archive.
         frame: of a file that holds several pictures, from 0.
         preprocessing: what the model expects.
-        call: decodes it.
     """
+    (content,) = read_pictures([(uri, member)])
+    return _decode(content, frame, preprocessing, unguarded)
+
+
+def _decode(
+    content: bytes | Exception, frame: int | None, preprocessing: Preprocessing, call: Call
+) -> np.ndarray | Failure:
+    if isinstance(content, Exception):
+        return Failure("read", describe(content))
     try:
-        data = read_picture(uri, member)
-    except (PneumoError, OSError) as error:
-        return Failure("read", describe(error))
-    try:
-        return call(_decoded, data, frame, preprocessing.resize_size, preprocessing.image_size)
+        return call(_decoded, content, frame, preprocessing.resize_size, preprocessing.image_size)
     except DecodeError as error:
         return Failure("decode", describe(error))
 
@@ -83,12 +85,14 @@ def load_shard(
     """
     size = preprocessing.image_size
     loaded: list[np.ndarray | Failure] = []
+    listed = rows.to_pylist()
+    contents = read_pictures([(row["uri"], row["member"]) for row in listed if row["error"] is None])
     with guarded(decode_seconds, careful=careful) as call:
-        for row in rows.to_pylist():
+        for row in listed:
             if row["error"] is not None:
                 loaded.append(Failure("list", f"archive: {row['error']}"))
             else:
-                loaded.append(load_picture(row["uri"], row["member"], row["frame"], preprocessing, call))
+                loaded.append(_decode(next(contents), row["frame"], preprocessing, call))
     pixels = [None if isinstance(item, Failure) else item.tobytes() for item in loaded]
     return pa.table(
         {

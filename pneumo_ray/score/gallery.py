@@ -83,8 +83,8 @@ def _highest(out: str, source: Source, columns: tuple[str, ...], count: int) -> 
     """Return shard, row and name of the pictures with the largest values, largest first; later columns break ties."""
     order = [*((column, "descending") for column in columns), ("image_id", "ascending")]
     best: pa.Table | None = None
-    for shard in range(source.num_shards):
-        table = storage.read_table(storage.join(out, part_name(shard)), ["image_id", *columns])
+    names = (storage.join(out, part_name(shard)) for shard in range(source.num_shards))
+    for shard, table in enumerate(storage.read_tables(names, ["image_id", *columns])):
         table = table.replace_schema_metadata(None)
         table = table.append_column("shard", pa.array([shard] * len(table), pa.int64()))
         table = table.append_column("row", pa.array(np.arange(len(table))))

@@ -175,9 +175,11 @@ def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> S
     """
     failures: dict[str, int] = {}
     rows = 0
+    names = (storage.join(out, part_name(shard)) for shard in range(source.num_shards))
+    tables = storage.read_tables(names, ["error_stage", "error"])
     for shard in range(source.num_shards):
         try:
-            table = storage.read_table(storage.join(out, part_name(shard)), ["error_stage", "error"])
+            table = next(tables)
         except (OSError, pa.ArrowException) as error:
             raise StorageError(f"{part_name(shard)} in {out} is damaged; remove it and repeat the command") from error
         facts = table.schema.metadata or {}

@@ -33,7 +33,7 @@ from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.source import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
-from pneumo_ray.score.workers import actor_options, collected, decoding_cpus, explain_rows, open_explainer
+from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, explained_by, open_explainer
 
 MAX_PICTURES = 16
 """Pictures of one block at most."""
@@ -185,9 +185,7 @@ def _score(plan: _Plan, actors: ActorPlan) -> pa.Table:
     # A block is what a task yields. Ray would otherwise cut blocks by their bytes, and batches with them.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
-    dataset = dataset.map_batches(
-        _ConditionActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors)
-    )
+    dataset = explained_by(_ConditionActor, dataset, shared, actors)
     tables = []
     with progress("scoring conditions", len(plan.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):

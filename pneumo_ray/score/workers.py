@@ -1,5 +1,6 @@
 """What the cluster does for a scoring job: tasks that decode shards, actors that explain and write them."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,7 @@ def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterat
     dataset = counted(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
     # A block is what a task yields: one shard. Ray would otherwise cut blocks by their bytes.
     dataset.context.target_max_block_size = None
-    dataset = dataset.map_batches(_ExplainActor, fn_constructor_args=(shared, actors.threads), **actor_options(actors))
+    dataset = explained_by(_ExplainActor, dataset, shared, actors)
     for table in collected(dataset):
         for row in table.to_pylist():
             yield ShardReport(**row)
@@ -81,18 +82,22 @@ def decoding_cpus(actors: ActorPlan) -> float:
     return 1.0 if free >= 2 else free / 2
 
 
-def actor_options(actors: ActorPlan) -> dict[str, Any]:
-    """Return how Ray Data hands whole blocks to the actors."""
-    return {
-        "batch_size": None,
-        "batch_format": "pyarrow",
-        "zero_copy_batch": True,
-        "compute": ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
-        "num_cpus": actors.num_cpus,
-        "num_gpus": actors.num_gpus,
-        # Ray would restart one that died without end and without a word, and wait for ever for the node that it was on.
-        "ray_remote_args_fn": _no_restarts,
-    }
+def explained_by(kind: type, dataset: ray.data.Dataset, shared: Any, actors: ActorPlan) -> ray.data.Dataset:
+    """Hand whole blocks to actors of a kind, which are made of a reference to what they share and their threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last option is deprecated, and nothing has come in its place
+        return dataset.map_batches(
+            kind,
+            fn_constructor_args=(shared, actors.threads),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
+            num_cpus=actors.num_cpus,
+            num_gpus=actors.num_gpus,
+            # Ray would restart one that died without end and a word, and wait for ever for the node that it was on.
+            ray_remote_args_fn=_no_restarts,
+        )
 
 
 def _no_restarts() -> dict[str, int]:

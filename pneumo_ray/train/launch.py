@@ -1,6 +1,7 @@
 """Run a training from its config to a model bundle: check everything, train on the cluster, calibrate, write."""
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def _train(
     )
     with nullcontext() if place.in_process else followed(place.monitor, config.epochs, place.tell):
         try:
-            trainer.fit()
+            trainer.fit() if place.in_process else _beside_main_thread(trainer.fit)
         except Exception:
             if place.monitor.failure() is None:
                 raise
@@ -169,6 +170,23 @@ def _train(
     state = load_state(run)
     assert state is not None, "the trainer ended well without a saved state"
     return state
+
+
+def _beside_main_thread(action: Callable[[], object]) -> None:
+    """Do something in a thread of its own: in the main one Ray Train takes Ctrl-C for itself, and ends without a word."""
+    raised: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            action()
+        except BaseException as error:  # raised again where somebody waits
+            raised.append(error)
+
+    thread = threading.Thread(target=act, name="trainer", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _identity(config: TrainConfig, manifest: pa.Table) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -135,3 +136,49 @@ def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, mode
     nodes.add_node(2)
     assert "wrote 1,280 rows" in job.ends()
     holds_every_picture_once(tmp_path, whole_scores)
+
+
+@pytest.mark.faults
+def test_after_the_head_restarts_the_same_commands_continue(nodes, phantom_run, many, model, whole_scores, tmp_path):
+    """With the head go the driver and all that it ran; what is on disk is what the next one finds."""
+    whole, hit, scored = tmp_path / "whole", tmp_path / "hit", tmp_path / "scores"
+    head = nodes.start_head(8)
+    nodes.job(*train(phantom_run, whole, "--optim.stop-patience", "40")).ends()
+    training = nodes.job(*train(phantom_run, hit, "--epochs", "40", "--optim.stop-patience", "40"))
+    training.until(lambda: len(history(hit)) >= 1)
+    scoring = nodes.job(*explain(many, model, scored))
+    scoring.until(lambda: parts(scored) >= 3)
+    nodes.kill_node(head)
+    for job in (training, scoring):
+        job.process.wait(timeout=180)
+        assert job.process.returncode != 0, job.said
+    nodes.start_head(8)
+    done = len(history(hit))
+    again = nodes.job(*train(phantom_run, hit, "--epochs", str(done + 1), "--optim.stop-patience", "40"))
+    assert f"continuing after epoch {done}" in again.ends()
+    keys = ("epoch", "train_loss", "val_loss", "lr")
+    records = [[{key: record[key] for key in keys} for record in history(run)[:EPOCHS]] for run in (whole, hit)]
+    assert records[0] == records[1][:EPOCHS]
+    assert "wrote 1,280 rows" in nodes.job(*explain(many, model, scored)).ends()
+    holds_every_picture_once(scored, whole_scores)
+
+
+@pytest.mark.faults
+def test_workers_that_die_again_and_again_end_the_run_with_a_sentence(nodes, phantom_run, tmp_path):
+    nodes.start_head(2)
+    slow = ["--data.image-size", "224", "--scaling.max-failures", "1"]
+    job = nodes.job(*train(phantom_run, tmp_path, *slow))
+    killed: set[int] = set()
+
+    def kill_what_trains() -> bool:
+        for worker in nodes.workers("RayTrainWorker"):
+            if worker.pid not in killed and worker.cpu_times().user > 8:  # it has imported torch, and begun
+                killed.add(worker.pid)
+                nodes.kill([worker])
+        return job.process.poll() is not None
+
+    with suppress(AssertionError):
+        job.until(kill_what_trains, seconds=300)
+    said = job.ends(2)
+    assert "error: workers died 2 times in epoch 1" in said
+    assert "Traceback" not in said

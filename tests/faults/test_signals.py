@@ -1,0 +1,90 @@
+"""SIGTERM (a preemption, `ray job stop`) and Ctrl-C: what is finished stays, a sentence says so, the same command continues."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SIGNALS = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
+
+
+def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]) -> None:
+    """Send a signal to a job once something is so, and hold it to its code, its sentence, and to leaving nothing behind."""
+    job = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not when():
+        assert job.poll() is None, job.communicate()
+        assert time.monotonic() < deadline, "the job did not come so far"
+        time.sleep(0.02)
+    family = psutil.Process(job.pid).children(recursive=True)
+    job.send_signal(sign)
+    said, errors = job.communicate(timeout=120)
+    code, word = SIGNALS[sign]
+    assert job.returncode == code, said + errors
+    sentences = [line for line in errors.splitlines() if "the same command continues" in line]
+    assert len(sentences) == 1, errors
+    assert sentences[0].startswith(word)
+    assert "Traceback" not in errors, errors
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, alive
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+def test_training_ends_in_order_and_continues(sign, phantom_run, tmp_path):
+    words = ["jobs/train.py", "--manifest", str(phantom_run / "manifest.parquet"), "--out", str(tmp_path)]
+    words += ["--model.arch", "resnet18", "--model.weights", "none", "--data.image-size", "32", "--batch-size", "16"]
+    words += ["--epochs", "4"]
+    history = tmp_path / "history.jsonl"
+
+    def epochs() -> list[int]:
+        return [json.loads(line)["epoch"] for line in history.read_text().splitlines()] if history.exists() else []
+
+    interrupted(words, sign, lambda: len(epochs()) >= 1)
+    done = len(epochs())
+    again = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert done == 4 or f"continuing after epoch {done}" in again.stdout
+    assert epochs() == [1, 2, 3, 4]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+def test_scoring_ends_in_order_and_continues(sign, phantom_archive, model, tmp_path):
+    archive = tmp_path / "archive"
+    for number in range(8):
+        (archive / str(number)).mkdir(parents=True)
+        for path in phantom_archive.rglob("*.jpeg"):
+            (archive / str(number) / path.name).symlink_to(path)
+    out = tmp_path / "out"
+    words = ["jobs/explain.py", "--archive", str(archive), "--model", str(model), "--out", str(out), "--amp", "off"]
+    interrupted(words, sign, lambda: len(list(out.glob("part-*.parquet"))) >= 2)
+    assert not list(out.glob("*.tmp"))
+    assert not (out / "_job" / "lock.json").exists(), "the next job would wait for this one"
+    again = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "wrote 640 rows" in again.stdout, again.stderr
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+def test_preparing_ends_in_order_and_continues(sign, phantom_archive, tmp_path):
+    archive = tmp_path / "archive"
+    for number in range(40):
+        (archive / str(number)).mkdir(parents=True)
+        for path in phantom_archive.rglob("*.jpeg"):
+            (archive / str(number) / path.name).symlink_to(path)
+    out = tmp_path / "out"
+    words = ["jobs/prepare.py", "--archive", str(archive), "--out", str(out), "--cache"]
+    interrupted(words, sign, lambda: len(list((out / "cache-256").glob("*.arrow"))) >= 1)
+    assert not (out / "manifest.parquet").exists()
+    again = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "wrote 3,200 rows" in again.stdout, again.stderr
