@@ -140,7 +140,7 @@ def inspect_image(data: bytes) -> ImageInfo:
             return ImageInfo(
                 width=width,
                 height=height,
-                mode=str(dataset.get("PhotometricInterpretation", "")),
+                mode=dicom.photometric_of(dataset),
                 format="DICOM",
                 frames=frames,
                 patient_key=str(dataset.get("PatientID") or "").strip() or None,

@@ -56,6 +56,10 @@ RADIOGRAPHY = ("CR", "DX", "RG")
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class of a secondary capture; its multi-frame kinds are .1 to .4 below it."""
 
+PHOTOMETRICS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422")
+PHOTOMETRICS += ("YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")
+"""Photometric interpretations that the standard knows (PS3.3 C.7.6.3.1.2)."""
+
 _LIBJPEG_SYNTAXES = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
 _HEADER_KEYWORDS = [
     "SpecificCharacterSet",
@@ -183,6 +187,12 @@ def picture_size(dataset: Dataset) -> tuple[int, int, int]:
     depth = DEEP_SAMPLES if int(dataset.get("BitsAllocated") or 0) > 16 else 1
     check_size(columns, rows, samples=depth * samples, frames=frames)
     return rows, columns, frames
+
+
+def photometric_of(dataset: Dataset) -> str:
+    """Return the photometric interpretation, or `unknown`: what else stands there may be a name, and is written down."""
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip()
+    return photometric if photometric in PHOTOMETRICS else "unknown"
 
 
 @named_errors("DICOM")

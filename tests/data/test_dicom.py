@@ -517,6 +517,12 @@ def test_inspect_gives_the_patients_key_and_does_not_print_it():
         assert inspect_image(to_bytes(radiograph(ramp(), PatientID=empty))).patient_key is None
 
 
+@pytest.mark.parametrize("photometric", ["WINTERBOTTOM", "DOE^JANE", "", None, ["MONOCHROME2", "DOE"]])
+def test_the_mode_that_goes_into_the_manifest_is_a_word_of_the_standard_or_unknown(photometric):
+    assert inspect_image(to_bytes(radiograph(ramp(), PhotometricInterpretation=photometric))).mode == "unknown"
+    assert inspect_image(to_bytes(radiograph(ramp(), PhotometricInterpretation="YBR_FULL_422"))).mode == "YBR_FULL_422"
+
+
 def test_nothing_of_the_patient_reaches_messages_warnings_or_logs(tmp_path):
     """Pydicom quotes bad values in its own errors and warnings, so a name is put wherever another value belongs."""
     dataset = radiograph(ramp(), WindowCenter="1111111", WindowWidth="2222222", NumberOfFrames="0000001")

@@ -250,12 +250,16 @@ def fuzz(
                         if message is not None:
                             report.add(child.task[0], *message)  # type: ignore[index]
                             continue
-                        if tasks:
+                        # A picture at the size limit is measured in a process that holds nothing else.
+                        if tasks and LIMIT not in (child.task[0], tasks[0][0]):  # type: ignore[index]
                             child.give(tasks.popleft())
                             continue
                         child.give(None)
                         child.process.join()
                         children.remove(child)
+                        if tasks:
+                            children.append(Child(folder, number := number + 1, rehearse))
+                            children[-1].give(tasks.popleft())
                 elif child.seconds_at_file() > 3 * max_seconds or time.monotonic() - child.since > MAX_WAIT:
                     child.process.kill()
                     died = True
