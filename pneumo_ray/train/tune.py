@@ -46,11 +46,14 @@ class Halving(ASHAScheduler):
             grace_period=max(1, min(3, epochs // 3)),
             reduction_factor=3,
         )
+        self._epochs = epochs
         self.stopped: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decide, and remember."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
+        if result.get("epoch", 0) >= self._epochs:  # nothing is left to save, and its model is not written yet
+            return str(TrialScheduler.CONTINUE)
         if decision == TrialScheduler.STOP:
             self.stopped.add(trial.config["name"])
         return decision

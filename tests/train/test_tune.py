@@ -214,6 +214,12 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
     assert scheduler.stopped == {"bad"}
     # A trial is never ended at its last report: it has its model to write.
     assert scheduler.on_trial_result(None, good, {"epoch": 9, "val_loss": 0.05}) == "CONTINUE"
+    for epochs in (1, 3):  # the last epoch is one at which trials are judged
+        scheduler = Halving(epochs)
+        for one, loss in ((good, 0.1), (bad, 0.9)):
+            scheduler.on_trial_add(None, one)
+            assert scheduler.on_trial_result(None, one, {"epoch": epochs, "val_loss": loss}) == "CONTINUE"
+        assert not scheduler.stopped
 
 
 def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_command(whole, phantom_run, tmp_path):
