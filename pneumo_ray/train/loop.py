@@ -119,7 +119,7 @@ def _train(job: WorkerJob) -> None:
                 job.monitor.finish_epoch(record)
             # A barrier for all ranks. The state was saved before it, so an epoch that was reported is never lost.
             ray.train.report(record)
-            if state.stopped:
+            if state.stopped or (state.epoch < config.epochs and not job.monitor.goes_on(state.epoch)):
                 break
 
 

@@ -1,5 +1,6 @@
 """How the driver learns what its workers do: an actor that they tell, and a thread that prints what it heard."""
 
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ class Monitor:
         self._epochs: list[dict[str, Any]] = []
         self._failure: PneumoError | None = None
         self._begun = (-1, 0)
+        self._judged: float = math.inf
+        self._answers: dict[int, bool] = {}
 
     def begin(self, epoch: int) -> int:
         """Hear that workers begin with an epoch, counted from 0; return how often they have, in a row, with this one."""
@@ -44,6 +47,16 @@ class Monitor:
     def failure(self) -> PneumoError | None:
         """Return why the run cannot go on, or None."""
         return self._failure
+
+    def judge(self, epochs: int) -> None:
+        """Hear that the run may go on after so many epochs, and then only when it is judged again."""
+        self._judged = epochs
+
+    def goes_on(self, epochs: int) -> bool | None:
+        """Whether the run goes on after so many epochs: one answer for all workers, None where it is not judged yet."""
+        if self._failure is None and epochs > self._judged:
+            return None
+        return self._answers.setdefault(epochs, self._failure is None)
 
     def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
         """Return the newest step and the epochs after the first `after` ones."""
@@ -79,6 +92,16 @@ class RemoteMonitor(Monitor):
         """Ask the actor."""
         reason: PneumoError | None = ray.get(self._actor.failure.remote())
         return reason
+
+    def judge(self, epochs: int) -> None:
+        """Tell the actor, and wait until it knows."""
+        ray.get(self._actor.judge.remote(epochs))
+
+    def goes_on(self, epochs: int) -> bool:
+        """Ask the actor, until it knows."""
+        while (answer := ray.get(self._actor.goes_on.remote(epochs))) is None:
+            time.sleep(0.1)
+        return bool(answer)
 
     def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
         """Ask the actor."""

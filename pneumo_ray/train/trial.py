@@ -55,7 +55,7 @@ class TrialJob:
     """Measure how well Monte Carlo dropout finds the errors on validation."""
 
 
-class StoppedError(Exception):
+class StoppedError(PneumoError):
     """Ray Tune has ended the trial."""
 
 
@@ -69,7 +69,7 @@ class TrialMonitor(Monitor):
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Hear of a step."""
         if self._ended.is_set():
-            raise StoppedError
+            raise StoppedError("stopped early by the scheduler")
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Hear of an epoch."""
@@ -119,18 +119,18 @@ class TrialRunner(ray.tune.Trainable):
         self._thread.start()
 
     def _end(self) -> bool:
-        """End the trial if it still runs; return whether it is over. A nested run goes only with this process."""
+        """End the trial if it still runs; return whether it is over."""
         self._ended.set()
-        self._thread.join(timeout=60 if self._job.share.in_process else 1)
+        # The workers of a nested run hear of it when they wait to be judged; else they go with this process.
+        share = self._job.share
+        self._thread.join(timeout=60 if share.in_process or self._job.judged else 1)
         return not self._thread.is_alive()
 
     def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event, turns: threading.Semaphore) -> None:
-        waits = self._job.judged and self._job.share.in_process  # a nested run asks nobody
-
         def wait() -> None:
-            while waits and not turns.acquire(timeout=0.5):
+            while self._job.judged and not turns.acquire(timeout=0.5):
                 if ended.is_set():
-                    raise StoppedError
+                    raise StoppedError("stopped early by the scheduler")
 
         def tell(record: dict[str, Any]) -> None:
             news.put(dict(record))
@@ -164,20 +164,33 @@ def run_trial(
     # Ray Tune starts a trial again; a nested run that did so too would multiply the attempts.
     scaling = replace(config.scaling, threads_per_worker=share.threads, max_failures=0)
     config = replace(config, scaling=scaling)
-    place = Place(
-        shares=share.cpus,
-        monitor=TrialMonitor(tell, ended) if share.in_process else RemoteMonitor(),
-        reserved=reserved,
-        in_process=share.in_process,
-        tell=tell,
-    )
+    monitor: Monitor = TrialMonitor(tell, ended) if share.in_process else RemoteMonitor()
+
+    def hear(record: dict[str, Any]) -> None:
+        """Hear of an epoch of a nested run, whose workers wait until it is judged; then they go on, or end in order.
+
+        Where only the process of the trial ended, the workers' reservation would stay: Ray Train gives it back when the
+        dashboard says that the run is gone, and not every cluster has one.
+        """
+        try:
+            tell(record)
+            if job.judged:
+                monitor.judge(record["epoch"])
+        except StoppedError as reason:
+            monitor.fail(reason)
+
+    place = Place(shares=share.cpus, monitor=monitor, reserved=reserved, in_process=share.in_process, tell=hear)
     started, before = time.monotonic(), latest_epoch(config.out)
     if job.judged and before:
         for line in storage.read_bytes(storage.join(config.out, "history.jsonl")).decode().splitlines():
             tell(json.loads(line))
+    if job.judged and not share.in_process:
+        monitor.judge(before)
     try:
         result = fit(config, place)
         found = error_finding(config, result.model, share.in_process) if job.uncertainty else {}
+    except StoppedError:
+        raise
     except PneumoError as error:
         status = "diverged" if isinstance(error, DivergedError) else "failed"
         write_record(config.out, trial, status, reason=str(error))
