@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray._private import ray_constants, services
 from ray.data._internal.datasource.range_datasource import RangeDatasource
 from ray.train import DataConfig
 from ray.util.placement_group import PlacementGroup
@@ -37,6 +39,11 @@ _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "
 
 def start_ray() -> None:
     """Join the cluster that the job was submitted to, or start one on this machine, reached from nowhere else."""
+    if services.canonicalize_bootstrap_address(None) is None:
+        # On Linux only Ray's dashboard keeps to loopback by itself; the rest, which runs what it is sent, listens on
+        # every interface. This is the switch by which Ray keeps to itself on macOS and Windows; processes inherit it.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(logging_level="warning", log_to_driver=False)
     end_on_sigterm()  # Ray has its own way of ending, without a word
     quiet_ray_data()
