@@ -50,11 +50,14 @@ def start_ray() -> None:
 
 
 def quiet_ray_data() -> None:
-    """Keep Ray Data's own progress bars and notices out of a job's output; the jobs report progress themselves."""
+    """Keep Ray Data's own progress bars and notices out of a job's output.
+
+    The jobs report progress themselves, and say one sentence of a worker that died; what is a bug is raised in any case.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def was_started_before() -> bool:
