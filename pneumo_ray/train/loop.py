@@ -86,7 +86,7 @@ def _train(job: WorkerJob) -> None:
     first_epoch = state.epoch if state else 0
     if state and (state.stopped or first_epoch >= config.epochs):
         return
-    attempts = job.monitor.begin(first_epoch) if rank == 0 else 0
+    attempts = job.monitor.begin(first_epoch, schedule.world_size) if rank == 0 else 0
     if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
         raise ClusterError(
             f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for want of memory; what is "

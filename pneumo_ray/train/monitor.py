@@ -22,14 +22,17 @@ class Monitor:
         self._step: tuple[int, int, int] = (0, 0, 0)
         self._epochs: list[dict[str, Any]] = []
         self._failure: PneumoError | None = None
-        self._begun = (-1, 0)
+        self._begun: tuple[tuple[int, int] | None, int] = (None, 0)
         self._judged: float = math.inf
         self._answers: dict[int, bool] = {}
 
-    def begin(self, epoch: int) -> int:
-        """Hear that workers begin with an epoch, counted from 0; return how often they have, in a row, with this one."""
+    def begin(self, epoch: int, workers: int) -> int:
+        """Hear that so many workers begin with an epoch, counted from 0; return how often they have, in a row.
+
+        A group of another size is one that grew or shrank with its cluster, and counts anew.
+        """
         last, times = self._begun
-        self._begun = (epoch, times + 1 if epoch == last else 1)
+        self._begun = ((epoch, workers), times + 1 if (epoch, workers) == last else 1)
         return self._begun[1]
 
     def step(self, epoch: int, step: int, steps: int) -> None:
@@ -71,9 +74,9 @@ class RemoteMonitor(Monitor):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote()
 
-    def begin(self, epoch: int) -> int:
+    def begin(self, epoch: int, workers: int) -> int:
         """Tell the actor, and wait for its answer."""
-        times: int = ray.get(self._actor.begin.remote(epoch))
+        times: int = ray.get(self._actor.begin.remote(epoch, workers))
         return times
 
     def step(self, epoch: int, step: int, steps: int) -> None:

@@ -22,6 +22,7 @@ from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.capacity import share_cpus, share_elastic
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
+from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import load_state
 
 EPOCHS = 4
@@ -228,6 +229,12 @@ def test_elastic_workers_that_fill_every_node_leave_room_for_what_is_set_aside(n
     assert gpus.set_aside == 0
     with pytest.raises(ClusterError, match="leave none"):
         share_elastic([{"CPU": 4.0}], ScalingConfig(num_workers=(1, 9), cpus_per_worker=2))
+
+
+def test_only_restarts_without_progress_and_without_another_size_are_counted():
+    monitor = Monitor()
+    begun = [(0, 2), (0, 2), (0, 2), (0, 1), (0, 2), (1, 2), (1, 2)]
+    assert [monitor.begin(*group) for group in begun] == [1, 2, 3, 1, 1, 1, 2]
 
 
 def test_a_state_without_its_config_is_not_continued(whole, phantom_run, tmp_path):
