@@ -122,21 +122,27 @@ def absolute(uri: str) -> str:
 
 def base_name(uri: str) -> str:
     """Return the last name of a path or URI."""
-    return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/").rsplit("/", 1)[-1]
+    return split_query(uri)[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+def split_query(uri: str) -> tuple[str, str]:
+    """Return a path or URI without its query, and the query with its question mark, empty where there is none."""
+    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return address, mark + query
 
 
 def parent(uri: str) -> str:
     """Return the folder that holds the file or folder at a path or URI; a URI keeps its query."""
-    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    return address.rstrip("/").rpartition("/")[0] + mark + query
+    address, query = split_query(uri)
+    return address.rstrip("/").rpartition("/")[0] + query
 
 
 def join(base: str, *parts: str) -> str:
     """Join names to a path or URI; in a URI the names are escaped and its query (`?endpoint_override=...`) stays last."""
     if "://" not in base:
         return "/".join([base.rstrip("/"), *parts])
-    address, mark, query = base.partition("?")
-    return "/".join([address.rstrip("/"), *map(quote, parts)]) + mark + query
+    address, query = split_query(base)
+    return "/".join([address.rstrip("/"), *map(quote, parts)]) + query
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -307,8 +313,8 @@ def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
     Raises:
         StorageError: if the place cannot be written.
     """
-    address, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    temporary = f"{address}.{uuid.uuid4().hex[:8]}.tmp{mark}{query}"
+    address, query = split_query(uri)
+    temporary = f"{address}.{uuid.uuid4().hex[:8]}.tmp{query}"
     fs, path = filesystem(temporary)
     _, final = filesystem(uri)
     try:

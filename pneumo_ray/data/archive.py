@@ -72,7 +72,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
     roots = [storage.absolute(archive) for archive in archives]
     for number, root in enumerate(roots):
         for other in roots[:number]:
-            one, two = (f"{uri.partition('?')[0] if '://' in uri else uri}/" for uri in (root, other))
+            one, two = (f"{storage.split_query(uri)[0]}/" for uri in (root, other))
             if one.startswith(two) or two.startswith(one):
                 raise ArchiveError(
                     f"--archive {root} and {other} overlap, so pictures would count twice; give one of them"

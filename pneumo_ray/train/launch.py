@@ -13,7 +13,7 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_flat, flatten, save_config
@@ -134,10 +134,8 @@ def _train(
         monitor=place.monitor,
     )
     gpus = {"GPU": config.scaling.gpus_per_worker} if config.scaling.use_gpu else {}
-    reserved = place.reserved
-    if place.shares.set_aside:
-        reserved = placement_group([{"CPU": place.shares.set_aside}])
-        ray.get(reserved.ready())
+    own = _set_aside(place.shares.set_aside) if place.shares.set_aside else None
+    reserved = own or place.reserved
     stream = StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
     scaling = config.scaling
     workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
@@ -165,11 +163,21 @@ def _train(
         except Exception:
             if place.monitor.failure() is None:
                 raise
+        finally:
+            if own is not None:
+                remove_placement_group(own)
     if (reason := place.monitor.failure()) is not None:
         raise reason
     state = load_state(run)
     assert state is not None, "the trainer ended well without a saved state"
     return state
+
+
+def _set_aside(cpus: float) -> PlacementGroup:
+    """Keep CPUs from the workers; whoever does this in a process that lives on gives them back."""
+    group = placement_group([{"CPU": cpus}])
+    ray.get(group.ready())
+    return group
 
 
 def _beside_main_thread(action: Callable[[], object]) -> None:

@@ -11,12 +11,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_plain, flatten
+from pneumo_ray.cluster import living_nodes
 from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
@@ -121,8 +121,7 @@ def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, 
         _check_same_study(before, study, base, manifest)
         # Sums over threads round differently: all trials have the number that the first had, whenever they are run.
         scaling = replace(scaling, threads_per_worker=scaling.threads_per_worker or before["threads"])
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    share = share_cluster(nodes, scaling, num_trials, config.max_concurrent)
+    share = share_cluster(living_nodes(), scaling, num_trials, config.max_concurrent)
     description = {"study": as_plain(study), "config": as_plain(base), "manifest": manifest, "threads": share.threads}
     storage.write_json(description, about)
     return share
