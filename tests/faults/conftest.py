@@ -141,6 +141,20 @@ class Nodes:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def under_many_names(phantom_archive) -> Callable[[Path, int], Path]:
+    """What fills a folder with the 80 phantoms, each under so many names."""
+
+    def fill(folder: Path, names: int) -> Path:
+        for number in range(names):
+            (folder / str(number)).mkdir(parents=True)
+            for path in phantom_archive.rglob("*.jpeg"):
+                (folder / str(number) / path.name).symlink_to(path)
+        return folder
+
+    return fill
+
+
 @pytest.fixture
 def nodes(tmp_path_factory) -> Iterator[Nodes]:
     """No nodes yet; all that the test starts is ended with it."""

@@ -76,14 +76,9 @@ def scores(out: Path) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def many(phantom_archive, tmp_path_factory) -> Path:
-    """1,280 pictures, which are 40 shards: 80 phantoms under 16 names each."""
-    archive = tmp_path_factory.mktemp("many")
-    for number in range(16):
-        (archive / str(number)).mkdir()
-        for path in phantom_archive.rglob("*.jpeg"):
-            (archive / str(number) / path.name).symlink_to(path)
-    return archive
+def many(under_many_names, tmp_path_factory) -> Path:
+    """1,280 pictures, which are 40 shards."""
+    return under_many_names(tmp_path_factory.mktemp("many"), 16)
 
 
 def explain(archive: Path, model: Path, out: Path, *more: str) -> list[str]:

@@ -59,12 +59,8 @@ def test_training_ends_in_order_and_continues(sign, phantom_run, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
-def test_scoring_ends_in_order_and_continues(sign, phantom_archive, model, tmp_path):
-    archive = tmp_path / "archive"
-    for number in range(8):
-        (archive / str(number)).mkdir(parents=True)
-        for path in phantom_archive.rglob("*.jpeg"):
-            (archive / str(number) / path.name).symlink_to(path)
+def test_scoring_ends_in_order_and_continues(sign, under_many_names, model, tmp_path):
+    archive = under_many_names(tmp_path / "archive", 8)
     out = tmp_path / "out"
     words = ["jobs/explain.py", "--archive", str(archive), "--model", str(model), "--out", str(out), "--amp", "off"]
     interrupted(words, sign, lambda: len(list(out.glob("part-*.parquet"))) >= 2)
@@ -76,12 +72,8 @@ def test_scoring_ends_in_order_and_continues(sign, phantom_archive, model, tmp_p
 
 @pytest.mark.faults
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
-def test_preparing_ends_in_order_and_continues(sign, phantom_archive, tmp_path):
-    archive = tmp_path / "archive"
-    for number in range(40):
-        (archive / str(number)).mkdir(parents=True)
-        for path in phantom_archive.rglob("*.jpeg"):
-            (archive / str(number) / path.name).symlink_to(path)
+def test_preparing_ends_in_order_and_continues(sign, under_many_names, tmp_path):
+    archive = under_many_names(tmp_path / "archive", 40)
     out = tmp_path / "out"
     words = ["jobs/prepare.py", "--archive", str(archive), "--out", str(out), "--cache"]
     interrupted(words, sign, lambda: len(list((out / "cache-256").glob("*.arrow"))) >= 1)
