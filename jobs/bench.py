@@ -7,16 +7,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pneumo_ray.bench.data import bench_data
-from pneumo_ray.bench.evaluate import bench_evaluate
-from pneumo_ray.bench.explain import bench_explain
-from pneumo_ray.bench.requests import bench_requests
-from pneumo_ray.bench.scale import bench_scale
-from pneumo_ray.bench.score import bench_score
-from pneumo_ray.bench.timing import HEADER
-from pneumo_ray.bench.train import bench_train
-from pneumo_ray.bench.tune import bench_tune
-from pneumo_ray.cli import run_job
+from benchmarks.data import bench_data
+from benchmarks.evaluate import bench_evaluate
+from benchmarks.explain import bench_explain
+from benchmarks.requests import bench_requests
+from benchmarks.scale import bench_scale
+from benchmarks.score import bench_score
+from benchmarks.timing import HEADER
+from benchmarks.train import bench_train
+from benchmarks.tune import bench_tune
+from pneumo_ray.config import run_job
 from pneumo_ray.console import say
 from pneumo_ray.errors import ArchiveError
 

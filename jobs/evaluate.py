@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pneumo_ray.cli import run_job
+from pneumo_ray.config import run_job
 from pneumo_ray.evaluate.job import EvaluateConfig, check_same_model, write_evaluation
 from pneumo_ray.score.config import ScoringScale
 

@@ -52,7 +52,7 @@ def ray_cluster():
 @pytest.fixture(scope="session")
 def phantom_archive(tmp_path_factory) -> Path:
     """80 phantom radiographs in Kermany layout."""
-    from pneumo_ray.data.phantom import PhantomConfig, write_phantom_archive
+    from pneumo_ray.phantom.synthetic import PhantomConfig, write_phantom_archive
 
     folder = tmp_path_factory.mktemp("phantoms") / "archive"
     return write_phantom_archive(folder, PhantomConfig(num_images=80, image_size=128, difficulty=0.2))

@@ -17,8 +17,8 @@ from typing import IO
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
 from pneumo_ray.errors import ArchiveError, PneumoError
+from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError
 
 MAX_FILE_BYTES = 1 << 29
 """A single picture larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""

@@ -4,9 +4,9 @@ import re
 
 from pneumo_ray import storage
 from pneumo_ray.data.archive import read_picture
-from pneumo_ray.data.decode import inspect_image
-from pneumo_ray.data.guard import Call, unguarded
 from pneumo_ray.errors import PneumoError
+from pneumo_ray.images.decode import inspect_image
+from pneumo_ray.images.isolation import Call, unguarded
 
 _HEADER_BYTES = 1 << 20
 _SINGLE = re.compile(r"\.(jpe?g|jpe|png|webp)$", re.IGNORECASE)

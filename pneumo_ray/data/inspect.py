@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import Entry, read_pictures
-from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import Key, write_shard
-from pneumo_ray.data.decode import decode_image, inspect_image
-from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
 from pneumo_ray.errors import DecodeError
+from pneumo_ray.images.augment import resize_grey
+from pneumo_ray.images.decode import decode_image, inspect_image
+from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 
 INSPECTED_SCHEMA = pa.schema([*SCHEMA, *CACHE_FIELDS])
 

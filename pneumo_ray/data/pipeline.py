@@ -19,13 +19,13 @@ from ray.train import DataConfig
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pneumo_ray.cli import end_on_sigterm
+from pneumo_ray.config import end_on_sigterm
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
+from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
-from pneumo_ray.data.pixels import CACHE_SIZE, load_squares
-from pneumo_ray.data.stream import BatchSource, Schedule
 from pneumo_ray.errors import ManifestError, PneumoError, StorageError
+from pneumo_ray.train.batches import BatchSource, Schedule
 
 MAX_READ_TASKS = 5_000
 """Bounds what the planning of a run of any length costs, a millisecond a task; a task makes several tickets where there

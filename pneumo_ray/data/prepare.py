@@ -14,7 +14,7 @@ from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
-from pneumo_ray.data.guard import DECODE_SECONDS
+from pneumo_ray.data.dataset import CACHE_SIZE, decoding_size
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import (
@@ -25,9 +25,9 @@ from pneumo_ray.data.manifest import (
     usable,
     write_manifest,
 )
-from pneumo_ray.data.pixels import CACHE_SIZE, decoding_size
 from pneumo_ray.data.split import Protocol, assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
+from pneumo_ray.images.isolation import DECODE_SECONDS
 
 
 @dataclass(frozen=True)

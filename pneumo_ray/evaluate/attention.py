@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from pneumo_ray.data.augment import boxes_of_input
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.faithfulness import energy_in_box, pointing_game
 from pneumo_ray.explain.zones import Box
+from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.model import Preprocessing
 
 

@@ -12,13 +12,13 @@ from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.compare import compare
 from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
-from pneumo_ray.evaluate.report.history import read_history
-from pneumo_ray.evaluate.report.subject import Subject
-from pneumo_ray.evaluate.report.write import write_report
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import summary_lines, tables_of
 from pneumo_ray.evaluate.zone_table import zone_table
+from pneumo_ray.report.history import read_history
+from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.write import write_report
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.metrics import roc_auc_score
 
-from pneumo_ray.data.corruptions import AS_IT_IS, CONDITIONS, Condition
 from pneumo_ray.evaluate.compare import auc_interval_by_patient
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
 from pneumo_ray.evaluate.tables import number_text
+from pneumo_ray.images.corruptions import AS_IT_IS, CONDITIONS, Condition
 
 FORMAT = "pneumo_ray.robustness 1"
 

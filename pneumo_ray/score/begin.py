@@ -14,12 +14,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumo_ray import storage
-from pneumo_ray.cli import save_config
+from pneumo_ray.config import save_config
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import Bundle
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.source import (
+from pneumo_ray.score.image_list import (
     Source,
     list_fingerprint,
     list_pictures,

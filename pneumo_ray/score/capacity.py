@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pneumo_ray.cluster import wait_for
 from pneumo_ray.errors import ClusterError
+from pneumo_ray.ray_cluster import wait_for
 from pneumo_ray.score.config import ExplainConfig
 
 

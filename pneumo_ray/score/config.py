@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pneumo_ray.data.guard import DECODE_SECONDS
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain.cam import Target
+from pneumo_ray.images.isolation import DECODE_SECONDS
 
 ZoneMode = Literal["image", "box"]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import read_pictures
-from pneumo_ray.data.decode import inspect_image
-from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded, unguarded
+from pneumo_ray.data.dataset import network_input
 from pneumo_ray.data.inspect import describe
-from pneumo_ray.data.pixels import network_input
 from pneumo_ray.errors import DecodeError
+from pneumo_ray.images.decode import inspect_image
+from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded, unguarded
 from pneumo_ray.model import Preprocessing
 
 

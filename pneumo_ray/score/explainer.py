@@ -16,7 +16,7 @@ from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.table import ScoreFacts, to_columns
+from pneumo_ray.score.schema import ScoreFacts, to_columns
 
 
 @dataclass(frozen=True)

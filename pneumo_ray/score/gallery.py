@@ -18,8 +18,8 @@ from pneumo_ray.explain.zones import Box
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_picture
 from pneumo_ray.score.explainer import Explainer, ScoringModel
-from pneumo_ray.score.source import Source
-from pneumo_ray.score.table import part_name
+from pneumo_ray.score.image_list import Source
+from pneumo_ray.score.schema import part_name
 
 RANKINGS = {
     "uncertain": (("mutual_information",), "Most uncertain"),

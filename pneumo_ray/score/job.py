@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_plain
+from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.errors import StorageError
-from pneumo_ray.folder_lock import folder_lock
 from pneumo_ray.model import Bundle, load_bundle
+from pneumo_ray.run_folder import folder_lock
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.capacity import plan_actors
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
-from pneumo_ray.score.source import Source
-from pneumo_ray.score.table import part_name
+from pneumo_ray.score.image_list import Source
+from pneumo_ray.score.schema import part_name
 from pneumo_ray.score.workers import Plan, WorkersDiedError, score_shards
 
 MAX_FRUITLESS = 5

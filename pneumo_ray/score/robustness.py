@@ -20,19 +20,19 @@ import ray.data
 
 from pneumo_ray import storage
 from pneumo_ray.console import duration, progress, say
-from pneumo_ray.data.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
 from pneumo_ray.data.pipeline import counted, fetched, was_started_before
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
+from pneumo_ray.images.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.capacity import ActorPlan, plan_actors
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ScoringModel, take_apart
-from pneumo_ray.score.source import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
+from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
 from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, explained_by, open_explainer
 
 MAX_PICTURES = 16

@@ -21,8 +21,8 @@ from pneumo_ray.score.capacity import ActorPlan
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ScoringModel
-from pneumo_ray.score.source import Source
-from pneumo_ray.score.table import part_name
+from pneumo_ray.score.image_list import Source
+from pneumo_ray.score.schema import part_name
 
 
 @dataclass(frozen=True)

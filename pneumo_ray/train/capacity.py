@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumo_ray.cluster import wait_for
 from pneumo_ray.errors import ClusterError
+from pneumo_ray.ray_cluster import wait_for
 from pneumo_ray.train.config import ScalingConfig
 
 LEAST_CPU = 0.05

@@ -16,21 +16,21 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_flat, flatten, save_config
+from pneumo_ray.config import as_flat, flatten, save_config
 from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.pipeline import StreamConfig
 from pneumo_ray.data.prepare import cache_of, load_training_rows
-from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
-from pneumo_ray.data.stream import BatchSource
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.model import PneumoniaNet, build_model
+from pneumo_ray.train.batches import BatchSource
 from pneumo_ray.train.capacity import CpuShares, wait_for_cluster
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
+from pneumo_ray.train.sampling import effective_odds, positive_weight
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point")

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from pneumo_ray.data.stream import PADDING, Schedule
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
+from pneumo_ray.train.batches import PADDING, Schedule
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import TrainState, load_state, save_state

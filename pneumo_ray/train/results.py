@@ -10,14 +10,14 @@ import pyarrow as pa
 from scipy.special import expit
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_plain
+from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, say
-from pneumo_ray.data.augment import base_size
 from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
+from pneumo_ray.images.augment import base_size
 from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.state import TrainState

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from pneumo_ray import storage
-from pneumo_ray.cli import as_flat
+from pneumo_ray.config import as_flat
 from pneumo_ray.train.config import TrainConfig
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from pneumo_ray.data import archive
 from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
-from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
 from pneumo_ray.errors import ArchiveError
+from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError
 
 
 def ids(*archives) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from pneumo_ray.data.manifest import SCHEMA, write_manifest
 from pneumo_ray.explain import ZONES
-from pneumo_ray.score.table import NUMBERS, ScoreFacts
+from pneumo_ray.score.schema import NUMBERS, ScoreFacts
 
 N = 240
 THRESHOLD, TEMPERATURE = 0.4, 2.0

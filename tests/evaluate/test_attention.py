@@ -10,7 +10,7 @@ from pneumo_ray.evaluate.attention import map_similarity, pointing
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.evaluate.uncertainty import flagged_shares
 from pneumo_ray.explain import ZONES
-from pneumo_ray.score.table import ScoreFacts
+from pneumo_ray.score.schema import ScoreFacts
 
 
 def scores(maps: np.ndarray, explained: str = "pneumonia", **columns) -> Scores:

@@ -14,7 +14,7 @@ from sklearn import metrics
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.evaluate.numbers import predictive_values
-from pneumo_ray.score.table import ScoreFacts
+from pneumo_ray.score.schema import ScoreFacts
 
 N = 240
 THRESHOLD, TEMPERATURE = 0.4, 2.0

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import recall_score, roc_auc_score
 
-from pneumo_ray.data.corruptions import AS_IT_IS, Condition
 from pneumo_ray.evaluate.robustness import SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
+from pneumo_ray.images.corruptions import AS_IT_IS, Condition
 
 N, THRESHOLD = 120, 0.4
 NOISE = Condition("noise", 2)

@@ -29,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumo_ray.data.decode_errors import DEEP_SAMPLES, MAX_PIXELS
+from pneumo_ray.images.decode_errors import DEEP_SAMPLES, MAX_PIXELS
 
 _LARGEST_SAMPLE = 150_000
 """Bytes of a pydicom test file above which it is left out, because mutations would rarely meet its header."""

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_ray.data.archive import Entry, list_archives, read_picture
-from pneumo_ray.data.augment import resize_grey
-from pneumo_ray.data.decode import DecodeError, decode_image, inspect_image
 from pneumo_ray.data.frames import count_frames
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.errors import ModelError, PneumoError
+from pneumo_ray.images.augment import resize_grey
+from pneumo_ray.images.decode import DecodeError, decode_image, inspect_image
 
 SECRETS = ("SECRET7", "DOE^JANE")
 """Patient's ID and name in the DICOM seeds."""

@@ -13,7 +13,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from pneumo_ray.cli import parse
+from pneumo_ray.config import parse
 from pneumo_ray.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_ray.cli import load_config
+from pneumo_ray.config import load_config
 from pneumo_ray.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]

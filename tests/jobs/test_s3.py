@@ -20,8 +20,8 @@ from pneumo_ray.score.job import explain_archive
 from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 from pneumo_ray.train.state import latest_epoch
-from pneumo_ray.train.study_config import StudyConfig
-from pneumo_ray.train.tune import run_study
+from pneumo_ray.tune.config import StudyConfig
+from pneumo_ray.tune.job import run_study
 
 ROOT = Path(__file__).parents[2]
 MODEL = ModelConfig(arch="resnet18", weights="none")

@@ -21,8 +21,8 @@ import torch
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError, ModelError, StorageError
 from pneumo_ray.explain import ZONES, BayesGradCAM
-from pneumo_ray.folder_lock import FolderInUseError, folder_lock
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
+from pneumo_ray.run_folder import FolderInUseError, folder_lock
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_picture
 from pneumo_ray.score.explainer import Explainer, take_apart
@@ -346,6 +346,6 @@ def test_the_core_of_scoring_needs_no_ray():
     code = textwrap.dedent("""
         import sys
         sys.modules["ray"] = None
-        import pneumo_ray.score.explainer, pneumo_ray.score.decode, pneumo_ray.score.table
+        import pneumo_ray.score.explainer, pneumo_ray.score.decode, pneumo_ray.score.schema
     """)
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

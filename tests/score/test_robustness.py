@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pneumo_ray.data.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ConfigError, ManifestError, ModelError
 from pneumo_ray.explain import BayesGradCAM
+from pneumo_ray.images.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_picture
+from pneumo_ray.score.image_list import LUNG_COLUMNS
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.robustness import measure_robustness
-from pneumo_ray.score.source import LUNG_COLUMNS
 
 LUNGS = (20, 10, 110, 80)
 """In pixels of the phantoms, which are 128 wide."""

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
+from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.capacity import share_cpus, share_elastic
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
@@ -80,9 +80,9 @@ def test_a_run_leaves_a_bundle_a_history_and_curves(whole):
 
 
 def test_the_validation_scores_are_those_of_the_saved_network_on_every_image(whole, phantom_run):
-    from pneumo_ray.data.augment import center_crop
-    from pneumo_ray.data.pixels import load_bases
+    from pneumo_ray.data.dataset import load_bases
     from pneumo_ray.data.prepare import load_training_rows
+    from pneumo_ray.images.augment import center_crop
     from pneumo_ray.model.precision import amp_dtype, autocast
 
     _, _, val = load_training_rows(str(phantom_run / "manifest.parquet"))

@@ -1,0 +1,381 @@
+"""What ten thousand, a hundred thousand and a million pictures cost beside their pixels: seconds, memory, and how both grow.
+
+Each step runs in a process of its own, so that the peak of its memory is its own (Linux alone tells it). The pictures are
+a few files under many names; the scores are drawn.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.drawn import CONFIG_HASH, MODEL_HASH, drawn_manifest, image_name, write_drawn_scores
+from pneumo_ray import storage
+from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.audit import audit
+from pneumo_ray.data.kermany import read_path
+from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage, write_manifest
+from pneumo_ray.data.prepare import load_training_rows
+from pneumo_ray.data.split import assign_splits
+from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.train import batches as stream
+from pneumo_ray.train.sampling import epoch_plan
+
+SIZES = (10_000, 100_000, 1_000_000)
+EPOCHS = 30
+_MAX_LINKS = 50_000
+"""Names of one file; ext4 allows 65,000."""
+_IMAGE_SIZE = 224
+
+Facts = dict[str, Any]
+Work = Callable[[], Facts]
+"""What is measured; returns facts by which one sees that it did what it should."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step took at one size."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of all threads; what else runs on the machine changes it less."""
+    peak_mb: float
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of one size, and what the steps find and leave in it."""
+
+    base: Path
+    n: int
+
+    @property
+    def tree(self) -> Path:
+        """The archive as folders of a thousand files."""
+        return self.base / "tree"
+
+    @property
+    def tar(self) -> Path:
+        """The archive as one tar file."""
+        return self.base / "pictures.tar"
+
+    @property
+    def drawn(self) -> str:
+        """A manifest whose splits are those of the folders."""
+        return str(self.base / "drawn.parquet")
+
+    @property
+    def manifest(self) -> str:
+        """The same, divided."""
+        return str(self.base / "manifest.parquet")
+
+    @property
+    def pictures(self) -> str:
+        """The list of the scoring job."""
+        return str(self.base / "pictures.parquet")
+
+    @property
+    def scores(self) -> Path:
+        """All part files."""
+        return self.base / "scores"
+
+    @property
+    def half(self) -> Path:
+        """Every second part file."""
+        return self.base / "half"
+
+
+def bench_scale(shared: Path, sizes: Sequence[int] = SIZES) -> Iterator[str]:
+    """Yield a Markdown table of all steps, line by line."""
+    originals = [Path(entry.uri) for entry in list_archives([str(shared / "kermany224")])][:50]
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Place(Path(folder) / str(n), n) for n in sizes]
+        for place in places:
+            make_inputs(place, originals)
+        yield f"| step | {' | '.join(f'{n:,}: s (CPU s) | MB' for n in sizes)} | growth |"
+        yield f"| --- |{' --- |' * (2 * len(sizes) + 1)}"
+        for name, (what, _) in STEPS.items():
+            found = [measure(name, place) for place in places]
+            cells = " | ".join(f"{m.seconds:.3g} ({m.cpu_seconds:.3g}) | {m.peak_mb:,.0f}" for m in found)
+            grows = f"{growth(found, sizes):.2f}" if found[0].cpu_seconds > 1e-4 else ""
+            yield f"| {what} | {cells} | {grows} |"
+
+
+def growth(found: Sequence[Measured], sizes: Sequence[int]) -> float:
+    """Return the exponent k of CPU seconds ~ n^k between the two largest sizes: 1 is linear, NaN if there is one size."""
+    if len(sizes) < 2:
+        return math.nan
+    return math.log(found[-1].cpu_seconds / found[-2].cpu_seconds) / math.log(sizes[-1] / sizes[-2])
+
+
+def make_inputs(place: Place, originals: Sequence[Path]) -> None:
+    """Make a folder tree, a tar file, a manifest and finished scores of `place.n` pictures from a few files."""
+    place.base.mkdir(parents=True)
+    copies = [place.base / "originals" / f"{i}.jpeg" for i in range(max(len(originals), -(-place.n // _MAX_LINKS)))]
+    copies[0].parent.mkdir()
+    for i, copy in enumerate(copies):
+        shutil.copyfile(originals[i % len(originals)], copy)
+    data = [copy.read_bytes() for copy in copies]
+    with tarfile.open(place.tar, "w") as tar:
+        for i in range(place.n):
+            path = place.tree / image_name(i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(copies[i % len(copies)], path)
+            info = tarfile.TarInfo(image_name(i))
+            info.size = len(data[i % len(copies)])
+            tar.addfile(info, path.open("rb"))
+    _draw(place)
+
+
+def measure(name: str, place: Place) -> Measured:
+    """Run one step in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", name, str(place.base), str(place.n)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _draw(place: Place) -> None:
+    from pneumo_ray.score.image_list import shard_length
+
+    uris: list[str | None] = [str(place.tree / image_name(i)) for i in range(place.n)]
+    manifest = drawn_manifest(uris)
+    write_manifest(manifest, place.drawn)
+    write_drawn_scores(place.scores, manifest, shard_length(place.n, _IMAGE_SIZE))
+    place.half.mkdir()
+    for path in sorted(place.scores.glob("*.parquet"))[::2]:
+        os.link(path, place.half / path.name)
+
+
+def _imports(place: Place) -> Work:
+    return dict
+
+
+def _list(root: Path) -> Work:
+    return lambda: {"listed": sum(1 for _ in list_archives([str(root)]))}
+
+
+def _list_tree(place: Place) -> Work:
+    return _list(place.tree)
+
+
+def _list_tar(place: Place) -> Work:
+    return _list(place.tar)
+
+
+def _held(place: Place) -> Work:
+    """The listing of prepare, which keeps the entries, and what it reads off their paths."""
+
+    def work() -> Facts:
+        entries = list(list_archives([str(place.tree)]))
+        return {"listed": len(entries), "splits": len({read_path(entry.facts_path).split for entry in entries})}
+
+    return work
+
+
+def _job_list(place: Place) -> Work:
+    from pneumo_ray.score.image_list import list_pictures
+
+    def work() -> Facts:
+        made = list_pictures([str(place.tree)], str(place.base / "listed.parquet"), _IMAGE_SIZE)
+        return {"listed": made.num_pictures, "shards": made.num_shards}
+
+    return work
+
+
+def _split(place: Place) -> Work:
+    drawn = read_manifest(place.drawn)
+
+    def work() -> Facts:
+        table = assign_splits(drawn, "grouped", 0)
+        write_manifest(table, place.manifest)
+        return {"rows": len(table), "set_aside": table["split"].null_count}
+
+    return work
+
+
+def _audit(place: Place) -> Work:
+    table = read_manifest(place.manifest)
+    return lambda: audit(table)
+
+
+def _read(place: Place) -> Work:
+    return lambda: {"rows": len(read_manifest(place.manifest))}
+
+
+def _fingerprint(place: Place) -> Work:
+    table = read_manifest(place.manifest)
+    return lambda: {"fingerprint": fingerprint(table)}
+
+
+def _training_rows(place: Place) -> Work:
+    def work() -> Facts:
+        manifest, train, val = load_training_rows(place.manifest)
+        refuse_leakage(manifest)
+        return {"train": len(train), "val": len(val)}
+
+    return work
+
+
+def _batch_source(place: Place) -> stream.BatchSource:
+    _, train, val = load_training_rows(place.manifest)
+    return stream.BatchSource(train, val, _IMAGE_SIZE, "copies", AugmentConfig(), 0, 64)
+
+
+def _plans(place: Place) -> Work:
+    labels = _batch_source(place).train_labels
+
+    def work() -> Facts:
+        rows = 0
+        for epoch in range(EPOCHS):
+            rows += len(epoch_plan(labels, balance="copies", seed=0, epoch=epoch, batch_size=64))
+        return {"slots": rows}
+
+    return work
+
+
+def _tickets(place: Place) -> Work:
+    """All tickets of one epoch, validation included, without pixels: what a batch costs beside its pictures."""
+    source = _batch_source(place)
+    pixel = np.zeros((1, 1), np.uint8)
+
+    def blank(*_: object) -> np.ndarray:
+        return pixel
+
+    def blanks(rows: pa.Table, *_: object) -> list[np.ndarray]:
+        return [pixel] * len(rows)
+
+    def work() -> Facts:
+        schedule = source.schedule(1)
+        seen = {"train": 0, "val": 0}
+        with (
+            mock.patch.object(stream, "load_bases", blanks),
+            mock.patch.object(stream, "augment_batch", blank),
+            mock.patch.object(stream, "center_crop", blank),
+        ):
+            for ticket in range(schedule.tickets_per_epoch):
+                rows = source.batch(ticket, schedule)["row"]
+                seen[schedule.place(ticket).phase] += int((rows != stream.PADDING).sum())
+        return seen | {"slots": schedule.train_slots}
+
+    return work
+
+
+def _begin(place: Place) -> Work:
+    from pneumo_ray.model import Preprocessing
+    from pneumo_ray.score.image_list import list_fingerprint, manifest_pictures, write_list
+
+    def work() -> Facts:
+        listed = manifest_pictures(place.manifest, Preprocessing(), boxes=False)
+        made = write_list(listed, place.pictures, _IMAGE_SIZE)
+        return {"fingerprint": list_fingerprint(listed), "shards": made.num_shards}
+
+    return work
+
+
+def _continue(place: Place) -> Work:
+    """As in `score/job.py`."""
+    from pneumo_ray.score.image_list import open_source
+    from pneumo_ray.score.schema import part_name
+
+    def work() -> Facts:
+        source = open_source(place.pictures, _IMAGE_SIZE)
+        done = set(storage.list_files(str(place.half)))
+        left = [shard for shard in range(source.num_shards) if part_name(shard) not in done]
+        return {"left": left, "shards": source.num_shards}
+
+    return work
+
+
+def _shards(place: Place) -> Work:
+    from pneumo_ray.score.image_list import open_source
+
+    def work() -> Facts:
+        source = open_source(place.pictures, _IMAGE_SIZE)
+        return {"rows": sum(len(source.read(shard)) for shard in range(source.num_shards))}
+
+    return work
+
+
+def _summary(place: Place) -> Work:
+    from pneumo_ray.score.image_list import open_source
+    from pneumo_ray.score.job import _summarise
+
+    source = open_source(place.pictures, _IMAGE_SIZE)
+    return lambda: {"rows": _summarise(str(place.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
+
+
+def _evaluation(place: Place, *, report: bool) -> Work:
+    from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+
+    out = place.base / ("report" if report else "numbers")
+    config = EvaluateConfig(place.manifest, str(out), str(place.scores), split="all", report=report)
+    return lambda: {"pictures": write_evaluation(config)["pictures"]}
+
+
+def _numbers(place: Place) -> Work:
+    return _evaluation(place, report=False)
+
+
+def _report(place: Place) -> Work:
+    return _evaluation(place, report=True)
+
+
+STEPS: dict[str, tuple[str, Callable[[Place], Work]]] = {
+    "imports": ("(a process that only imports)", _imports),
+    "list-tree": ("list a folder tree", _list_tree),
+    "list-tar": ("list a tar file", _list_tar),
+    "held": ("prepare: list, keep the entries, read their paths", _held),
+    "split": ("prepare: divide (grouped), write the manifest", _split),
+    "audit": ("prepare: audit", _audit),
+    "read": ("read and check the manifest", _read),
+    "fingerprint": ("fingerprint of the manifest", _fingerprint),
+    "training-rows": ("train: read the manifest, take the splits, look for leakage", _training_rows),
+    "plans": (f"train: plans of {EPOCHS} epochs, batch 64", _plans),
+    "tickets": ("train: all tickets of an epoch, without pixels", _tickets),
+    "job-list": ("explain --archive: list a folder tree, write the list", _job_list),
+    "begin": ("explain --manifest: list, fingerprint, write the list", _begin),
+    "continue": ("explain, half of the shards done: find those that are left", _continue),
+    "shards": ("explain: read the rows of all shards", _shards),
+    "summary": ("explain: check and count all part files", _summary),
+    "numbers": ("evaluate --no-report", _numbers),
+    "report": ("evaluate, with figures and page", _report),
+}
+"""In the order in which they run: some read what an earlier one wrote."""
+
+
+def _peak_mb() -> float:
+    """Return the peak of this process's resident memory. (`ru_maxrss` would begin with that of the parent.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _main(name: str, base: str, n: str) -> None:
+    work = STEPS[name][1](Place(Path(base), int(n)))
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError):  # what was read before counts only as far as it is still there
+        Path("/proc/self/clear_refs").write_text("5")
+    start = time.perf_counter(), time.process_time()
+    facts = work()
+    found = Measured(time.perf_counter() - start[0], time.process_time() - start[1], _peak_mb(), facts)
+    print(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,143 @@
+"""The scoring job end to end, start-up included, against the bare model on ready tensors; its memory and its output."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks.timing import Row
+from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, save_bundle
+from pneumo_ray.model.precision import amp_dtype, autocast
+
+
+def bench_score(shared: Path) -> Iterator[Row]:
+    """Measure a ResNet-50 at 224 pixels on 5,528 small and 160 full-size radiographs."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        net = PneumoniaNet(ModelConfig(arch="resnet50", weights="none"))
+        save_bundle(f"{folder}/model", net, preprocessing=Preprocessing(224, 256))
+        small, large = shared / "kermany224", shared / "kermany_fullres"
+        bare = [_bare(net)]
+        eager = _job(small, folder, "eager", "--scale.compile", "off")
+        bare.append(_bare(net))
+        compiled = _job(small, folder, "compiled", "--scale.compile", "on")
+        bare.append(_bare(net))
+        rate = statistics.median(bare)
+        for name, job, goal in (("eager", eager, ">= 0.95"), ("compiled", compiled, ">= 1.2")):
+            yield Row(
+                f"scoring 5,528 images, {name}, start-up included",
+                f"{job.rate:.1f} img/s",
+                f"{rate:.1f} img/s, bare eager model on ready tensors",
+                job.rate / rate,
+                goal,
+            )
+        full = _job(large, folder, "full", "--scale.compile", "off")
+        decode = _decode_rate(large)
+        allowed = 1 / (1 / rate + 1 / (len(os.sched_getaffinity(0)) * decode))
+        yield Row(
+            "scoring 160 full-size images, without start-up",
+            f"{full.inner:.1f} img/s",
+            f"{allowed:.1f} img/s, what decoding ({decode:.0f} a core) and the model allow on these cores",
+            full.inner / allowed,
+            ">= 0.9",
+        )
+        few = _job(small / "test", folder, "few", "--scale.compile", "off")
+        yield Row(
+            "memory of driver and actor, 5,528 images",
+            f"{eager.memory_mb:.0f} MB",
+            f"{few.memory_mb:.0f} MB for {few.rows} images",
+            eager.memory_mb / few.memory_mb,
+            "flat",
+        )
+        yield Row(
+            "scores on disk", f"{eager.bytes_per_row:.0f} bytes an image", "1,000", 1000 / eager.bytes_per_row, ">= 1"
+        )
+
+
+class _Job:
+    """One run of jobs/explain.py."""
+
+    def __init__(self, seconds: float, out: Path, memory: int) -> None:
+        facts = json.loads((out / "_run.json").read_text())
+        self.rows: int = facts["rows"]
+        self.rate = self.rows / seconds
+        self.inner: float = facts["images_per_second_after_the_first_shard"]
+        self.memory_mb = memory / 2**20
+        self.bytes_per_row = sum(path.stat().st_size for path in out.glob("*.parquet")) / self.rows
+
+
+def _job(archive: Path, folder: str, name: str, *options: str) -> _Job:
+    out = Path(folder) / name
+    words = ["--archive", str(archive), "--model", f"{folder}/model", "--out", str(out), *options]
+    start = time.perf_counter()
+    job = subprocess.Popen(
+        [sys.executable, "jobs/explain.py", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    peak = _Peak(job.pid)
+    _, errors = job.communicate()
+    seconds = time.perf_counter() - start
+    if job.returncode:
+        raise RuntimeError(errors.decode())
+    return _Job(seconds, out, peak.stop())
+
+
+class _Peak:
+    """Follows the memory, shared pages left out, of a driver and the actors that explain for it."""
+
+    def __init__(self, pid: int) -> None:
+        self._driver, self._peak, self._ended = psutil.Process(pid), 0, threading.Event()
+        self._saw_an_actor = False
+        self._thread = threading.Thread(target=self._follow)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(5.0):
+            try:
+                family = [self._driver, *self._driver.children(recursive=True)]
+                watched = [p for p in family if p == self._driver or "_ExplainActor" in " ".join(p.cmdline())]
+                self._saw_an_actor |= len(watched) > 1
+                memory = [process.memory_info() for process in watched]
+                self._peak = max(self._peak, sum(info.rss - info.shared for info in memory))
+            except psutil.Error:
+                continue
+
+    def stop(self) -> int:
+        self._ended.set()
+        self._thread.join()
+        if not self._saw_an_actor:
+            raise RuntimeError("no actor was seen, so its memory is not known")
+        return self._peak
+
+
+def _bare(net: PneumoniaNet, batches: int = 20, batch: int = 16) -> float:
+    """Return images a second of the eager model on tensors that are already there."""
+    device = torch.device("cpu")
+    net = net.eval().to(memory_format=torch.channels_last)
+    pixels = torch.randint(0, 256, (batch, 224, 224), dtype=torch.uint8)
+    x = Preprocessing(224, 256).normalise(pixels, channels_last=True)
+    with torch.inference_mode(), autocast(amp_dtype("auto", device), device):
+        net(x)
+        start = time.perf_counter()
+        for _ in range(batches):
+            net(x)
+    return batches * batch / (time.perf_counter() - start)
+
+
+def _decode_rate(archive: Path) -> float:
+    """Return full-size images a second that one core reads, decodes and resizes."""
+    entries = list(list_archives([str(archive)]))
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        inspect_entries(entries, InspectConfig(256, folder))
+    return len(entries) / (time.perf_counter() - start)

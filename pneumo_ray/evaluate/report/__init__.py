@@ -1,1 +1,0 @@
-"""The evaluation as people like to read it: figures, a gallery of cases, and one page that works offline."""

@@ -1,0 +1,337 @@
+"""Augmentation as one affine warp and one intensity table per picture, with every draw keyed by (seed, slot).
+
+The operations are those of arXiv 2507.18647: flip, rotation, random resized crop, brightness, contrast, noise.
+Composed before a pixel is touched, they cost one interpolation instead of three and one table look-up instead of four.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.rng import UInt64s, combine, gaussian_levels, random_bits, smooth_field, uniforms
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Grey = NDArray[np.uint8]
+
+
+def base_size(image_size: int) -> int:
+    """Return the side to resize a radiograph to before it is cropped to `image_size`: 256 for 224, as in the paper."""
+    return round(image_size * 256 / 224)
+
+
+def resize_grey(image: Grey, size: int) -> Grey:
+    """Resize a radiograph to a square; the aspect ratio is not kept, as in the paper.
+
+    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so nothing aliases.
+
+    Args:
+        image: uint8 [H, W].
+        size: side of the result, in pixels.
+
+    Returns:
+        uint8 [size, size].
+    """
+    height, width = image.shape
+    # INTER_AREA averages only if no axis grows, so the axes that shrink go first and alone.
+    shrunk = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def center_crop(image: Grey, size: int) -> Grey:
+    """Return the middle of a square picture: with `resize_grey`, the whole of the evaluation transform.
+
+    Args:
+        image: uint8 [R, R].
+        size: side of the result, at most R.
+
+    Returns:
+        uint8 [size, size], a view of `image`.
+
+    Raises:
+        ValueError: if the picture is smaller than the crop.
+    """
+    if min(image.shape) < size:
+        raise ValueError(f"a picture of {image.shape} has no centre crop of {size} pixels")
+    start = center_offset(len(image), size)
+    return image[start : start + size, start : start + size]
+
+
+def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: int) -> NDArray[np.int32]:
+    """Carry boxes of radiographs over to what the network sees of them: resized to a square, then cropped.
+
+    Args:
+        boxes: [n, 4], x0, y0, x1, y1 in pixels of each radiograph; x1 and y1 are the first outside.
+        sizes: [n, 2], width and height of each radiograph, in pixels.
+        resize_size: side of the square.
+        image_size: side of the crop.
+
+    Returns:
+        int32 [n, 4] in pixels of the crop, cut off at its edges; a box that was cropped away has no pixels.
+    """
+    scaled = np.round(boxes * (resize_size / np.tile(sizes, 2))) - center_offset(resize_size, image_size)
+    return np.clip(scaled, 0, image_size).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class AugmentDraws:
+    """The parameters of n augmentations, one entry per picture; `draws[i:j]` and `draws[indices]` are draws again.
+
+    The `copy_` fields are the fixed transformation of a virtual copy, which comes first; they are the identity for an
+    original. Angles are in degrees, counter-clockwise; positions are fractions of the picture's side.
+    """
+
+    copy_flip: Bools
+    copy_angle: Floats
+    copy_brightness: Floats
+    copy_contrast: Floats
+    flip: Bools
+    angle: Floats
+    shear: Floats
+    translate: Floats
+    """float64 [n, 2]: x, y."""
+    crop: Floats | None
+    """float64 [n, 4]: left, top, width, height. None: the centre crop of evaluation."""
+    brightness: Floats
+    contrast: Floats
+    noise_sigma: Floats
+    """Fraction of full scale; 0 for a picture that gets no noise."""
+    pixel_key: UInt64s
+    """Keys of the draws that are made per pixel."""
+    elastic_alpha: Floats
+    elastic_sigma: Floats
+    """Pixels of the result, as in the config."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.angle)
+
+    def __getitem__(self, index: slice | NDArray[np.intp]) -> "AugmentDraws":
+        """Return the draws of some pictures, in the order of `index`."""
+        columns: dict[str, Any] = {name: None if all_ is None else all_[index] for name, all_ in vars(self).items()}
+        return AugmentDraws(**columns)
+
+
+def draw_augmentations(
+    config: AugmentConfig,
+    seed: int,
+    slots: UInt64s,
+    *,
+    copies: NDArray[np.integer] | None = None,
+    image_keys: UInt64s | None = None,
+) -> AugmentDraws:
+    """Draw the parameters of one augmentation per slot.
+
+    A parameter has its own column of the generator, so turning one operation off leaves the draws of all others as
+    they were: ablations are compared on the same crops, angles and noise.
+
+    Args:
+        config: ranges and probabilities.
+        seed: the run's seed.
+        slots: uint64 [n], the slots of the epoch plan.
+        copies: int [n], the plan's copy numbers; rows above 0 are first transformed as that copy of their image,
+            which depends on (seed, image key, copy) and not on the slot. None: all are originals.
+        image_keys: uint64 [n], a stable number per image; needed with `copies`.
+
+    Returns:
+        The draws of n pictures.
+    """
+    n = len(slots)
+    if copies is None or image_keys is None:
+        if copies is not image_keys:
+            raise ValueError("copies and image_keys are given together or not at all")
+        copies, image_keys = np.zeros(n, dtype=np.int16), slots
+    u = uniforms(seed, "augment", slots, 12)
+    return AugmentDraws(
+        **_draw_copies(config, seed, image_keys, copies),
+        flip=u[:, 0] < config.flip_probability,
+        angle=_symmetric(u[:, 1], config.rotation_degrees),
+        crop=_draw_crop(config, u[:, 2:6]),
+        brightness=1 + _symmetric(u[:, 6], config.brightness),
+        contrast=1 + _symmetric(u[:, 7], config.contrast),
+        noise_sigma=np.where(u[:, 8] < config.noise_probability, config.noise_sigma, 0.0),
+        shear=_symmetric(u[:, 9], config.affine_shear_degrees),
+        translate=_symmetric(u[:, 10:12], config.affine_translate),
+        pixel_key=random_bits(seed, "pixels", slots, 1)[:, 0],
+        elastic_alpha=np.full(n, config.elastic_alpha),
+        elastic_sigma=np.full(n, config.elastic_sigma),
+    )
+
+
+def augment_image(base: Grey, draw: AugmentDraws, image_size: int) -> Grey:
+    """Augment one picture: `augment_batch` for a batch of one.
+
+    Args:
+        base: uint8 [R, R], the radiograph resized to `base_size(image_size)`.
+        draw: the draws of one picture, for example `draws[3:4]`.
+        image_size: side of the result, in pixels.
+
+    Returns:
+        uint8 [image_size, image_size].
+    """
+    return augment_batch(base[None], draw, image_size)[0]
+
+
+def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
+    """Augment pictures: copy's flip and rotation, flip, rotation, crop; copy's intensities, intensities; noise.
+
+    What lies outside of a rotated picture is black. The mean that contrast turns about is that of the cropped picture.
+    Each result depends on its own picture and draw alone.
+
+    Args:
+        bases: uint8 [n, R, R], radiographs resized to `base_size(image_size)`, so that the warp's scale stays near 1
+            and bilinear sampling does not alias.
+        draws: the draws of the n pictures.
+        image_size: side of the results, in pixels.
+
+    Returns:
+        uint8 [n, image_size, image_size].
+    """
+    out = np.empty((len(bases), image_size, image_size), dtype=np.uint8)
+    _transform(bases, draws, out)
+    for picture, sigma, key in zip(out, draws.noise_sigma, draws.pixel_key, strict=True):
+        if sigma > 0:
+            cv2.add(picture, gaussian_levels(key, picture.shape, float(sigma)), dst=picture, dtype=cv2.CV_8U)
+    return out
+
+
+def materialise_copy(image: Grey, config: AugmentConfig, seed: int, image_key: int, copy: int) -> Grey:
+    """Return a virtual copy as a picture of its own at full size, to be written to a file.
+
+    The rotation is the one that the copy undergoes when it stays virtual, where pictures have been resized to squares:
+    resizing the result gives what training on virtual copies sees. (The mean that contrast turns about is taken before
+    the crop here and after it there, which differs by a grey level or so.)
+
+    Args:
+        image: uint8 [H, W].
+        config: ranges and probabilities.
+        seed: the run's seed.
+        image_key: the image's key, below 2^64.
+        copy: number of the copy, from 1.
+
+    Returns:
+        uint8 [H, W].
+    """
+    key = np.array([image_key], dtype=np.uint64)
+    still = draw_augmentations(AugmentConfig.none(), seed, key)
+    draws = dataclasses.replace(
+        still, crop=np.array([[0.0, 0.0, 1.0, 1.0]]), **_draw_copies(config, seed, key, np.array([copy]))
+    )
+    out = np.empty((1, *image.shape), dtype=np.uint8)
+    _transform(image[None], draws, out)
+    return out[0]
+
+
+def _symmetric(u: Floats, bound: float) -> Floats:
+    return (2 * u - 1) * bound
+
+
+def _draw_copies(config: AugmentConfig, seed: int, image_keys: UInt64s, copies: NDArray[np.integer]) -> dict[str, Any]:
+    """Draw the paper's on-disk copies: rotation, flip, brightness, contrast; copy 0 is the original."""
+    u = uniforms(seed, "copy", combine(image_keys, copies.astype(np.uint64)), 4)
+    copied = copies > 0
+    return {
+        "copy_flip": copied & (u[:, 0] < config.flip_probability),
+        "copy_angle": copied * _symmetric(u[:, 1], config.rotation_degrees),
+        "copy_brightness": 1 + copied * _symmetric(u[:, 2], config.brightness),
+        "copy_contrast": 1 + copied * _symmetric(u[:, 3], config.contrast),
+    }
+
+
+def _draw_crop(config: AugmentConfig, u: Floats) -> Floats | None:
+    """Draw [n, 4] crop boxes from four uniforms each: area uniform, aspect log-uniform, place uniform."""
+    if config.crop_area is None:
+        return None
+    low, high = config.crop_area
+    area = low + (high - low) * u[:, 0]
+    # Only aspects whose box fits into the picture, max(low, area) .. min(high, 1 / area), so nothing is redrawn.
+    log_low = np.log(np.maximum(config.crop_aspect[0], area))
+    log_high = np.log(np.minimum(config.crop_aspect[1], 1 / area))
+    aspect = np.exp(log_low + (log_high - log_low) * u[:, 1])
+    size = np.minimum(np.sqrt(np.stack([area * aspect, area / aspect], axis=1)), 1.0)
+    return np.concatenate([(1 - size) * u[:, 2:4], size], axis=1)
+
+
+def center_offset(size: int, crop: int) -> int:
+    """Return the first pixel of the middle `crop` of `size` pixels."""
+    return round((size - crop) / 2)
+
+
+def _transform(bases: Grey, draws: AugmentDraws, out: Grey) -> None:
+    """Write every picture's geometry and intensities into `out` [n, h, w]; no noise."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = out.shape[:0:-1]
+    matrices = _inverse_warps(draws, bases.shape, out.shape)
+    for i, (base, matrix, picture) in enumerate(zip(bases, matrices, out, strict=True)):
+        if draws.elastic_alpha[i] > 0:
+            displacement = smooth_field(draws.pixel_key[i], picture.shape, float(draws.elastic_sigma[i]))
+            x, y = _displaced_map(matrix, float(draws.elastic_alpha[i]) * displacement)
+            cv2.remap(base, x, y, cv2.INTER_LINEAR, dst=picture)
+        else:
+            cv2.warpAffine(base, matrix, size, dst=picture, flags=flags)
+    stages = [(draws.copy_brightness, draws.copy_contrast), (draws.brightness, draws.contrast)]
+    stages = [(b, c) for b, c in stages if np.any(b != 1) or np.any(c != 1)]
+    if stages:
+        histograms = np.stack([cv2.calcHist([picture], [0], None, [256], [0, 256]).ravel() for picture in out])
+        for picture, table in zip(out, _intensity_tables(histograms, stages), strict=True):
+            cv2.LUT(picture, table, dst=picture)
+
+
+def _inverse_warps(draws: AugmentDraws, source_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Floats:
+    """Return [n, 2, 3] matrices from pixels of the result to pixels of the source.
+
+    Positions run from 0 to 1 over the picture, so the centre of pixel i of N is (i + 0.5) / N. A result's position goes
+    into the crop, and from there back through the operations, last one first, about the picture's centre.
+    """
+    source, result = np.array(source_shape[:0:-1]), np.array(out_shape[:0:-1])
+    if draws.crop is None:
+        origin = np.array([center_offset(s, r) for s, r in zip(source, result, strict=True)]) / source
+        box = np.broadcast_to(result / source, (len(draws), 2))
+    else:
+        origin, box = draws.crop[:, :2], draws.crop[:, 2:]
+    unshear = np.zeros((len(draws), 2, 2))
+    unshear[:, 0, 0] = unshear[:, 1, 1] = 1
+    unshear[:, 0, 1] = np.tan(np.radians(draws.shear))
+    back = unshear @ _unrotate(draws.angle)
+    back[:, 0] *= np.where(draws.flip, -1, 1)[:, None]
+    back = _unrotate(draws.copy_angle) @ back
+    back[:, 0] *= np.where(draws.copy_flip, -1, 1)[:, None]
+    step = box / result
+    corner = origin + step / 2 - 0.5 - draws.translate
+    matrices = np.empty((len(draws), 2, 3))
+    matrices[:, :, :2] = source[:, None] * back * step[:, None, :]
+    matrices[:, :, 2] = source * ((back @ corner[:, :, None])[:, :, 0] + 0.5) - 0.5
+    return matrices
+
+
+def _unrotate(degrees: Floats) -> Floats:
+    """Return [n, 2, 2] inverses of counter-clockwise rotations, with y pointing down."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.stack([cos, -sin, sin, cos], axis=1).reshape(-1, 2, 2)
+
+
+def _intensity_tables(histograms: Floats, stages: list[tuple[Floats, Floats]]) -> Grey:
+    """Return [n, 256] tables that apply brightness, then contrast about the mean, once per stage.
+
+    The means come from the histograms [n, 256], so no picture is touched between the stages; rounding is done once.
+    """
+    counts = histograms.sum(axis=1, keepdims=True)
+    levels = np.tile(np.arange(256.0), (len(histograms), 1))
+    for brightness, contrast in stages:
+        levels = np.minimum(brightness[:, None] * levels, 255)
+        mean = (histograms * levels).sum(axis=1, keepdims=True) / counts
+        # In this form a contrast of 1 changes no bit, so a picture's table does not depend on its batch's stages.
+        levels = np.clip(contrast[:, None] * levels + (1 - contrast[:, None]) * mean, 0, 255)
+    return np.rint(levels).astype(np.uint8)
+
+
+def _displaced_map(matrix: Floats, displacement: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the source's [2, h, w] x and y for every pixel of the result, displaced first by [2, h, w] pixels."""
+    rows, columns = np.indices(displacement.shape[1:], dtype=np.float32)
+    place = np.stack([columns, rows]) + displacement
+    return np.tensordot(matrix[:, :2].astype(np.float32), place, axes=1) + matrix[:, 2, None, None].astype(np.float32)

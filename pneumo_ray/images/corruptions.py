@@ -1,0 +1,155 @@
+"""Pictures made worse on purpose, or robbed of a part: what a model should bear, and what it should not do without.
+
+Noise, blur, JPEG and contrast are the first three of the five severities of Hendrycks and Dietterich 2019 (ImageNet-C,
+arXiv 1903.12261, made for 224 pixels); their last two leave little of a radiograph to a human reader either. Gamma and
+rotation, which they lack, are set here. Blackouts look for shortcuts (DeGrave, Janizek and Lee 2021, Nature Machine
+Intelligence 3, 610): a model that still tells the classes apart without the lungs reads something else.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo_ray.images.rng import gaussian_levels, stream_key
+
+Grey = NDArray[np.uint8]
+
+SEVERITIES = {
+    "noise": (0.08, 0.12, 0.18),
+    "blur": (1.0, 2.0, 3.0),
+    "jpeg": (25, 18, 15),
+    "contrast": (0.4, 0.3, 0.2),
+    "gamma": (1.25, 1.5, 2.0),
+    "rotation": (5.0, 10.0, 20.0),
+}
+"""The setting at severity 1, 2 and 3; `SETTINGS` says what it is."""
+
+SETTINGS = {
+    "as_it_is": "the picture as the model sees it",
+    "noise": "Gaussian noise with a standard deviation of {:g} of full scale",
+    "blur": "Gaussian blur with a standard deviation of {:g} pixels in 224",
+    "jpeg": "written as JPEG of quality {:g} and read again",
+    "contrast": "differences from the mean grey level times {:g}",
+    "gamma": "grey level to the power of {:g} or of its inverse, by the picture's draw",
+    "rotation": "turned by {:g} degrees to one side or the other, by the picture's draw",
+    "lungs_black": "the lung box blackened",
+    "only_lungs": "everything but the lung box blackened",
+    "corners_black": "four corners blackened, where side markers stand",
+}
+
+CENTRAL_BOX = (0.05, 0.05, 0.95, 0.85)
+"""x0, y0, x1, y1 as fractions of the picture, for a picture whose lungs nobody has marked: no lungs are looked for.
+It holds nearly all of the lungs of Kermany's radiographs (seen on the mean of 400 of either class), which fill the
+width of the picture and end above its lower edge, and so it also holds the heart and part of the flanks."""
+
+CORNER = 0.15
+"""Side of a blackened corner, as a fraction of the picture's side."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to every picture."""
+
+    name: str
+    """A key of `SETTINGS`."""
+    severity: int = 0
+    """1 mild to 3 strong; 0 where there are no grades."""
+
+    @property
+    def description(self) -> str:
+        """What is done, in words."""
+        return SETTINGS[self.name].format(self._setting)
+
+    @property
+    def _setting(self) -> float:
+        return SEVERITIES[self.name][self.severity - 1] if self.severity else 0.0
+
+
+AS_IT_IS = Condition("as_it_is")
+
+CONDITIONS = (
+    AS_IT_IS,
+    *(Condition(name, severity) for name in SEVERITIES for severity in (1, 2, 3)),
+    Condition("lungs_black"),
+    Condition("only_lungs"),
+    Condition("corners_black"),
+)
+"""All of them, the undisturbed picture first."""
+
+
+def apply_condition(
+    picture: Grey, condition: Condition, image_id: str, seed: int, lungs: tuple[int, int, int, int] | None = None
+) -> Grey:
+    """Return a picture under a condition.
+
+    Noise and sides are drawn from (seed, image_id), so they depend on neither order nor worker; the severities of one
+    picture share them, so that a stronger noise is the same noise, amplified.
+
+    Args:
+        picture: uint8 [S, S] as the network sees it; left as it is.
+        condition: what to do.
+        image_id: the picture's name.
+        seed: of the draws.
+        lungs: x0, y0, x1, y1 in pixels of the picture, x1 and y1 the first outside; None takes `CENTRAL_BOX`.
+
+    Returns:
+        uint8 [S, S].
+
+    Raises:
+        ValueError: if there is no such condition.
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f"no condition {condition.name} of severity {condition.severity}")
+    key = stream_key(seed, f"corruption/{image_id}")
+    setting, size = condition._setting, len(picture)
+    match condition.name:
+        case "noise":
+            noise = gaussian_levels(np.uint64(key), picture.shape, setting)
+            return cv2.add(picture, noise, dtype=cv2.CV_8U)
+        case "blur":
+            return cv2.GaussianBlur(picture, (0, 0), setting * size / 224, borderType=cv2.BORDER_REPLICATE)
+        case "jpeg":
+            _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(setting)])
+            read = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+            assert read is not None
+            return read
+        case "contrast":
+            mean = picture.mean()
+            return _looked_up(picture, mean + setting * (np.arange(256) - mean))
+        case "gamma":
+            power = setting if key & 1 else 1 / setting
+            return _looked_up(picture, 255 * (np.arange(256) / 255) ** power)
+        case "rotation":
+            return _rotated(picture, setting if key & 2 else -setting)
+        case "lungs_black" | "only_lungs":
+            x0, y0, x1, y1 = central_box(size) if lungs is None else lungs
+            out = picture.copy() if condition.name == "lungs_black" else np.zeros_like(picture)
+            out[y0:y1, x0:x1] = 0 if condition.name == "lungs_black" else picture[y0:y1, x0:x1]
+            return out
+        case "corners_black":
+            side = round(CORNER * size)
+            out = picture.copy()
+            for rows in (slice(0, side), slice(size - side, size)):
+                out[rows, :side] = out[rows, size - side :] = 0
+            return out
+    return picture
+
+
+def central_box(size: int) -> tuple[int, int, int, int]:
+    """Return `CENTRAL_BOX` in pixels of a picture of `size` by `size`."""
+    x0, y0, x1, y1 = (round(size * part) for part in CENTRAL_BOX)
+    return x0, y0, x1, y1
+
+
+def _looked_up(picture: Grey, levels: NDArray[np.float64]) -> Grey:
+    table = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
+    return table[picture]
+
+
+def _rotated(picture: Grey, degrees: float) -> Grey:
+    """Turn a picture counter-clockwise about its centre; its edge goes on outwards, so that no new edge appears."""
+    size = len(picture)
+    matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, 1.0)
+    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

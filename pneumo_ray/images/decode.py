@@ -1,0 +1,261 @@
+"""Bytes of a JPEG, PNG, TIFF, WebP or DICOM file -> uint8 [H, W] grey, or an error that names the cause.
+
+The format is told by its magic number and handed to that one Pillow plugin or to pydicom; nothing else is probed.
+A JPEG may be decoded at 1/2, 1/4 or 1/8 size inside its inverse DCT (libjpeg's scaling), which is where the time goes.
+"""
+
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+
+# Importing the four plugins here keeps Image.open from loading all the others.
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+
+from pneumo_ray.errors import DecodeError
+from pneumo_ray.images import dicom
+from pneumo_ray.images.decode_errors import (
+    DEEP_SAMPLES,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    CorruptImageError,
+    EmptyFileError,
+    ImageTooLargeError,
+    NoPixelsError,
+    NotAnImageError,
+    TruncatedImageError,
+    UnsupportedSyntaxError,
+    WrongModalityError,
+    check_frame,
+    check_scans,
+    check_size,
+    named_errors,
+)
+from pneumo_ray.images.grey_levels import robust_scale
+
+__all__ = [
+    "MAX_FRAMES",
+    "MAX_PIXELS",
+    "CorruptImageError",
+    "DecodeError",
+    "EmptyFileError",
+    "ImageInfo",
+    "ImageTooLargeError",
+    "NoPixelsError",
+    "NotAnImageError",
+    "TruncatedImageError",
+    "UnsupportedSyntaxError",
+    "WrongModalityError",
+    "decode_image",
+    "inspect_image",
+]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What the header of a picture says; no pixel is decoded to know it."""
+
+    width: int
+    """Columns of the upright picture, in pixels (of the first page, for a TIFF)."""
+    height: int
+    """Rows of the upright picture, in pixels."""
+    mode: str
+    """Pillow's mode ("L", "RGB", "CMYK", "I;16"), or the photometric interpretation of a DICOM."""
+    format: str
+    """ "JPEG", "PNG", "TIFF", "WEBP" or "DICOM"."""
+    frames: int
+    """Frames of a DICOM or pages of a TIFF; 1 for the rest."""
+    patient_key: str | None = field(default=None, repr=False)
+    """The DICOM PatientID, or None. An identifier: hash it, never write or log it."""
+
+
+def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) -> np.ndarray:
+    """Decode one picture to grey.
+
+    Colour becomes ITU-R 601 luma, transparency is laid over black, 16 and 32-bit pictures are scaled by
+    `grey_levels.robust_scale`, EXIF orientation is applied, and a DICOM goes through `dicom.frame_to_grey`.
+
+    A JPEG or TIFF must be complete, the end marker of a JPEG included. A PNG whose pixels are all there but
+    whose last chunk is missing still decodes. A JPEG that lost its middle but kept its end marker cannot be told from
+    a good one: libjpeg fills the gap with grey.
+
+    Args:
+        data: the whole file.
+        min_size: allows a JPEG to come out at 1/2, 1/4 or 1/8 of its size, as long as both sides keep at least
+            this many pixels (a side that is smaller to begin with stays as it is). None decodes in full.
+        frame: the DICOM frame or TIFF page, counted from 0.
+
+    Returns:
+        uint8 [H, W], C-contiguous and writable.
+
+    Raises:
+        DecodeError: one subclass per cause, whatever the bytes are.
+        ValueError: if `min_size` is not positive.
+    """
+    if min_size is not None and min_size < 1:
+        raise ValueError(f"min_size must be a positive number of pixels, got {min_size}")
+    file_format = _sniff(data)
+    if file_format == "DICOM":
+        return dicom.decode_dicom(data, frame)
+    with named_errors(file_format, cut_short=_ends_early(data, file_format)):
+        image = _open(data, file_format)
+        check_frame(frame, _count_pages(image))
+        if frame:
+            image.seek(frame)
+            _check_size(image)
+        orientation = _orientation(image)
+        if file_format == "JPEG":
+            # Counting costs 0.2 ms a file, and libjpeg reads only one scan of a sequential grey JPEG.
+            if image.mode != "L" or "progressive" in image.info:
+                check_scans(data)
+            # Mode "L" makes libjpeg return the luma plane itself, at full size too.
+            image.draft("L", (min_size, min_size) if min_size else image.size)
+        grey = _to_grey(image)
+        if orientation in _TRANSPOSE:
+            grey = np.array(Image.fromarray(grey).transpose(_TRANSPOSE[orientation]))
+        return grey
+
+
+def inspect_image(data: bytes) -> ImageInfo:
+    """Read the header of a picture.
+
+    What the header alone shows to be unusable (too large, not a radiograph, no picture) raises here as it does in
+    `decode_image`; damage to the pixels shows only there.
+
+    Args:
+        data: the whole file.
+
+    Returns:
+        Size, mode, format, frames and the patient's key.
+
+    Raises:
+        DecodeError: one subclass per cause, whatever the bytes are.
+    """
+    file_format = _sniff(data)
+    if file_format == "DICOM":
+        with named_errors("DICOM"):
+            dataset = dicom.read_dataset(data, header_only=True)
+            dicom.check_modality(dataset)
+            height, width, frames = dicom.picture_size(dataset)
+            return ImageInfo(
+                width=width,
+                height=height,
+                mode=dicom.photometric_of(dataset),
+                format="DICOM",
+                frames=frames,
+                patient_key=str(dataset.get("PatientID") or "").strip() or None,
+            )
+    with named_errors(file_format, cut_short=_ends_early(data, file_format)):
+        image = _open(data, file_format)
+        width, height = image.size
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return ImageInfo(width, height, image.mode, file_format, _count_pages(image))
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION_TAG = 0x0112
+_PHOTOMETRIC_TAG = 262
+_MIN_IS_WHITE = 0
+
+
+def _sniff(data: bytes) -> str:
+    """Name the format by its magic number; DICOM first, because its preamble may hold the magic of a TIFF."""
+    if not data:
+        raise EmptyFileError("the file is empty; copy it again from its source")
+    if dicom.has_preamble(data):
+        return "DICOM"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith((b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")):
+        return "TIFF"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if dicom.starts_like_dataset(data):
+        return "DICOM"
+    raise NotAnImageError(
+        "the bytes are not a JPEG, PNG, TIFF, WebP or DICOM file; convert the file or leave it out of the archive"
+    )
+
+
+def _open(data: bytes, file_format: str) -> Image.Image:
+    image = Image.open(BytesIO(data), formats=(file_format,))
+    _check_size(image)
+    return image
+
+
+def _check_size(image: Image.Image) -> None:
+    """Hold the limit by what Pillow will allocate: all bands at once."""
+    samples = DEEP_SAMPLES if image.mode in ("I", "F") else len(image.getbands())
+    check_size(image.width, image.height, samples)
+
+
+def _count_pages(image: Image.Image) -> int:
+    """Count the pages of a TIFF by walking them, which stops at the limit; Pillow's own n_frames never does."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1
+    pages = 1
+    try:
+        while pages <= MAX_FRAMES:
+            image.seek(pages)
+            pages += 1
+    except EOFError:
+        pass
+    check_size(0, 0, frames=pages)
+    image.seek(0)
+    return pages
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; broken EXIF says nothing about the pixels and counts as upright.
+
+    Only EXIF that stands before the pixels counts, so that header and picture agree. Pillow turns a TIFF by itself.
+    """
+    if "exif" not in image.info:
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
+        return 1
+
+
+def _to_grey(image: Image.Image) -> np.ndarray:
+    """Return the pixels as uint8 [H, W] luma."""
+    if image.mode == "L" and not image.has_transparency_data:
+        return np.array(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = robust_scale(np.asarray(image))
+        # Pillow inverts a MinIsWhite TIFF of up to 8 bits, but not of 16.
+        is_negative = isinstance(image, TiffImagePlugin.TiffImageFile) and (
+            image.tag_v2.get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE
+        )
+        return 255 - grey if is_negative else grey
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        luma = np.asarray(rgba.convert("L"), dtype=np.uint16)
+        alpha = np.asarray(rgba.getchannel("A"), dtype=np.uint16)
+        return ((luma * alpha + 127) // 255).astype(np.uint8)
+    return np.array(image.convert("L"))
+
+
+def _ends_early(data: bytes, file_format: str) -> bool:
+    """Say whether the file lacks its end: only asked when decoding fails, to tell a cut file from a broken one."""
+    if file_format == "JPEG":
+        return b"\xff\xd9" not in data[-64:]
+    if file_format == "PNG":
+        return b"IEND" not in data[-64:]
+    if file_format == "WEBP":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    # A TIFF ends early where its first directory, which most writers put last, lies beyond the end.
+    offset = data[8:16] if b"+" in data[2:4] else data[4:8]
+    return int.from_bytes(offset, "little" if data[:1] == b"I" else "big") + 2 > len(data)

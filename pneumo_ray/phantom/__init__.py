@@ -1,0 +1,1 @@
+"""Synthetic chests with true boxes and true lungs."""

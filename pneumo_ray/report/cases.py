@@ -1,0 +1,131 @@
+"""The pictures that a reader of the report should see: which ones, and what they look like.
+
+Errors come first, because they teach most; then what the model was least sure of; then right answers spread evenly over
+the probabilities, so that the page does not show only what went wrong, nor only what is easy.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.dataset import seen_by_network
+from pneumo_ray.errors import PneumoError
+from pneumo_ray.evaluate.quality import contrast, sharpness
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.zone_table import OUTCOMES
+from pneumo_ray.images.decode import decode_image
+
+DISPLAY_SIZE = 224
+"""Rows and columns of a picture on the page."""
+UNKNOWN = "no label"
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which rows of the scores the report shows."""
+
+    rows: Rows
+    """In the order of the page, each once."""
+    errors: Rows
+    """All errors, the largest residual first."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that could be read."""
+
+    picture: NDArray[np.uint8]
+    """[DISPLAY_SIZE, DISPLAY_SIZE], the part of it that the network saw."""
+    sharpness: float
+    """Of the whole file, as `quality.sharpness`."""
+    contrast: float
+
+
+def outcomes(scores: Scores) -> NDArray[np.str_]:
+    """Return the outcome of each picture at the stored threshold, one of `OUTCOMES` or `UNKNOWN`.
+
+    Args:
+        scores: of n pictures that did not fail, joined with `label`.
+    """
+    label = pc.fill_null(scores.table["label"], -1).to_numpy().astype(np.int64)
+    called = scores.table["predicted"].to_numpy().astype(np.int64)
+    return np.where(label < 0, UNKNOWN, np.array(OUTCOMES)[2 * np.maximum(label, 0) + called])
+
+
+def choose(scores: Scores, count: int) -> Chosen:
+    """Choose the pictures of the page.
+
+    Args:
+        scores: of pictures that did not fail, joined with `label`.
+        count: at most this many.
+
+    Returns:
+        Up to 60 % errors, the largest residuals first and both kinds as evenly as there are; up to 20 % of the highest
+        mutual information; the rest from the right answers or the pictures without labels, spread over the
+        probabilities.
+    """
+    outcome, prob = outcomes(scores), scores.numbers("prob_mean")
+    uncertain = np.argsort(-scores.numbers("mutual_information"), kind="stable")[: count // 5]
+    # Of a false positive the most confident has the highest probability, of a false negative the lowest.
+    residual = np.where(outcome == "false positive", prob, 1 - prob)
+    false = {name: np.flatnonzero(outcome == name) for name in ("false positive", "false negative")}
+    wrong = [rows[np.argsort(-residual[rows], kind="stable")] for rows in false.values()]
+    room = int(0.6 * count)
+    first = min(len(wrong[0]), max(room // 2, room - len(wrong[1])))
+    chosen = np.concatenate([wrong[0][:first], wrong[1][: room - first]])
+    chosen = chosen[np.argsort(-residual[chosen], kind="stable")]
+    picked = _each_once(chosen, uncertain)[:count]
+    rest = {name: np.flatnonzero(outcome == name) for name in ("true positive", "true negative", UNKNOWN)}
+    rest = {name: members[~np.isin(members, picked)] for name, members in rest.items()}
+    for name, members in rest.items():
+        left = count - len(picked)
+        if name == "true positive":
+            left = max(left // 2, left - len(rest["true negative"]))
+        members = members[np.argsort(-prob[members], kind="stable")]
+        spread = np.unique(np.linspace(0, len(members) - 1, min(max(left, 0), len(members))).round().astype(int))
+        picked = _each_once(picked, members[spread] if len(members) else members)
+    errors = np.concatenate(wrong)
+    return Chosen(picked, errors[np.argsort(-residual[errors], kind="stable")])
+
+
+def read_pictures(manifest: pa.Table, image_ids: Sequence[str], resize_size: int, image_size: int) -> list[Seen | None]:
+    """Read some pictures of an archive: what the network saw of each at the page's size, and the quality of the file.
+
+    Args:
+        manifest: of the archive.
+        image_ids: n names in it.
+        resize_size: of the model's preprocessing.
+        image_size: of the model's preprocessing.
+
+    Returns:
+        n pictures; None where the file cannot be read any more.
+    """
+    place = pc.index_in(pa.array(image_ids, pa.string()), value_set=manifest["image_id"].combine_chunks())
+    rows = manifest.select(["uri", "member", "frame"]).take(place).to_pylist()
+    base = round(DISPLAY_SIZE * resize_size / image_size)
+
+    def read(row: dict[str, Any]) -> Seen | None:
+        try:
+            data = read_picture(row["uri"], row["member"])
+            grey = decode_image(data, min_size=2 * DISPLAY_SIZE, frame=row["frame"] or 0)
+        except (PneumoError, OSError):
+            return None
+        return Seen(seen_by_network(grey, base, DISPLAY_SIZE), sharpness(grey), contrast(grey))
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(read, rows))
+
+
+def _each_once(*parts: Rows) -> Rows:
+    joined = np.concatenate(parts)
+    _, first = np.unique(joined, return_index=True)
+    return joined[np.sort(first)]

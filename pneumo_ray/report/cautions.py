@@ -1,0 +1,161 @@
+"""What a reader must know before relying on the numbers: found in the numbers themselves, said in plain words."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
+from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.wording import words_of
+
+SHIFT = 0.10
+"""Fall of sensitivity or specificity from validation to these pictures that is worth a warning."""
+BAD_CALIBRATION = 0.05
+"""Expected calibration error above which a probability should not be read as one."""
+STRONG_SHORTCUT = 0.70
+"""AUC of a model that never sees a pixel from which the classes can be told by how the files were made."""
+FEW = 100
+"""Pictures of a class below which the intervals are the message."""
+
+
+def cautions(subject: Subject) -> list[str]:
+    """Return the warnings of a report, the gravest first; empty if there are none."""
+    numbers = subject.numbers
+    found = [*_permuted(subject), *_trained_on(subject), *_one_class(numbers)]
+    if "metrics" in numbers:
+        found += [*_shift(subject), *_calibration(numbers), *_few(numbers), *_uncertainty(numbers)]
+    found += _shortcuts(subject)
+    found += _failed(subject)
+    if numbers["labelled"] < numbers["pictures"]:
+        found.append(f"{numbers['pictures'] - numbers['labelled']:,} picture(s) have no label and are not measured.")
+    return found
+
+
+def _permuted(subject: Subject) -> list[str]:
+    if subject.provenance("config", "permute_labels"):
+        return [
+            "The model was trained on permuted labels, for the randomisation test of its maps: its opinions mean nothing."
+        ]
+    return []
+
+
+def _trained_on(subject: Subject) -> list[str]:
+    split = subject.numbers["split"]
+    trained = pc.sum(pc.equal(subject.chosen.table["split"], "train")).as_py() or 0
+    if trained and subject.own_manifest:
+        return [
+            f"The model was trained on {trained:,} of these pictures: the numbers flatter it and say nothing of new children."
+        ]
+    if trained:
+        return [
+            f"{trained:,} of these pictures are in the manifest's split train. The model was trained with another manifest; if it has "
+            "seen them, the numbers flatter it."
+        ]
+    if split == "val" and subject.own_manifest:
+        return [
+            "The epoch, the temperature and the threshold were chosen on these very pictures: the numbers flatter the model."
+        ]
+    if subject.provenance("manifest", "protocol") == "paper" and subject.own_manifest:
+        return [
+            "The split protocol `paper` divides images, not children: the same child can be on both sides, and the numbers flatter the model."
+        ]
+    lines = []
+    for column, words in (("patient_id", "patient(s)"), ("content_sha256", "picture(s), byte for byte,")):
+        if shared := _shared(subject, column):
+            lines.append(
+                f"{shared:,} {words} of this split are also in the splits that train and choose the model: the numbers flatter it."
+            )
+    return lines
+
+
+def _shared(subject: Subject, column: str) -> int:
+    """Count the values of a column that this split shares with train or val."""
+    split, table = subject.numbers["split"], subject.manifest
+    if split != "test":
+        return 0
+    used = table.filter(pc.is_in(table["split"], value_set=pa.array(["train", "val"])))[column].drop_null()
+    here = table.filter(pc.equal(table["split"], split))[column].drop_null().unique()
+    return int(pc.sum(pc.is_in(here, value_set=pc.unique(used))).as_py() or 0)
+
+
+def _one_class(numbers: dict[str, Any]) -> list[str]:
+    if "metrics" not in numbers:
+        return []
+    m = numbers["metrics"]["stored"]["values"]
+    missing = [name for name, count in (("normal", m["tn"] + m["fp"]), ("pneumonia", m["fn"] + m["tp"])) if not count]
+    return [
+        f"There is no {name} picture among these: AUC, and the rates of that class, are undefined." for name in missing
+    ]
+
+
+def _shift(subject: Subject) -> list[str]:
+    here = subject.numbers["metrics"]["stored"]["values"]
+    lines = []
+    for name, words in (("recall", "sensitivity"), ("specificity", "specificity")):
+        before, after = subject.provenance("validation", name), here[name]
+        if isinstance(before, float) and after is not None and before - after > SHIFT:
+            lines.append(
+                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these pictures are "
+                "not like those that the threshold was chosen on. Choose one on pictures of your own before use."
+            )
+    return lines
+
+
+def _calibration(numbers: dict[str, Any]) -> list[str]:
+    error = numbers["metrics"]["stored"]["values"]["ece"]
+    if error is None or error <= BAD_CALIBRATION:
+        return []
+    return [
+        f"The probabilities are off by {error:.2f} on average (expected calibration error): they rank pictures, and should not be read as chances."
+    ]
+
+
+def _few(numbers: dict[str, Any]) -> list[str]:
+    m = numbers["metrics"]["stored"]["values"]
+    counts = {"normal": m["tn"] + m["fp"], "pneumonia": m["fn"] + m["tp"]}
+    return [
+        f"Only {count:,} {name} picture(s): read the intervals, not the estimates."
+        for name, count in counts.items()
+        if 0 < count < FEW
+    ]
+
+
+def _failed(subject: Subject) -> list[str]:
+    failed, split = subject.failed, subject.numbers["split"]
+    here = failed if split is None else failed.filter(pc.equal(failed["split"], split))
+    lines = []
+    if len(here):
+        ill, well = (pc.sum(pc.equal(here["label"], c)).as_py() or 0 for c in (1, 0))
+        lines.append(
+            f"{len(here):,} picture(s) of this split could not be scored ({ill:,} pneumonia, {well:,} normal) and are in none of the numbers."
+        )
+    if len(failed) > len(here):
+        lines.append(
+            f"{len(failed) - len(here):,} file(s) outside this split could not be scored; failures.csv names them."
+        )
+    return lines
+
+
+def _uncertainty(numbers: dict[str, Any]) -> list[str]:
+    found = {name: record["error_auroc"] for name, record in numbers["uncertainty"].items()}
+    if any(value is None for value in found.values()):
+        return []
+    plain = max(WITHOUT_PASSES, key=lambda name: found[name])
+    best = max((name for name in found if name not in WITHOUT_PASSES), key=lambda name: found[name])
+    if found[best] > found[plain]:
+        return []
+    return [
+        f"No uncertainty of the passes finds the errors better (best: {words_of(best)}, AUROC {found[best]:.3f}) than the plain probability "
+        f"does ({plain}: {found[plain]:.3f}): for deciding whom to refer, the passes are not needed here."
+    ]
+
+
+def _shortcuts(subject: Subject) -> list[str]:
+    auc = None if subject.robustness is None else subject.robustness["metadata_only"]["auc"]
+    if auc is None or auc < STRONG_SHORTCUT:
+        return []
+    return [
+        f"A model that sees only the size, bytes per pixel and mode of the files reaches an AUC of {auc:.3f}: the classes differ in "
+        "how their files were made or how well they compress, and part of what the network uses may be that."
+    ]

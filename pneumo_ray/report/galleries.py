@@ -1,0 +1,57 @@
+"""Sheets of cases for slides and papers: the most telling of each outcome, four panels a case."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.explain.render import Case, draw_panels, scored_case
+from pneumo_ray.report.cases import outcomes
+
+PER_SHEET = 3
+"""Cases on a sheet."""
+
+_SHEETS = {
+    "false positive": ("false-positives", "False positives, the most confident first"),
+    "false negative": ("false-negatives", "False negatives, the most confident first"),
+    "true positive": ("true-positives", "True positives, the most confident first"),
+    "true negative": ("true-negatives", "True negatives, the most confident first"),
+}
+
+
+def draw_galleries(
+    scores: Scores, rows: Sequence[int], pictures: Sequence[NDArray[np.uint8] | None]
+) -> dict[str, bytes]:
+    """Return a PNG for each outcome that occurs, and one of the most uncertain cases.
+
+    Args:
+        scores: of pictures that did not fail, joined with `label`.
+        rows: of it, those that were read.
+        pictures: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+
+    Returns:
+        Name of the file without extension, and its content.
+    """
+    read = [(row, picture) for row, picture in zip(rows, pictures, strict=True) if picture is not None]
+    outcome, prob = outcomes(scores), scores.numbers("prob_mean")
+    information = scores.numbers("mutual_information")
+    sheets: dict[str, tuple[str, list[tuple[int, NDArray[np.uint8]]]]] = {}
+    for kind, (name, title) in _SHEETS.items():
+        members = [pair for pair in read if outcome[pair[0]] == kind]
+        members.sort(key=lambda pair: prob[pair[0]], reverse=kind.endswith("positive"))
+        sheets[name] = (title, members)
+    sheets["most-uncertain"] = (
+        "The most uncertain, by mutual information",
+        sorted(read, key=lambda pair: -information[pair[0]]),
+    )
+    return {
+        name: draw_panels([_case(scores, row, picture) for row, picture in members[:PER_SHEET]], title)
+        for name, (title, members) in sheets.items()
+        if members
+    }
+
+
+def _case(scores: Scores, row: int, picture: NDArray[np.uint8]) -> Case:
+    one = scores.table.slice(row, 1).to_pylist()[0]
+    return scored_case(one, picture, scores.map_size, scores.temperature, scores.threshold, one["label"])

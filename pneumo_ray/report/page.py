@@ -1,0 +1,184 @@
+"""The page: one HTML file that works offline, made of what was measured. Jinja2 escapes every word that is not ours."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo_ray.config import flatten
+from pneumo_ray.evaluate.zone_table import OUTCOMES
+from pneumo_ray.report.cases import UNKNOWN, outcomes
+from pneumo_ray.report.cautions import cautions
+from pneumo_ray.report.embedded import script_data
+from pneumo_ray.report.items import reporting_items
+from pneumo_ray.report.sections import (
+    comparison,
+    error_rows,
+    errors_about,
+    failed_rows,
+    measured,
+    paper_confusions,
+    paper_rows,
+    robustness,
+)
+from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.wording import figure_text, percent_text, plain_text
+
+
+def render_page(
+    subject: Subject,
+    figures: dict[str, str],
+    shown: Sequence[int],
+    pictures: Sequence[NDArray[np.uint8] | None],
+    errors: Sequence[dict[str, Any]],
+    right_quality: tuple[float, float] | None,
+    prevalence: float | None,
+) -> str:
+    """Return the report as HTML.
+
+    Args:
+        subject: what it is about.
+        figures: name and SVG element of each figure.
+        shown: rows of `subject.chosen` for the gallery.
+        pictures: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+        errors: records of misclassified.csv.
+        right_quality: median sharpness and contrast of right answers; None where none was read.
+        prevalence: share of pneumonia that the predictive values begin with; None for that of the pictures.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JSON.parse refuses NaN
+    environment.filters |= {"figure": figure_text, "percent": percent_text}
+    folder = files(__package__) / "template"
+    template = environment.from_string((folder / "report.html").read_text("utf-8"))
+    script = (folder / "report.js").read_text("utf-8")
+    numbers = subject.numbers
+    context = {
+        "css": (folder / "report.css").read_text("utf-8"),
+        "js": script,
+        "js_hash": _hash_source(script),
+        "title": f"Pneumonia scores: {numbers['split'] or 'all pictures'}",
+        "subtitle": _subtitle(subject),
+        "labelled": "metrics" in numbers,
+        "about": _about(subject),
+        "warnings": cautions(subject),
+        "figures": figures,
+        "numbers_shown": [],
+        "threshold": numbers["threshold"],
+        "temperature": numbers["temperature"],
+        "origins": _origins(subject),
+        "gallery_about": _gallery_about(subject, len(shown)),
+        "gallery_outcomes": [name for name in (*OUTCOMES, UNKNOWN) if name in set(outcomes(subject.chosen)[list(shown)])],
+        "num_cases": len(shown),
+        "error_rows": [], "errors_about": "",
+        "failed_rows": failed_rows(subject),
+        **robustness(subject),
+        "comparison": comparison(subject),
+        "paper_note": numbers["paper"]["note"],
+        "paper_rows": paper_rows(numbers),
+        "paper_confusions": paper_confusions(numbers),
+        "hyperparameters": [[name, plain_text(value)] for name, value in flatten(subject.training).items()],
+        "items": reporting_items(subject),
+        "made": _made(subject),
+        "data": script_data(subject, shown, pictures),
+    }  # fmt: skip
+    if "metrics" in numbers:
+        context |= measured(subject)
+        context["prevalence"] = numbers["predictive_values"]["prevalence"] if prevalence is None else prevalence
+        context["error_rows"] = error_rows(errors)
+        context["errors_about"] = errors_about(numbers, right_quality)
+    context["sections"] = _sections(context)
+    return template.render(context)
+
+
+def _origins(subject: Subject) -> dict[str, str]:
+    """Return what is known of how the threshold and the temperature were chosen."""
+    rule = subject.fact("operating_point", "rule")
+    fitted = subject.provenance("validation") is not None
+    return {
+        "threshold": "how it was chosen is not known" if rule is None else f"it was chosen on validation ({rule})",
+        "temperature": "was fitted on validation" if fitted else "came with the model; how it was fitted is not known",
+    }
+
+
+def _unit(subject: Subject) -> str:
+    """Return what the intervals take as independent."""
+    unknown = subject.chosen.table["patient_id"].null_count
+    if not unknown:
+        return "Intervals are 95 % and take whole patients as the units."
+    return (
+        f"Intervals are 95 %; {unknown:,} pictures name no patient and count as patients of their own, which makes the intervals too narrow "
+        "if some show the same child."
+    )
+
+
+def _hash_source(script: str) -> str:
+    """Return the source expression by which a Content-Security-Policy allows this inline script and no other.
+
+    Args:
+        script: all that stands between its tags, to the last line break.
+    """
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+    measured = [
+        ("operating", "Threshold"), ("discrimination", "Discrimination"), ("calibration", "Calibration"),
+        ("subgroups", "Subgroups"), ("uncertainty", "Uncertainty"), ("residuals", "Residuals"), ("zones", "Zones"),
+    ]  # fmt: skip
+    compared = [("comparison", "Comparison")] if context["comparison"] else []
+    return [
+        ("summary", "Summary"), *(measured if context["labelled"] else []), ("gallery", "Pictures"),
+        ("failures", "Failures"), ("robustness", "Robustness"), *compared, ("paper", "Paper"), ("training", "Training"),
+        ("items", "Items"),
+    ]  # fmt: skip
+
+
+def _subtitle(subject: Subject) -> str:
+    return (
+        f"Model {subject.fact('model', 'architecture') or 'unknown'} {str(subject.fact('model', 'hash') or '')[:12]}, "
+        f"{subject.fact('config', 'passes') or '?'} Monte Carlo passes, on {subject.manifest_name}"
+    )
+
+
+def _about(subject: Subject) -> list[str]:
+    numbers = subject.numbers
+    patients = subject.chosen.table["patient_id"].drop_null().unique()
+    lines = [
+        f"{numbers['pictures']:,} pictures of the split {numbers['split'] or 'all'}"
+        + (f" of {len(patients):,} known patients" if len(patients) else "")
+        + f", {numbers['labelled']:,} of them labelled. {_unit(subject)}"
+    ]
+    if "metrics" in numbers:
+        m = numbers["metrics"]["stored"]["values"]
+        lines.append(
+            f"At the threshold {numbers['threshold']:.3f}, stored with the model, {m['tp']:,} of {m['tp'] + m['fn']:,} pneumonias are found, "
+            f"and {m['fp']:,} of {m['fp'] + m['tn']:,} normal chests are called pneumonia."
+        )
+    return lines
+
+
+def _gallery_about(subject: Subject, count: int) -> str:
+    return (
+        f"{count:,} of {len(subject.chosen.table):,} pictures: errors first, then the most uncertain, then right answers spread over the "
+        "probabilities. Each with the evidence that BayesGrad-CAM finds, its uncertainty over the passes, and what is left of the "
+        "evidence two standard deviations lower. Without one colour scale for all, the colours of a picture tell where, not how much. "
+        "The interval beside a probability is that of the passes, not of the truth."
+    )
+
+
+def _versions(subject: Subject) -> dict[str, Any]:
+    found = subject.fact("versions")
+    return found if isinstance(found, dict) else {}
+
+
+def _made(subject: Subject) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in _versions(subject).items())
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {now}; scored with {versions or 'unknown versions'}."

@@ -1,0 +1,232 @@
+"""The sections of the page as rows of tables and sentences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pneumo_ray.evaluate.subgroups import MIN_CLASS, MIN_SUBGROUP
+from pneumo_ray.evaluate.zone_table import CAUTION, NO_CLASSES
+from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.wording import (
+    figure_text,
+    interval_text,
+    percent_cell,
+    range_cell,
+    with_range,
+    words_of,
+)
+
+METRICS = (
+    ("auc", "AUC"), ("average_precision", "average precision"), ("accuracy", "accuracy"),
+    ("recall", "sensitivity (recall)"), ("specificity", "specificity"), ("precision", "precision"), ("f1", "F1"),
+    ("kappa", "Cohen's kappa"), ("mcc", "Matthews' coefficient"), ("brier", "Brier score"),
+    ("ece", "expected calibration error"), ("log_loss", "log loss (nats)"),
+)  # fmt: skip
+HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"), ("specificity", "specificity"),
+            ("brier", "Brier score"))  # fmt: skip
+_CONDITIONS = {"lungs_black": "lung box black", "only_lungs": "all but the lung box black"}
+MAX_ERRORS = 200
+"""Misclassified pictures that the page lists; the CSV has all."""
+ERROR_COLUMNS = ("image_id", "outcome", "prob_mean", "residual", "mutual_information", "sharpness", "contrast")
+
+
+def measured(subject: Subject) -> dict[str, Any]:
+    """Return what the labelled sections need."""
+    numbers = subject.numbers
+    stored, half = numbers["metrics"]["stored"], numbers["metrics"]["half"]
+    return {
+        "numbers_shown": [
+            {
+                "name": words,
+                "value": figure_text(stored["values"][name]),
+                "interval": interval_text(stored["intervals"][name]),
+            }
+            for name, words in HEADLINE
+        ],
+        "stored": stored["values"],
+        "predictive": numbers["predictive_values"],
+        "auc_text": figure_text(stored["values"]["auc"]),
+        "ap_text": figure_text(stored["values"]["average_precision"]),
+        "metric_rows": [
+            [words, stored["values"][name], range_cell(stored["intervals"].get(name)), half["values"][name],
+             range_cell(half["intervals"].get(name))]
+            for name, words in METRICS
+        ],
+        "calibration_rows": [
+            [words_of(name), with_range(found["brier"], found["brier_interval"]), found["ece"]] for name, found in numbers["calibration"].items()
+        ],
+        "min_subgroup": MIN_SUBGROUP,
+        "min_class": MIN_CLASS,
+        "subgroup_rows": _subgroup_rows(numbers),
+        "uncertainty_rows": [
+            [words_of(name), with_range(found["error_auroc"], found["error_auroc_interval"]), found["aurc"]] for name, found in numbers["uncertainty"].items()
+        ],
+        "referral_rows": [
+            [words_of(name), percent_cell(r["referred"]), percent_cell(r["errors_referred"]), r["n"], r["accuracy"],
+             r["recall"], r["specificity"], r["auc"]]
+            for name, found in numbers["uncertainty"].items()
+            for r in found["referral"]
+        ],
+        "flagged_rows": [
+            [words_of(name), percent_cell(f["true_positives"]), f["num_true_positives"],
+             percent_cell(f["false_positives"]), f["num_false_positives"]]
+            for name, found in numbers["uncertainty"].items()
+            if (f := found.get("flagged")) and f["threshold"] is not None
+        ],
+        "residuals": numbers["residuals"],
+        "caution": CAUTION,
+        **_zones(subject.zones),
+    }  # fmt: skip
+
+
+def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the zones as a table with a row a zone and a column a group of pictures."""
+    groups = {record["pictures"]: record["n"] for record in records}
+    cells = {(r["zone"], r["pictures"]): r for r in records}
+    rows = []
+    for zone, paper_zone in dict.fromkeys((r["zone"], r["paper_zone"]) for r in records):
+        row: list[Any] = [zone.replace("_", " "), paper_zone]
+        for name in groups:
+            r = cells[zone, name]
+            known = r["low"] is not None and r["n"] >= MIN_SUBGROUP
+            row.append(with_range(r["mean"], (r["low"], r["high"]) if known else None))
+        rows.append(row)
+    heads = [
+        "zone (the patient's side)",
+        "the paper's name",
+        *(f"{name} ({count:,})" for name, count in groups.items()),
+    ]
+    by_class = any(record["pictures"] == "normal" for record in records)
+    return {"zone_rows": rows, "zone_heads": heads, "zones_note": "" if by_class else f"By outcome only: {NO_CLASSES}."}
+
+
+def _subgroup_rows(numbers: dict[str, Any]) -> list[list[Any]]:
+    rows = []
+    for group in numbers["subgroups"]:
+        if "left_out" in group:
+            rows.append([group["column"], f"left out: {group['left_out']}", None, None, None, None, None])
+            continue
+        row = [group["column"], group["value"], group["normal"], group["pneumonia"]]
+        for name in ("auc", "recall", "specificity"):
+            known = "values" in group and group["values"][name] is not None
+            row.append(
+                with_range(group["values"][name], group["intervals"][name])
+                if known
+                else {"value": None, "text": "too few"}
+            )
+        rows.append(row)
+    return rows
+
+
+def error_rows(errors: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """Return the misclassified pictures, those of the largest residual."""
+    return [[error[name] for name in ERROR_COLUMNS] for error in errors[:MAX_ERRORS]]
+
+
+def errors_about(numbers: dict[str, Any], quality: tuple[float, float] | None) -> str:
+    """Return what has to be known of the list of misclassified pictures.
+
+    Args:
+        numbers: of the evaluation.
+        quality: median sharpness and contrast of right answers; None where none was read.
+    """
+    m = numbers["metrics"]["stored"]["values"]
+    total = m["fp"] + m["fn"]
+    if not total:
+        return "No picture is misclassified at the stored threshold."
+    listed = f" The page lists the first {MAX_ERRORS}, misclassified.csv all of them." if total > MAX_ERRORS else ""
+    text = (
+        f"{total:,} pictures are misclassified at the stored threshold ({m['fp']:,} false positives, {m['fn']:,} false negatives).{listed} "
+        "Sharpness is the variance of the Laplacian, contrast the standard deviation of the grey levels, both of the file at one size."
+    )
+    if quality is not None:
+        text += f" The right answers of the gallery have a median sharpness of {quality[0]:.1f} and a median contrast of {quality[1]:.3f}."
+    return text
+
+
+def failed_rows(subject: Subject) -> list[list[Any]]:
+    """Return the files that could not be scored, by stage and kind of failure, the most frequent first."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    columns = (subject.failed[name].to_pylist() for name in ("image_id", "error_stage", "error"))
+    for name, stage, error in zip(*columns, strict=True):
+        kind = (error or "").split(":", 1)[0]
+        reasons.setdefault((stage or "", kind), []).append(f"{name}: {error}")
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return [[stage, kind.replace("_", " "), len(found), found[0]] for (stage, kind), found in ordered]
+
+
+def robustness(subject: Subject) -> dict[str, Any]:
+    """Return the section on shortcuts and robustness."""
+    found = subject.robustness
+    if found is None:
+        return {"robustness_rows": []}
+    rows = []
+    for c in found["conditions"]:
+        v = c["values"]
+        name = _CONDITIONS.get(c["condition"], c["condition"].replace("_", " "))
+        rows.append(
+            [f"{name}, severity {c['severity']}" if c["severity"] else name, with_range(v["auc"], c["intervals"]["auc"]),
+             with_range(c["auc_difference"], c["auc_difference_interval"]), v["recall"], v["specificity"], v["ece"],
+             percent_cell(c["decisions_changed"])]
+        )  # fmt: skip
+    shortcut, boxes = found["metadata_only"], found["lung_boxes"]
+    if shortcut["auc"] is None:
+        text = f"A model that sees no pixel could not be measured: {shortcut['reason']}. "
+    else:
+        text = (
+            "A model that sees only width, height, aspect, bytes per pixel and mode of the files, and no pixel, reaches an AUC of "
+            f"{figure_text(shortcut['auc'])} ({interval_text(shortcut['interval'])}). So much can be learned from how the files were "
+            "made; bytes per pixel is not quite innocent, because a hazy lung compresses better than a clear one. "
+        )
+    text += (
+        f"{found['pictures']:,} pictures, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
+        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the picture that holds the heart as well."
+    )
+    meanings = [[row[0], c["description"]] for row, c in zip(rows, found["conditions"], strict=True)]
+    return {"robustness_rows": rows, "shortcut_text": text, "conditions": meanings}
+
+
+def comparison(subject: Subject) -> dict[str, Any] | None:
+    """Return the comparison with other scores; None where there is none."""
+    found = subject.numbers.get("comparison")
+    if found is None:
+        return None
+    auc, errors = found["auc"], found["errors"]
+    return {
+        "about": f"These scores and those of {found['name']}, on the {found['pictures']:,} labelled pictures that both have "
+        f"({found['only_here']:,} only here, {found['only_baseline']:,} only there). DeLong and McNemar take the pictures for "
+        "independent; where the interval over patients disagrees, believe it.",
+        "rows": [
+            ["AUC here", auc["here"]],
+            ["AUC of the other", auc["baseline"]],
+            ["difference", auc["difference"]],
+            ["95 % interval (DeLong)", interval_text(auc["interval"]) or "undefined"],
+            ["95 % interval over patients", interval_text(auc["interval_by_patient"]) or "undefined"],
+            ["p (DeLong, two-sided)", auc["p"]],
+            ["share of errors here, at its own threshold", errors["share"]],
+            ["share of errors of the other, at its own threshold", errors["share_baseline"]],
+            ["right only here", errors["only_here_right"]],
+            ["right only there", errors["only_baseline_right"]],
+            [f"p (McNemar, {errors['test']})", errors["p"]],
+        ],
+    }
+
+
+def paper_rows(numbers: dict[str, Any]) -> list[list[Any]]:
+    """Return the metrics that were published, and ours below them."""
+    names = ("n", "accuracy", "precision", "recall", "f1", "auc", "kappa", "mcc")
+    rows = [[entry["model"], *(entry.get(name) for name in names)] for entry in numbers["paper"]["table"]]
+    for point, words in (("stored", "this model, stored threshold"), ("half", "this model, threshold 0.5")):
+        if "metrics" in numbers:
+            values = numbers["metrics"][point]["values"]
+            rows.append([words, *(values[name] for name in names)])
+    return rows
+
+
+def paper_confusions(numbers: dict[str, Any]) -> list[list[Any]]:
+    """Return the confusion matrices of the paper, and ours below them."""
+    names = ("tn", "fp", "fn", "tp", "accuracy", "specificity", "kappa")
+    rows = [[entry["what"], *(entry[name] for name in names)] for entry in numbers["paper"]["confusion_matrices"]]
+    for point, words in (("stored", "this model, stored threshold"), ("half", "this model, threshold 0.5")):
+        if "metrics" in numbers:
+            rows.append([words, *(numbers["metrics"][point]["values"][name] for name in names)])
+    return rows

@@ -1,0 +1,129 @@
+"""Write the report: choose and read the pictures, draw the figures, fill the page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pneumo_ray import storage
+from pneumo_ray.console import say
+from pneumo_ray.evaluate.calibration import reliability_table
+from pneumo_ray.evaluate.curves import learning_figure
+from pneumo_ray.evaluate.drawing import save_figure
+from pneumo_ray.evaluate.numbers import WITHOUT_PASSES, probabilities, uncertainties
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.uncertainty import risk_coverage
+from pneumo_ray.report import figures
+from pneumo_ray.report.cases import Chosen, Seen, choose, outcomes, read_pictures
+from pneumo_ray.report.galleries import draw_galleries
+from pneumo_ray.report.page import render_page
+from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS
+from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.wording import interval_text, words_of
+
+
+def write_report(subject: Subject, out: str, gallery: int, prevalence: float | None, seed: int) -> list[Sequence[Any]]:
+    """Write `figures/` and `report.html`; return the rows of misclassified.csv, the header first.
+
+    Args:
+        subject: what it is about.
+        out: folder of the report.
+        gallery: pictures on the page, at most.
+        prevalence: share of pneumonia that the predictive values begin with; None for that of the pictures.
+        seed: of the bootstrap.
+    """
+    chosen = choose(subject.chosen, gallery)
+    wanted = np.unique(np.concatenate([chosen.rows, chosen.errors[: min(gallery, MAX_ERRORS)]]))
+    seen = _read(subject, wanted)
+    folder = storage.join(out, "figures")
+    drawn = {name: save_figure(figure, folder, name) for name, figure in _figures(subject, seed).items()}
+    shown = chosen.rows.tolist()
+    of_shown = [None if (found := seen.get(row)) is None else found.picture for row in shown]
+    for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
+        storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
+    errors = _errors(subject.chosen, chosen, seen)
+    page = render_page(subject, drawn, shown, of_shown, errors, _right_quality(subject.chosen, seen), prevalence)
+    storage.write_bytes(storage.join(out, "report.html"), page.encode("utf-8", "replace"))
+    return [ERROR_COLUMNS, *([error[name] for name in ERROR_COLUMNS] for error in errors)]
+
+
+def _read(subject: Subject, wanted: NDArray[np.int64]) -> dict[int, Seen]:
+    """Read the wanted rows; what cannot be read is left out, and said."""
+    resize_size, image_size = (subject.fact("model", "preprocessing", name) for name in ("resize_size", "image_size"))
+    if not len(wanted):
+        return {}
+    if not isinstance(resize_size, int) or not isinstance(image_size, int) or not 0 < image_size <= resize_size:
+        say("the scores do not say how their pictures were prepared, so the page shows maps without pictures")
+        return {}
+    names = subject.chosen.table["image_id"].take(pa.array(wanted)).to_pylist()
+    read = read_pictures(subject.manifest, names, resize_size, image_size)
+    if gone := sum(picture is None for picture in read):
+        say(f"{gone:,} of {len(read):,} pictures for the gallery cannot be read any more; the page shows their maps")
+    return {row: picture for row, picture in zip(wanted.tolist(), read, strict=True) if picture is not None}
+
+
+def _right_quality(scores: Scores, seen: dict[int, Seen]) -> tuple[float, float] | None:
+    """Return median sharpness and contrast of the right answers that were read; None if there are none."""
+    outcome = outcomes(scores)
+    right = [found for row, found in seen.items() if outcome[row].startswith("true")]
+    if not right:
+        return None
+    return float(np.median([found.sharpness for found in right])), float(np.median([found.contrast for found in right]))
+
+
+def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
+    """Draw what can be drawn: nothing without labels, no curves with one class."""
+    drawn: dict[str, Figure] = {}
+    if subject.history:
+        drawn["learning"] = learning_figure(subject.history)
+    if "metrics" not in subject.numbers:
+        return drawn
+    labelled, threshold = subject.chosen.labelled(), subject.numbers["threshold"]
+    label, prob = labelled.table["label"].to_numpy().astype(np.int64), labelled.numbers("prob_mean")
+    stored, half = (subject.numbers["metrics"][name] for name in ("stored", "half"))
+    if stored["values"]["auc"] is not None:
+        text = f"{stored['values']['auc']:.3f}"
+        if stored["intervals"]["auc"] is not None:
+            text += f" ({interval_text(stored['intervals']['auc'])})"
+        patients = labelled.table["patient_id"].to_pylist()
+        drawn["roc"] = figures.roc_figure(label, prob, patients, threshold, text, seed)
+        drawn["precision_recall"] = figures.precision_recall_figure(
+            label, prob, threshold, stored["values"]["average_precision"]
+        )
+    drawn["confusion"] = figures.confusion_figure(
+        {f"stored threshold {threshold:.3f}": stored["values"], "threshold 0.5": half["values"]}
+    )
+    ways = {words_of(name): reliability_table(p, label) for name, p in probabilities(labelled).items()}
+    drawn["reliability"] = figures.reliability_figure(ways)
+    drawn["residuals"] = figures.residual_figure(label, prob, threshold)
+    wrong = (prob >= threshold) != (label == 1)
+    curves = {name: risk_coverage(value, wrong) for name, value in uncertainties(labelled).items()}
+    shown = (*WITHOUT_PASSES, "mutual_information", "prob_std", "mean of cam_std")
+    drawn["risk_coverage"] = figures.risk_coverage_figure({words_of(name): curves[name] for name in shown})
+    if subject.zones:
+        drawn["zones"] = figures.zone_figure(subject.zones, subject.chosen.zones)
+    return drawn
+
+
+def _errors(scores: Scores, chosen: Chosen, seen: dict[int, Seen]) -> list[dict[str, Any]]:
+    """Return a record for each misclassified picture, the largest residual first."""
+    outcome = outcomes(scores)
+    table = scores.table.select(["image_id", "label", "prob_mean", "mutual_information"]).take(pa.array(chosen.errors))
+    records = []
+    for number, row in zip(chosen.errors.tolist(), table.to_pylist(), strict=True):
+        found = seen.get(number)
+        records.append(
+            {
+                "image_id": row["image_id"],
+                "outcome": str(outcome[number]),
+                "prob_mean": row["prob_mean"],
+                "residual": row["label"] - row["prob_mean"],
+                "mutual_information": row["mutual_information"],
+                "sharpness": None if found is None else found.sharpness,
+                "contrast": None if found is None else found.contrast,
+            }
+        )
+    return records

@@ -1,0 +1,252 @@
+"""The list of pictures that a job scores, written once at its start: what a shard is follows from it for good."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from pneumo_ray import storage
+from pneumo_ray.console import progress
+from pneumo_ray.data.archive import Entry, ListingCount, list_archives
+from pneumo_ray.data.frames import count_frames, may_hold_frames
+from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.pipeline import was_started_before
+from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
+from pneumo_ray.images.augment import boxes_of_input
+from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
+from pneumo_ray.model import Preprocessing
+
+LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
+"""Columns of a manifest: the lungs of a picture, in its own pixels; x1 and y1 are the first outside."""
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("member", pa.string()),
+        ("frame", pa.int32()),
+        ("error", pa.string()),
+        ("box", pa.list_(pa.int32(), 4)),
+    ]
+)
+"""`error`: why listing already knows that it cannot be read; `box`: the lungs in pixels of the network's input."""
+
+ROW_GROUP = 4096
+"""Rows of the list that are read together; a multiple of every shard length."""
+
+
+MAX_SHARD_BYTES = 1 << 26
+"""Decoded pictures that travel together."""
+
+
+def shard_length(num_pictures: int, image_size: int) -> int:
+    """Return how many pictures one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
+
+    Few enough that an interruption costs little and that they fit into memory together, enough that a large archive does
+    not become a million files.
+    """
+    length = 64
+    while length > 16 and num_pictures < 16 * length:  # else the workers of a small archive would wait for one another
+        length //= 2
+    while length < ROW_GROUP and num_pictures / length > (2_000 if length < 512 else 20_000):
+        length *= 2
+    while length > 1 and length * image_size**2 > MAX_SHARD_BYTES:
+        length //= 2
+    return length
+
+
+@dataclass(frozen=True)
+class Source:
+    """The list of a job's pictures."""
+
+    uri: str
+    """The Parquet file that holds it."""
+    num_pictures: int
+    image_size: int
+    """Side of the network's input, in pixels."""
+
+    @property
+    def num_shards(self) -> int:
+        """How many files the scores become."""
+        return -(-self.num_pictures // shard_length(self.num_pictures, self.image_size))
+
+    def length(self, shard: int) -> int:
+        """Return how many pictures a shard holds."""
+        full = shard_length(self.num_pictures, self.image_size)
+        return min(full, self.num_pictures - shard * full)
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        """Where the rows lie in the file. It grows with the list, so a process reads it once and not for every shard."""
+        fs, path = storage.filesystem(self.uri)
+
+        def read() -> pq.FileMetaData:
+            with fs.open_input_file(path) as file:
+                return pq.read_metadata(file)
+
+        return storage.retried("read", self.uri, read)
+
+    def read(self, shard: int) -> pa.Table:
+        """Return the pictures of one shard."""
+        full = shard_length(self.num_pictures, self.image_size)
+        fs, path = storage.filesystem(self.uri)
+
+        def read() -> pa.Table:
+            with fs.open_input_file(path) as file:
+                return pq.ParquetFile(file, metadata=self._footer).read_row_group(shard * full // ROW_GROUP)
+
+        return storage.retried("read", self.uri, read).slice(shard * full % ROW_GROUP, self.length(shard))
+
+
+def open_source(uri: str, image_size: int) -> Source:
+    """Return the list that an earlier run of the job wrote.
+
+    Raises:
+        StorageError: if it is damaged.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        with fs.open_input_file(path) as file:
+            return Source(uri, pq.ParquetFile(file).metadata.num_rows, image_size)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"the list of pictures {uri} cannot be read ({error}); choose another --out") from error
+
+
+def list_pictures(archives: Sequence[str], uri: str, image_size: int) -> Source:
+    """Write the list of an archive's pictures, one row a frame. Needs a running Ray to look into files of many frames.
+
+    Args:
+        archives: as for `list_archives`.
+        uri: where the list goes.
+        image_size: side of the network's input, in pixels.
+
+    Raises:
+        ArchiveError: if the archive is missing or has no pictures.
+    """
+    count = ListingCount()
+    with progress("listing", None) as tick:
+        source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri, image_size)
+    if not source.num_pictures:
+        storage.remove(uri)
+        raise ArchiveError(f"--archive {' '.join(archives)} has no pictures in it ({count.ignored} other files)")
+    return source
+
+
+def manifest_pictures(manifest: str, preprocessing: Preprocessing, *, boxes: bool) -> pa.Table:
+    """Return the list of a manifest's pictures, failed rows included.
+
+    Args:
+        manifest: where it is.
+        preprocessing: of the model.
+        boxes: take lung boxes along, in pixels of the network's input.
+
+    Raises:
+        ManifestError: if it breaks the contract, is empty, or has no lung boxes where they are asked for.
+    """
+    table = read_manifest(storage.absolute(manifest))
+    if not len(table):
+        raise ManifestError(f"manifest {manifest} has no pictures in it")
+    lungs: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
+    if boxes:
+        if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
+            raise ManifestError(
+                f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; bring them with --labels, or use --zones image"
+            )
+        lungs = _boxes(table, preprocessing)
+    columns = [table[name].cast(SCHEMA.field(name).type) for name in ("image_id", "uri", "member", "frame")]
+    return pa.table([*columns, pa.nulls(len(table), pa.string()), lungs], schema=SCHEMA).combine_chunks()
+
+
+def list_fingerprint(listed: pa.Table) -> str:
+    """Return the sha256 (hex) of a list: which pictures, where they lie, and their boxes."""
+    digest = hashlib.sha256()
+    for batch in listed.combine_chunks().to_batches(ROW_GROUP):
+        digest.update(json.dumps(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def write_list(listed: pa.Table, uri: str, image_size: int) -> Source:
+    """Write a list."""
+    return _write((listed.slice(start, ROW_GROUP) for start in range(0, len(listed), ROW_GROUP)), uri, image_size)
+
+
+def _boxes(table: pa.Table, preprocessing: Preprocessing) -> pa.Array:
+    """Return lung boxes in pixels of the network's input, null where there is none or too little of it is left."""
+    corners, sizes = (
+        np.stack([pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1)
+        for names in (LUNG_COLUMNS, ("width", "height"))
+    )
+    known = np.isfinite(corners).all(1) & (sizes > 0).all(1)
+    corners[~known], sizes[~known] = 0, 1
+    boxes = boxes_of_input(corners, sizes, preprocessing.resize_size, preprocessing.image_size)
+    good = known & (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 3)
+    return pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 4, mask=pa.array(~good))
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    iterator = iter(entries)
+    while chunk := list(itertools.islice(iterator, ROW_GROUP)):
+        yield chunk
+
+
+def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
+    """Yield the rows of the entries: one each, or one a frame."""
+    counting = ray.remote(num_cpus=1)(_count)
+    for chunk in chunks:
+        unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
+        counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
+        frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
+        rows: list[dict[str, Any]] = []
+        for e in chunk:
+            row = {"image_id": e.image_id, "uri": e.uri, "member": e.member, "frame": None, "error": e.error}
+            number = frames.get((e.uri, e.member), 1)
+            rows += (
+                [row | {"image_id": f"{e.image_id}#{i}", "frame": i} for i in range(number)] if number > 1 else [row]
+            )
+        tick(len(rows))
+        yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
+    with guarded(DECODE_SECONDS, careful=was_started_before()) as call:
+        return [count_frames(uri, member, call) for uri, member in pictures]
+
+
+def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
+    """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice."""
+    hashes: list[np.ndarray] = []
+    total = 0
+    with storage.atomic_file(uri) as temporary:
+        fs, path = storage.filesystem(temporary)
+        with fs.open_output_stream(path) as stream, pq.ParquetWriter(stream, SCHEMA, compression="zstd") as writer:
+            pending: list[pa.Table] = []
+            for table in tables:
+                names = table["image_id"].to_pylist()
+                hashes.append(np.array([_hash(name) for name in names], np.uint64))  # 8 bytes a picture, not its name
+                total += len(table)
+                pending.append(table)
+                merged = pa.concat_tables(pending)
+                full = len(merged) // ROW_GROUP * ROW_GROUP
+                if full:
+                    writer.write_table(merged.slice(0, full), row_group_size=ROW_GROUP)
+                pending = [merged.slice(full)]
+            if pending and len(pending[0]):
+                writer.write_table(pending[0], row_group_size=ROW_GROUP)
+        if hashes and (twice := total - len(np.unique(np.concatenate(hashes)))):
+            raise ArchiveError(
+                f"{twice} picture(s) have an image_id that another picture has too; rename them, because a row is found by its id"
+            )
+    return Source(uri, total, image_size)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

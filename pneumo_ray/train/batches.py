@@ -1,0 +1,159 @@
+"""The one long stream of batches that a training run consumes: every epoch's training batches, then its validation.
+
+A ticket is one batch of one worker. Ticket t belongs to rank t mod world size, and everything about it (epoch,
+images, copies, augmentation) follows from t and the run's seed. So a run resumes by starting at a later ticket, the
+pipeline never restarts between training and validation, and no worker's data depends on what another process did.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pneumo_ray.data.dataset import load_bases
+from pneumo_ray.images.augment import augment_batch, center_crop, draw_augmentations
+from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.rng import image_key
+from pneumo_ray.train.sampling import Balance, epoch_plan, epoch_slots
+
+PADDING = -1
+"""The row number of places in a validation batch that hold no image."""
+
+
+class Place(NamedTuple):
+    """Where a ticket stands in a run."""
+
+    epoch: int
+    phase: Literal["train", "val"]
+    step: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many tickets there are, and where each stands: arithmetic, no data."""
+
+    train_slots: int
+    """Slots of one epoch, a multiple of the global batch."""
+    num_val: int
+    """Validation images, each of which is in exactly one ticket of an epoch."""
+    batch_size: int
+    """The global batch: images of one optimiser step over all workers."""
+    world_size: int
+    """Workers, at most as many as the global batch has images."""
+
+    @property
+    def local_batch(self) -> int:
+        """Images of one ticket, at most; where the workers do not divide the batch, some have one less."""
+        return -(-self.batch_size // self.world_size)
+
+    def share(self, rank: int) -> tuple[int, int]:
+        """Return which images of a global batch are those of a rank: the first, and the first that is not."""
+        return rank * self.batch_size // self.world_size, (rank + 1) * self.batch_size // self.world_size
+
+    @property
+    def train_steps(self) -> int:
+        """Optimiser steps of one epoch."""
+        return self.train_slots // self.batch_size
+
+    @property
+    def val_steps(self) -> int:
+        """Validation steps of one epoch."""
+        return -(-self.num_val // self.batch_size)
+
+    @property
+    def tickets_per_epoch(self) -> int:
+        """Tickets of one epoch over all workers."""
+        return (self.train_steps + self.val_steps) * self.world_size
+
+    def place(self, ticket: int) -> Place:
+        """Return where a ticket stands."""
+        epoch, rest = divmod(ticket, self.tickets_per_epoch)
+        step, rank = divmod(rest, self.world_size)
+        if step < self.train_steps:
+            return Place(epoch, "train", step, rank)
+        return Place(epoch, "val", step - self.train_steps, rank)
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Everything that turns a ticket into pixels."""
+
+    train: pa.Table
+    """Manifest rows to train on."""
+    val: pa.Table
+    """Manifest rows to validate on."""
+    image_size: int
+    balance: Balance
+    augment: AugmentConfig
+    seed: int
+    batch_size: int
+    cache_folder: str | None = None
+
+    @cached_property
+    def train_labels(self) -> np.ndarray:
+        """int8 [n]."""
+        return self.train["label"].to_numpy().astype(np.int8)
+
+    @cached_property
+    def image_keys(self) -> np.ndarray:
+        """uint64 [n], from the content of each training image, so that its copies do not depend on its row."""
+        return np.array([image_key(sha) for sha in self.train["content_sha256"].to_pylist()], np.uint64)
+
+    def schedule(self, world_size: int) -> Schedule:
+        """Return the schedule of a run with this many workers."""
+        slots = epoch_slots(self.train_labels, balance=self.balance, batch_size=self.batch_size)
+        return Schedule(slots, len(self.val), self.batch_size, world_size)
+
+    def batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
+        """Return one ticket's batch.
+
+        Returns:
+            `pixels` uint8 [b, S, S], `label` int8 [b], `row` int32 [b]: index into `train` or `val`, or `PADDING`;
+            `ticket` int64 scalar. b is `schedule.local_batch`.
+        """
+        place = schedule.place(ticket)
+        start, stop = schedule.share(place.rank)
+        first, made = place.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
+        if place.phase == "train":
+            plan = self._plan(place.epoch).slice(first, stop - start)
+            rows = plan["row"].to_numpy()
+            bases = load_bases(self.train.take(rows), self.image_size, self.cache_folder)
+            draws = draw_augmentations(
+                self.augment,
+                self.seed,
+                plan["slot"].to_numpy(),
+                copies=plan["copy"].to_numpy(),
+                image_keys=self.image_keys[rows],
+            )
+            made["pixels"][: len(rows)] = augment_batch(bases, draws, self.image_size)
+            made["label"][: len(rows)], made["row"][: len(rows)] = self.train_labels[rows], rows
+            return made
+        taken = self.val.slice(first, stop - start)
+        if n := len(taken):
+            bases = load_bases(taken, self.image_size, self.cache_folder)
+            made["pixels"][:n] = [center_crop(base, self.image_size) for base in bases]
+            made["label"][:n] = taken["label"].to_numpy()
+            made["row"][:n] = np.arange(first, first + n)
+        return made
+
+    def empty_batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
+        """Return a batch of padding alone."""
+        n, size = schedule.local_batch, self.image_size
+        pixels, labels = np.zeros((n, size, size), np.uint8), np.zeros(n, np.int8)
+        return {"pixels": pixels, "label": labels, "row": np.full(n, PADDING, np.int32), "ticket": np.array(ticket)}
+
+    @cached_property
+    def _plans(self) -> dict[int, pa.Table]:
+        return {}
+
+    def _plan(self, epoch: int) -> pa.Table:
+        if epoch not in self._plans:
+            if len(self._plans) > 1:  # the tickets of at most two epochs are being made at once
+                del self._plans[min(self._plans)]
+            self._plans[epoch] = epoch_plan(
+                self.train_labels, balance=self.balance, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+            )
+        return self._plans[epoch]

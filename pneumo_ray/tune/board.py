@@ -1,0 +1,145 @@
+"""How a study stands, while it runs: a live table on a terminal, elsewhere a line a trial and now and then one for all."""
+
+import sys
+import threading
+import time
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ray import tune
+from rich import box, get_console
+from rich.live import Live
+from rich.table import Table
+
+from pneumo_ray.console import QUIET_SECONDS, duration, say
+from pneumo_ray.tune.study import Study, Trial
+
+
+class Board(tune.Callback):
+    """Hears from Ray Tune what the trials report."""
+
+    def __init__(self, trials: Mapping[str, Trial], epochs: int, study: Study, stopped: Container[str] = ()) -> None:
+        """Begin with no trial started.
+
+        Args:
+            trials: those that are left, by name, in the order in which they are planned.
+            epochs: of each, at most.
+            study: theirs.
+            stopped: names of those that the scheduler has stopped early, as it goes.
+        """
+        self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._start = time.monotonic()
+        self.errors: dict[str, str] = {}
+        """Trial -> why it could not be run, after all attempts."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Hear that a trial starts, or starts again."""
+        name = trial.config["name"]
+        row = self._rows.setdefault(name, {})
+        row["status"] = "running"
+        row["settings"] = trial.config.get("settings", self._trials[name].settings)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Hear of an epoch."""
+        row = self._rows[trial.config["name"]]
+        row |= {name: result[name] for name in ("epoch", "val_loss", "val_auc") if name in result}
+        if "val_loss" in result:
+            row["best"] = min(row.get("best", result["val_loss"]), result["val_loss"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Hear that a trial is over."""
+        name = trial.config["name"]
+        self._end(name, "stopped" if name in self._stopped else "done")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Hear that a trial failed for good."""
+        error = trial.get_error()
+        lines = str(error).strip().splitlines() or ["unknown"]
+        self.errors[trial.config["name"]] = f"{type(error).__name__}: {lines[-1]}"
+        self._end(trial.config["name"], "failed")
+
+    def _end(self, name: str, status: str) -> None:
+        row = self._rows.setdefault(name, {})
+        row["status"] = status
+        if not sys.stdout.isatty():
+            over = sum(row["status"] != "running" for row in self._rows.values())
+            say(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
+
+    def _numbers(self, row: dict[str, Any]) -> str:
+        if "epoch" not in row:
+            return ""
+        return f"  epoch {row['epoch']}/{self._epochs}  best val loss {row['best']:.4f}  val AUC {row['val_auc']:.4f}"
+
+    def _elapsed(self) -> str:
+        return duration(time.monotonic() - self._start)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the board while the block runs."""
+        if sys.stdout.isatty():
+            with Live(get_renderable=self._table, refresh_per_second=2):
+                try:
+                    yield
+                except BaseException:
+                    for row in self._rows.values():
+                        if row["status"] == "running":
+                            row["status"] = "interrupted"
+                    raise
+            return
+        over = threading.Event()
+
+        def speak() -> None:
+            while not over.wait(QUIET_SECONDS):
+                running = {name: row for name, row in self._rows.items() if row["status"] == "running"}
+                say(
+                    "; ".join(f"{name}{self._numbers(row)}" for name, row in running.items())
+                    or "waiting for the cluster"
+                )
+
+        thread = threading.Thread(target=speak, name="board", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _table(self) -> Table:
+        """Return the trials that run, and as many of the others, the latest, as there is room for."""
+        rows = list(self._rows.items())
+        running = [item for item in rows if item[1]["status"] in ("running", "interrupted")]
+        over = [item for item in rows if item not in running]
+        room = max(1, get_console().height - 5 - len(running))
+        shown = sorted([*over[-room:], *running], key=lambda item: list(self._trials).index(item[0]))
+        table = Table(
+            title=f"study {self._study.name}: {len(over)} of {len(self._trials)} trials, {self._elapsed()}",
+            title_justify="left",
+            title_style="bold",
+            caption="waiting for the cluster"
+            if not rows
+            else f"{len(rows) - len(shown)} more" * (len(rows) > len(shown)),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        varied = list(self._study.space)
+        table.add_column("trial", no_wrap=True, overflow="ellipsis")
+        for option in varied:
+            table.add_column(option.rpartition(".")[2].replace("_", " "), justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        for name in ("epoch", "val loss", "best", "val AUC"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, row in shown:
+            drawn = [_short(row.get("settings", {}).get(option, "")) for option in varied]
+            numbers = [f"{row[key]:.4f}" if key in row else "" for key in ("val_loss", "best", "val_auc")]
+            table.add_row(name, *drawn, row["status"], f"{row.get('epoch', 0)}/{self._epochs}", *numbers)
+        return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)

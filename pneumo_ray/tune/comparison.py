@@ -1,0 +1,94 @@
+"""Which arm or trial of a study is better, and how sure that is: arithmetic on the records of its trials."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from pneumo_ray.tune.study import Study
+
+SELECTED_BY = "loss_scaled"
+"""What chooses the best: the validation loss after temperature scaling, because a bundle's probabilities are scaled; the raw
+loss would punish an arm for a scale that is corrected anyway."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm less the reference."""
+
+    mean: float
+    low: float | None
+    """Lower end of the 95 % interval; None where there are too few trials to know."""
+    high: float | None
+
+
+def by_arm(records: Sequence[dict[str, Any]], metric: str) -> dict[str, list[float]]:
+    """Return the values of a metric by arm, of the trials that finished."""
+    found: dict[str, list[float]] = {}
+    for record in finished(records):
+        if (value := value_of(record, metric)) is not None:
+            found.setdefault(record["arm"], []).append(value)
+    return found
+
+
+def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) -> dict[str, Difference]:
+    """Return how much each arm differs from the reference.
+
+    The model is value = arm + seed + noise, by least squares: trials with one seed share their first weights and much
+    of their order, so they are compared with each other. The noise is taken to be the same in all arms, which makes
+    its estimate usable with few seeds. The intervals are about other seeds, not about other patients.
+
+    Args:
+        records: of all trials; those that did not finish are left out.
+        metric: its name in the records.
+        reference: the arm to compare with.
+    """
+    found = [r for r in finished(records) if value_of(r, metric) is not None]
+    arms = list(dict.fromkeys(r["arm"] for r in found))
+    seeds = sorted({r["seed"] for r in found})
+    if reference not in arms:
+        return {}
+    others = [arm for arm in arms if arm != reference]
+    design = np.array(
+        [[1.0, *(r["arm"] == arm for arm in others), *(r["seed"] == seed for seed in seeds[1:])] for r in found], float
+    )
+    values = np.array([r["metrics"][metric] for r in found])
+    inverse = np.linalg.pinv(design.T @ design)
+    effects = inverse @ design.T @ values
+    free = len(values) - np.linalg.matrix_rank(design)
+    out = {}
+    for position, arm in enumerate(others, start=1):
+        mean, half = float(effects[position]), None
+        if free > 0:
+            noise = float(np.sum((values - design @ effects) ** 2)) / free
+            half = float(student.ppf(0.975, free)) * float(np.sqrt(noise * inverse[position, position]))
+        out[arm] = Difference(mean, None if half is None else mean - half, None if half is None else mean + half)
+    return out
+
+
+def best_record(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the best trial of a search, or a trial of the best arm of an ablation, by `SELECTED_BY`; None if none finished."""
+    over = [record for record in finished(records) if value_of(record, SELECTED_BY) is not None]
+    if not over:
+        return None
+    if study.is_search:
+        return min(over, key=lambda record: record["metrics"][SELECTED_BY])
+    means = {arm: float(np.mean(values)) for arm, values in by_arm(records, SELECTED_BY).items()}
+    # An arm of which a trial diverged is not the best, however well the others went.
+    whole = {r["arm"] for r in records} - {r["arm"] for r in records if r["status"] != "finished"}
+    arm = min(whole or means, key=lambda name: means[name])
+    return next(record for record in over if record["arm"] == arm)
+
+
+def value_of(record: dict[str, Any], metric: str) -> float | None:
+    """Return a metric of a trial, or None where the trial has none, or none that is a finite number."""
+    value = record["metrics"].get(metric)
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def finished(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the trials that trained to their end."""
+    return [record for record in records if record["status"] == "finished"]

@@ -1,0 +1,97 @@
+"""What a study is asked for on the command line: the options of a training, and those of the study around it."""
+
+import dataclasses
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from typing import Literal
+
+from pneumo_ray import storage
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.tune.studies import STUDIES, find_study
+from pneumo_ray.tune.study import Study, did_you_mean, read_study
+
+
+@dataclass(frozen=True)
+class StudyConfig(TrainConfig):
+    """Train a classifier many times and compare; the same command continues an interrupted study.
+
+    Every option of jobs/train.py is one of every trial, except for those that the study varies.
+    """
+
+    out: str
+    """Folder of the study: trials/, study.parquet, study.csv, ablation.md, best.json, figures."""
+    study: str | None = None
+    """A study that is built in: lr-wd, augmentation, balance, finetune, architecture, dropout."""
+    space: str | None = None
+    """Instead, a JSON file that describes a study: its arms, or the space to search."""
+    arms: tuple[str, ...] = ()
+    """Only these arms of an ablation, as names or patterns: full 'without-*'."""
+    trials: int | None = None
+    """Draws of a search; None takes the study's own number."""
+    seeds: int | None = None
+    """Seeds of every arm of an ablation; None takes the study's own number."""
+    max_concurrent: int = 0
+    """Trials at once, at most; 0 takes as many as the cluster has CPUs or GPUs, and memory, for."""
+    time_budget: float = 0.0
+    """Seconds after which no trial goes on; the same command continues. 0 sets no limit."""
+    search: Literal["random", "optuna"] = "random"
+    """How a search draws: at random, or by Optuna, where it is installed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("trials", self.trials), ("seeds", self.seeds)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.scaling.is_elastic:
+            raise ConfigError(
+                f"the trials of a study have a fixed number of workers: give --scaling.num-workers {self.scaling.max_workers}"
+            )
+        if self.max_concurrent < 0:
+            raise ConfigError(f"max-concurrent must not be negative, got {self.max_concurrent}")
+        if self.time_budget < 0:
+            raise ConfigError(f"time-budget must not be negative, got {self.time_budget}")
+
+    def base(self) -> TrainConfig:
+        """Return the training that the study varies, with addresses that hold on any machine and in any folder."""
+        values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(TrainConfig)}
+        weights = self.model.weights
+        model = replace(self.model, weights=weights if weights in ("imagenet", "none") else storage.absolute(weights))
+        places = {"manifest": storage.absolute(self.manifest), "out": storage.absolute(self.out)}
+        return TrainConfig(**values | places | {"model": model})
+
+    def chosen(self) -> Study:
+        """Return the study with the arms, the seeds and the number of trials that were asked for.
+
+        Raises:
+            ConfigError: if there is no such study, or no such arm, or it has nothing of the kind.
+        """
+        if (self.study is None) == (self.space is None):
+            raise ConfigError(f"give either --study NAME (one of {', '.join(STUDIES)}) or --space FILE.json")
+        study = find_study(self.study) if self.study is not None else read_study(str(self.space))
+        if study.is_search and (self.arms or self.seeds is not None):
+            raise ConfigError(f"study {study.name} is a search: it has no arms and no --seeds; choose --trials")
+        if not study.is_search and self.trials is not None:
+            raise ConfigError(
+                f"study {study.name} is an ablation: its trials are its arms times --seeds, so leave --trials out"
+            )
+        if self.search != "random" and not study.is_search:
+            raise ConfigError(f"study {study.name} is an ablation: there is nothing to --search")
+        if self.search == "optuna" and find_spec("optuna") is None:
+            raise ConfigError(
+                "--search optuna needs Optuna, which is not installed; pip install 'pneumo_ray[optuna]', or leave the "
+                "option out to draw at random"
+            )
+        arms = dict(study.arms)
+        for pattern in self.arms:
+            if not any(fnmatch(arm, pattern) for arm in arms):
+                raise ConfigError(
+                    f"study {study.name} has no arm {pattern!r}{did_you_mean(pattern, arms)} (arms: {', '.join(arms)})"
+                )
+        if self.arms:
+            arms = {arm: arms[arm] for arm in arms if any(fnmatch(arm, pattern) for pattern in self.arms)}
+        reference = study.reference if study.reference in arms else None
+        return replace(
+            study, arms=arms, reference=reference, seeds=self.seeds or study.seeds, trials=self.trials or study.trials
+        )

@@ -1,0 +1,55 @@
+"""Does the uncertainty of a trained network find its errors on validation? What the study of dropout is about."""
+
+import numpy as np
+import torch
+from scipy.special import expit
+
+from pneumo_ray.data.dataset import load_bases
+from pneumo_ray.data.prepare import cache_of, load_training_rows
+from pneumo_ray.data.split import permute_labels
+from pneumo_ray.evaluate.uncertainty import doubt, error_detection
+from pneumo_ray.explain import BayesGradCAM
+from pneumo_ray.images.augment import center_crop
+from pneumo_ray.model import load_bundle
+from pneumo_ray.train.config import TrainConfig
+
+PASSES = 20
+"""Monte Carlo passes, as jobs/explain.py makes by default."""
+
+
+def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str, float | None]:
+    """Explain the validation images with the trained network, and ask which uncertainty ranks its errors first.
+
+    An error is an image on the wrong side of probability 0.5 without dropout, so that both uncertainties are asked about
+    the same errors. The computation is in float32, whatever the training was in.
+
+    Args:
+        config: of the trial.
+        model: folder of its bundle, which holds the weights of its best epoch.
+        own_device: whether this process reserved the device of the training; else it computes on the CPU.
+
+    Returns:
+        `error_auroc_mi` of the mutual information of the passes and `error_auroc_plain` of `1 - max(p, 1 - p)`; None
+        where nothing, or everything, is wrong.
+    """
+    device = torch.device("cuda" if own_device and config.scaling.use_gpu else "cpu")
+    bundle = load_bundle(model)
+    # The temperature with which jobs/explain.py would compute; it does not move the decision.
+    engine = BayesGradCAM(bundle.model.to(device), PASSES, config.seed, temperature=bundle.temperature)
+    manifest, _, val = load_training_rows(config.manifest)
+    if config.permute_labels:
+        val = permute_labels(val, config.seed)
+    cache, size = cache_of(manifest, config.manifest), config.data.image_size
+    logits, information = [], []
+    for start in range(0, len(val), config.batch_size):
+        bases = load_bases(val.slice(start, config.batch_size), size, cache)
+        grey = torch.from_numpy(np.stack([center_crop(base, size) for base in bases])).to(device)
+        explained = engine(bundle.preprocessing.normalise(grey))
+        logits.append(explained.logit.cpu().numpy())
+        information.append(explained.mutual_information.cpu().numpy())
+    logit = np.concatenate(logits).astype(np.float64)
+    wrong = (logit >= 0) != (val["label"].to_numpy() == 1)
+    return {
+        "error_auroc_mi": error_detection(np.concatenate(information).astype(np.float64), wrong),
+        "error_auroc_plain": error_detection(doubt(expit(logit)), wrong),
+    }

@@ -1,0 +1,118 @@
+"""A search that learns from its trials: Optuna's tree-structured Parzen estimator draws, Ray Tune runs what it drew.
+
+A draw is written into the trial's folder before the trial begins. So an interrupted trial continues with its own
+options, and what earlier commands found out is told to Optuna again: no state of Optuna is ever read back.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+
+from pneumo_ray import storage
+from pneumo_ray.tune.study import Range, Settings, Study, Trial
+
+DRAW = "draw.json"
+"""Name of the file in a trial's folder that holds the options that were drawn for it."""
+
+
+class OptunaSearch(Searcher):
+    """Draws each trial when it begins, from what the trials before it have shown."""
+
+    def __init__(
+        self, study: Study, left: Mapping[str, tuple[Trial, str]], past: Sequence[dict[str, Any]], seed: int
+    ) -> None:
+        """Begin with what is known.
+
+        Args:
+            study: a search.
+            left: the trials that are left, without options yet: name -> (trial, its folder).
+            past: records of the trials that are over.
+            seed: of the draws; a study that continues after n trials draws with `seed + n`.
+        """
+        super().__init__(metric="val_loss", mode="min")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space = study.space
+        self._left = dict(left)
+        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + len(past)))
+        self._asked: dict[str, optuna.Trial] = {}
+        self._best: dict[str, float] = {}
+        self.drawn: dict[str, Trial] = {}
+        """Name -> the trial with the options that it was begun with."""
+        for record in past:
+            losses = [epoch["val_loss"] for epoch in record["history"]]
+            if losses:
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        params=self._params(record["settings"]),
+                        distributions=self._distributions(),
+                        value=min(losses),
+                    )
+                )
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return what Ray Tune tells the process of the next trial."""
+        if not self._left:
+            return None
+        name = next(iter(self._left))
+        trial, folder = self._left.pop(name)
+        kept = storage.join(folder, DRAW)
+        settings = json.loads(storage.read_bytes(kept)) if storage.exists(kept) else None
+        if settings is not None:
+            self._study.enqueue_trial(self._params(settings))
+        asked = self._study.ask(self._distributions())
+        if settings is None:
+            settings = self._settings(asked.params)
+            storage.write_json(settings, kept)
+        self._asked[trial_id] = asked
+        self.drawn[name] = replace(trial, settings=settings)
+        return {"name": name, "settings": settings}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Hear of an epoch."""
+        if "val_loss" in result:
+            self._best[trial_id] = min(self._best.get(trial_id, result["val_loss"]), result["val_loss"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hear that a trial is over, or was stopped; its best epoch counts."""
+        asked = self._asked.pop(trial_id)
+        if trial_id in self._best:
+            self._study.tell(asked, self._best[trial_id])
+        else:
+            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the records of the trials say it all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Keep nothing: the records of the trials say it all."""
+
+    def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        # Choices go by their numbers, because Optuna's own must be plain words and numbers.
+        return {
+            option: optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)
+            if isinstance(values, Range)
+            else optuna.distributions.CategoricalDistribution(range(len(values)))
+            for option, values in self._space.items()
+        }
+
+    def _settings(self, params: Mapping[str, Any]) -> Settings:
+        return {
+            option: values.rounded(params[option]) if isinstance(values, Range) else values[params[option]]
+            for option, values in self._space.items()
+        }
+
+    def _params(self, settings: Settings) -> dict[str, Any]:
+        return {
+            option: settings[option] if isinstance(values, Range) else _place(values, settings[option])
+            for option, values in self._space.items()
+        }
+
+
+def _place(values: Sequence[Any], value: Any) -> int:
+    """Return where a value stands that went through JSON, which knows no tuples."""
+    plain = [json.loads(json.dumps(one)) for one in values]
+    return plain.index(json.loads(json.dumps(value)))

@@ -1,0 +1,230 @@
+"""What a study is: the options that it varies, how often, and how its results are compared.
+
+An ablation names its arms and repeats each with several seeds; a search draws from ranges. Both are plain values, so a
+study is ten lines of Python or a JSON file, and its trials are known before any of them runs.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from pneumo_ray import storage
+from pneumo_ray.config import read_object
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.train.config import TrainConfig
+
+Settings = Mapping[str, Any]
+"""Options of jobs/train.py by their dotted names, with underscores: {"optim.lr": 1e-4}."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Every decade is equally likely."""
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn from."""
+        finite = all(isinstance(v, int | float) and math.isfinite(v) for v in (self.low, self.high))
+        if not finite or not self.low < self.high or (self.log and self.low <= 0):
+            kind = "two rising positive numbers" if self.log else "two rising numbers"
+            raise ConfigError(f"a range needs {kind}, got {self.low} and {self.high}")
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """Return a number with three significant digits: what is printed is what was run."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = rng.uniform(low, high)
+        return self.rounded(math.exp(value) if self.log else value)
+
+    def rounded(self, value: float) -> float:
+        """Return a number of the range with three significant digits."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms that are compared, or a space that is searched."""
+
+    name: str
+    varies: str
+    """What it varies, in a few words."""
+    arms: Mapping[str, Settings] = field(default_factory=dict)
+    """An ablation: name -> what is different in it; every arm is run with every seed."""
+    space: Mapping[str, Range | tuple[Any, ...]] = field(default_factory=dict)
+    """A search: option -> a range or a tuple of choices."""
+    seeds: int = 1
+    """Seeds of every arm."""
+    trials: int = 16
+    """Draws from the space."""
+    reference: str | None = None
+    """The arm that the others are compared with; None takes the first."""
+    uncertainty: bool = False
+    """Also measure how well the uncertainty of Monte Carlo dropout finds errors; every arm needs dropout then."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if bool(self.arms) == bool(self.space):
+            raise ConfigError(f"study {self.name} needs either arms or a space")
+        if self.reference is not None and self.reference not in self.arms:
+            raise ConfigError(
+                f"study {self.name} has no arm {self.reference!r}{did_you_mean(self.reference, self.arms)}"
+            )
+        if self.seeds < 1 or self.trials < 1:
+            raise ConfigError(f"study {self.name} needs at least one seed and one trial")
+        for option, values in self.space.items():
+            if not isinstance(values, Range) and not values:
+                raise ConfigError(f"study {self.name} has no value for {option}")
+
+    @property
+    def is_search(self) -> bool:
+        """Whether its trials are draws."""
+        return bool(self.space)
+
+    @property
+    def reference_arm(self) -> str | None:
+        """The arm that the others are compared with; None in a search."""
+        return None if self.is_search else self.reference or next(iter(self.arms))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study."""
+
+    name: str
+    """Unique in the study; also the name of its folder."""
+    arm: str
+    settings: Settings
+    """What is different in it."""
+    seed: int
+
+
+def plan(study: Study, base: TrainConfig) -> list[Trial]:
+    """Return the trials of a study, in the order in which they are started.
+
+    All arms come with the first seed before any comes with the second, so that a study that runs out of time compares
+    all of them. More seeds or more trials only add to the end.
+
+    Raises:
+        ConfigError: naming an option or a value that no trial could run with.
+    """
+    if study.is_search:
+        trials = [_draw(study, base.seed, number) for number in range(study.trials)]
+    else:
+        trials = [
+            Trial(f"{arm}-seed{seed}", arm, settings, seed)
+            for seed in range(base.seed, base.seed + study.seeds)
+            for arm, settings in study.arms.items()
+        ]
+    for trial in trials:
+        config = configure(base, trial)
+        if study.uncertainty and config.model.dropout == 0:
+            raise ConfigError(
+                f"study {study.name} measures the uncertainty of dropout, and {trial.arm} has none; "
+                "set its model.dropout above 0"
+            )
+    return trials
+
+
+def _draw(study: Study, seed: int, number: int) -> Trial:
+    rng = np.random.default_rng([seed, number])
+    settings: dict[str, Any] = {}
+    for option, values in study.space.items():
+        settings[option] = values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
+    return Trial(f"{number:03d}", f"{number:03d}", settings, seed)
+
+
+def configure(base: TrainConfig, trial: Trial) -> TrainConfig:
+    """Return the config of a trial: `base` with the trial's settings and seed, in a folder of its own.
+
+    Raises:
+        ConfigError: naming an option that there is not, or a value that it cannot have.
+    """
+    out = storage.join(base.out, "trials", trial.name)
+    config: TrainConfig = _with(base, {**trial.settings, "seed": trial.seed, "out": out})
+    return config
+
+
+def _with(config: Any, settings: Settings, prefix: str = "") -> Any:
+    hints = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for option, value in settings.items():
+        name, _, rest = option.partition(".")
+        if name not in hints or dataclasses.is_dataclass(hints[name]) != bool(rest):
+            known = [f"{prefix}{known}" for known in _options(config)]
+            raise ConfigError(f"there is no option {prefix}{option} to vary{did_you_mean(prefix + option, known)}")
+        if rest:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            changes[name] = _checked(hints[name], value, f"{prefix}{option}")
+    for name, inner in nested.items():
+        changes[name] = _with(getattr(config, name), inner, f"{prefix}{name}.")
+    return dataclasses.replace(config, **changes)
+
+
+def _options(config: Any, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for spec in dataclasses.fields(config):
+        value = getattr(config, spec.name)
+        names += _options(value, f"{prefix}{spec.name}.") if dataclasses.is_dataclass(value) else [prefix + spec.name]
+    return names
+
+
+def _checked(hint: Any, value: Any, option: str) -> Any:
+    """Return a value as the option's type, or refuse it; the config's own checks see to its range."""
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ConfigError(
+            f"{option} cannot be {value!r}{did_you_mean(str(value), get_args(hint))} (choose from {', '.join(get_args(hint))})"
+        )
+    if isinstance(value, list):
+        return tuple(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    fits = {
+        int: isinstance(value, int) and number,
+        float: number,
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+    }
+    if not fits.get(hint, True):
+        raise ConfigError(f"{option} cannot be {value!r}; it is of type {hint.__name__}")
+    return value
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the nearest known word, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def read_study(uri: str) -> Study:
+    """Return the study that a JSON file describes, with the fields of `Study`.
+
+    In `space` a list is a tuple of choices, and an object such as {"low": 1e-5, "high": 1e-3, "log": true} a range.
+
+    Raises:
+        ConfigError: saying what in the file cannot be.
+    """
+    values = read_object("--space", uri, "with arms or a space")
+    known = [spec.name for spec in dataclasses.fields(Study)]
+    if unknown := [key for key in values if key not in known]:
+        raise ConfigError(f"--space {uri} has the unknown field {unknown[0]}{did_you_mean(unknown[0], known)}")
+    try:
+        values["space"] = {
+            option: Range(**value) if isinstance(value, dict) else tuple(value)
+            for option, value in values.get("space", {}).items()
+        }
+        name = storage.base_name(uri).removesuffix(".json")
+        fields: dict[str, Any] = {"name": name, "varies": ", ".join(values["space"]) or "its arms"} | values
+        return Study(**fields)
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"--space {uri} has a value of the wrong type: {error}") from error

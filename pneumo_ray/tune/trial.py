@@ -1,0 +1,294 @@
+"""One trial of a study: the training of jobs/train.py inside what Ray Tune reserved, and the record that it leaves.
+
+A trial with one worker trains in the trial's own process, which Ray Tune uses again for the next trial: starting the
+processes of a Ray Train run and importing torch in them costs more than many a trial. Ray Train calls this its local
+mode; what it does without (storage, restarts) is ours in any case. More workers are a nested run of Ray Train.
+"""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.tune
+from numpy.typing import NDArray
+from ray.util.placement_group import PlacementGroup, get_current_placement_group
+from scipy.special import expit
+
+from pneumo_ray import storage
+from pneumo_ray.data.manifest import read_manifest, usable
+from pneumo_ray.data.pipeline import quiet_ray_data
+from pneumo_ray.errors import PneumoError
+from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.launch import Place, fit
+from pneumo_ray.train.loop import DivergedError
+from pneumo_ray.train.monitor import Monitor, RemoteMonitor
+from pneumo_ray.train.state import TrainState, latest_epoch, load_state
+from pneumo_ray.tune.error_finding import error_finding
+from pneumo_ray.tune.sharing import TrialShare
+from pneumo_ray.tune.study import Trial, configure
+
+RECORD = "trial.json"
+"""Name of the file in a trial's folder that says that the trial is over, and how it ended."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What the process of a trial is told."""
+
+    base: TrainConfig
+    trials: Mapping[str, Trial]
+    """By name; one that is drawn when it begins has its options from Ray Tune."""
+    share: TrialShare
+    judged: bool
+    """A scheduler may end the trial early: it is told the epochs of an interrupted one again, and an epoch begins when it
+    has judged the one before, so that what a trial is stopped with does not depend on how fast anybody is."""
+    uncertainty: bool
+    """Measure how well Monte Carlo dropout finds the errors on validation."""
+
+
+class StoppedError(PneumoError):
+    """Ray Tune has ended the trial."""
+
+
+class TrialMonitor(Monitor):
+    """Hears of a trial that trains in this process, and ends its loop where Ray Tune has ended the trial."""
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None], ended: threading.Event) -> None:
+        super().__init__()
+        self._tell, self._ended = tell, ended
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """Hear of a step."""
+        if self._ended.is_set():
+            raise StoppedError("stopped early by the scheduler")
+
+    def finish_epoch(self, record: dict[str, Any]) -> None:
+        """Hear of an epoch."""
+        self._tell(record)
+
+
+class TrialRunner(ray.tune.Trainable):
+    """What Ray Tune runs: the trial in a thread, an epoch a step, one trial after the other in one process."""
+
+    def setup(self, config: dict[str, Any], job: TrialJob) -> None:
+        """Begin the first trial."""
+        quiet_ray_data()
+        self._job = job
+        # Asked here, because another thread would be told None.
+        self._reserved = get_current_placement_group()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial, or say that this process cannot."""
+        if not self._end():
+            return False
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Wait for an epoch."""
+        self._turns.release()
+        news = self._news.get()
+        if isinstance(news, BaseException):
+            raise news
+        return news if news is not None else {"done": True}
+
+    def cleanup(self) -> None:
+        """End the trial."""
+        self._end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        trial = self._job.trials[config["name"]]
+        if "settings" in config:
+            trial = replace(trial, settings=config["settings"])
+        self._news: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+        self._ended = threading.Event()
+        self._turns = threading.Semaphore(0)
+        self._thread = threading.Thread(
+            target=self._run, args=(trial, self._news, self._ended, self._turns), name="trial", daemon=True
+        )
+        self._thread.start()
+
+    def _end(self) -> bool:
+        """End the trial if it still runs; return whether it is over."""
+        self._ended.set()
+        # The workers of a nested run hear of it when they wait to be judged; else they go with this process.
+        share = self._job.share
+        self._thread.join(timeout=60 if share.in_process or self._job.judged else 1)
+        return not self._thread.is_alive()
+
+    def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event, turns: threading.Semaphore) -> None:
+        def wait() -> None:
+            while self._job.judged and not turns.acquire(timeout=0.5):
+                if ended.is_set():
+                    raise StoppedError("stopped early by the scheduler")
+
+        def tell(record: dict[str, Any]) -> None:
+            news.put(dict(record))
+            wait()
+
+        try:
+            wait()
+            run_trial(self._job, trial, self._reserved, tell, ended)
+            news.put(None)
+        except BaseException as error:  # it is raised again where Ray Tune hears it
+            news.put(error)
+
+
+def run_trial(
+    job: TrialJob,
+    trial: Trial,
+    reserved: PlacementGroup | None,
+    tell: Callable[[dict[str, Any]], None],
+    ended: threading.Event,
+) -> None:
+    """Run one trial to its end and write its record; only what a restart can mend is raised.
+
+    Args:
+        job: what the process was told.
+        trial: which one.
+        reserved: where its pictures are prepared.
+        tell: takes the record of every epoch.
+        ended: set where the trial is to end early.
+    """
+    share, config = job.share, configure(job.base, trial)
+    # Ray Tune starts a trial again; a nested run that did so too would multiply the attempts.
+    scaling = replace(config.scaling, threads_per_worker=share.threads, max_failures=0)
+    config = replace(config, scaling=scaling)
+    monitor: Monitor = TrialMonitor(tell, ended) if share.in_process else RemoteMonitor()
+
+    def hear(record: dict[str, Any]) -> None:
+        """Hear of an epoch of a nested run, whose workers wait until it is judged; then they go on, or end in order.
+
+        Where only the process of the trial ended, the workers' reservation would stay: Ray Train gives it back when the
+        dashboard says that the run is gone, and not every cluster has one.
+        """
+        try:
+            tell(record)
+            if job.judged:
+                monitor.judge(record["epoch"])
+        except StoppedError as reason:
+            monitor.fail(reason)
+
+    place = Place(shares=share.cpus, monitor=monitor, reserved=reserved, in_process=share.in_process, tell=hear)
+    started, before = time.monotonic(), latest_epoch(config.out)
+    if job.judged and before:
+        for line in storage.read_bytes(storage.join(config.out, "history.jsonl")).decode().splitlines():
+            tell(json.loads(line))
+    if job.judged and not share.in_process:
+        monitor.judge(before)
+    try:
+        result = fit(config, place)
+        found = error_finding(config, result.model, share.in_process) if job.uncertainty else {}
+    except StoppedError:
+        raise
+    except PneumoError as error:
+        status = "diverged" if isinstance(error, DivergedError) else "failed"
+        write_record(config.out, trial, status, reason=str(error))
+        return
+    write_record(
+        config.out,
+        trial,
+        "finished",
+        checkpoint=result.model,
+        overhead=time.monotonic() - started - sum(epoch["seconds"] for epoch in result.history[before:]),
+        val_ids=usable(read_manifest(config.manifest), "val")["image_id"],
+        more_metrics=found,
+    )
+
+
+def write_record(
+    folder: str,
+    trial: Trial,
+    status: str,
+    *,
+    reason: str | None = None,
+    checkpoint: str | None = None,
+    overhead: float | None = None,
+    val_ids: pa.ChunkedArray | None = None,
+    more_metrics: Mapping[str, float | None] = MappingProxyType({}),
+) -> None:
+    """Write down how a trial ended, and remove what it would have continued from.
+
+    Args:
+        folder: of the trial.
+        trial: which.
+        status: finished, stopped (by the scheduler), diverged or failed.
+        reason: why it did not finish.
+        checkpoint: folder of its model.
+        overhead: seconds that were not training.
+        val_ids: names of the validation images, to keep their logits.
+        more_metrics: what was measured beside `validation_metrics`.
+    """
+    state = load_state(folder)
+    record: dict[str, Any] = {
+        "name": trial.name,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "settings": dict(trial.settings),
+        "status": status,
+        "reason": reason,
+        "epochs": state.epoch if state else 0,
+        "best_epoch": state.best_epoch if state else None,
+        "checkpoint": checkpoint,
+        "training_seconds": sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
+        "overhead_seconds": overhead,
+        "metrics": {**measure(state), **more_metrics} if state else {},
+        "history": state.history if state else [],
+    }
+    if state and val_ids is not None:
+        table = pa.table({"image_id": val_ids, **{name: tensor.numpy() for name, tensor in state.best_val.items()}})
+        storage.write_table(table, storage.join(folder, "validation.parquet"))
+    storage.write_json(record, storage.join(folder, RECORD))
+    for name in storage.list_files(storage.join(folder, "state")):
+        storage.remove(storage.join(folder, "state", name))
+
+
+def measure(state: TrainState) -> dict[str, float | None]:
+    """Return what the validation images say of a run at its best epoch."""
+    logits, labels = state.best_val["logit"].numpy(), state.best_val["label"].numpy().astype(np.int64)
+    return validation_metrics(logits, labels)
+
+
+def validation_metrics(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float | None]:
+    """Return the metrics by which trials are compared.
+
+    Returns:
+        `val_loss` (nats) and `val_auc`; `ece`, `brier`, `accuracy`, `recall`, `specificity` of the raw probabilities at
+        0.5; `bias`, their mean less the share of pneumonia; `temperature`, and `ece_scaled` and `loss_scaled` after it.
+    """
+    temperature = fit_temperature(logits, labels)
+    if not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:  # as the bundle of the run has it
+        temperature = 1.0
+    raw = classification_metrics(labels, expit(logits), 0.5)
+    scaled = classification_metrics(labels, expit(logits / temperature), 0.5)
+    return {
+        "val_loss": raw["log_loss"],
+        "val_auc": raw["auc"],
+        **{name: raw[name] for name in ("ece", "brier", "accuracy", "recall", "specificity")},
+        "bias": float(expit(logits).mean() - labels.mean()),
+        "temperature": temperature,
+        "ece_scaled": scaled["ece"],
+        "loss_scaled": scaled["log_loss"],
+    }
+
+
+def read_record(folder: str) -> dict[str, Any] | None:
+    """Return the record of a trial that is over, or None."""
+    uri = storage.join(folder, RECORD)
+    if not storage.exists(uri):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise PneumoError(f"{uri} is damaged; remove its folder to run the trial again") from error
+    return record

@@ -1,0 +1,39 @@
+"""How many requests a step makes is part of what an archive in a bucket costs: the README's numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.requests import bench_requests
+
+
+@pytest.fixture(scope="module")
+def requests() -> dict[str, int]:
+    """The number of requests of each step."""
+    pytest.importorskip("moto", reason="moto[server], which counts the requests, is not installed")
+    rows = [line.strip("| ").split(" | ") for line in bench_requests(Path())]
+    return {what: int(count) for what, count, _ in rows[2:]}
+
+
+def test_a_picture_costs_two_requests_whatever_its_size(requests):
+    assert requests["read a picture of 8 kB"] == requests["read a picture of 500 kB"] == 2
+
+
+def test_a_folder_of_up_to_a_thousand_is_listed_by_one_request_beside_its_root(requests):
+    assert requests["list a folder of 30 pictures"] <= 3
+
+
+def test_the_footer_of_the_list_is_asked_for_with_the_first_shard_alone(requests):
+    first = next(count for what, count in requests.items() if "first shard" in what)
+    assert requests["explain: read the rows of the next shard"] == 2 < first
+
+
+def test_a_part_file_costs_six_requests_to_write_and_three_to_read(requests):
+    assert requests["write a part file of 400 kB"] == 6
+    assert requests["read two columns of a part file"] == 3
+
+
+def test_small_members_of_a_tar_file_share_requests_and_large_ones_do_not(requests):
+    found = {what: count for what, count in requests.items() if what.startswith("list a tar file")}
+    assert found["list a tar file of 1,000 pictures of 8 kB"] < 100
+    assert found["list a tar file of 40 pictures of 500 kB"] > 40

@@ -1,0 +1,75 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation
+from pneumo_ray.model import ModelConfig, PneumoniaNet
+from pneumo_ray.score.schema import ScoreFacts, to_columns
+
+
+def facts(**changes) -> ScoreFacts:
+    base = {
+        "map_size": (2, 2),
+        "model_hash": "m",
+        "config_hash": "c",
+        "threshold": 0.5,
+        "temperature": 2.0,
+        "method": {},
+    }
+    return ScoreFacts(**(base | changes))
+
+
+@pytest.fixture(scope="module")
+def explanation() -> Explanation:
+    torch.manual_seed(0)
+    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
+    torch.nn.init.normal_(net.classifier.weight)
+    return BayesGradCAM(net, temperature=2.0)(torch.randn(5, 3, 64, 64))
+
+
+def test_failed_rows_lie_between_the_others_and_are_null(explanation):
+    columns = to_columns(explanation, facts(), 1.96, None)
+    failures = [None, ("read", "empty: x"), None, None, None, ("decode", "truncated: y"), None]
+    table = facts().table(list("abcdefg"), failures, columns)
+    assert table.schema.equals(facts().schema(), check_metadata=True)
+    assert table["status"].to_pylist() == ["ok", "failed", "ok", "ok", "ok", "failed", "ok"]
+    assert np.allclose(table["prob_mean"].drop_null().to_numpy(), explanation.prob_mean)
+    assert [value is None for value in table["cam_std"].to_pylist()] == [f is not None for f in failures]
+    for row, number in ((0, 0), (2, 1), (6, 4)):
+        assert np.allclose(table["cam_mean"][row].as_py(), explanation.cam_mean[number].flatten())
+        assert table[f"zone_std_{ZONES[3]}"][row].as_py() == pytest.approx(float(explanation.zone_std[number, 3]))
+
+
+def test_a_shard_of_failures_alone_has_the_same_schema():
+    table = facts().table(["a"], [("read", "empty: x")], {})
+    assert table.schema.equals(facts().schema(), check_metadata=True)
+    assert table["prob_mean"].to_pylist() == [None]
+
+
+def test_the_threshold_is_calibrated_and_the_logit_is_raw():
+    """P = sigmoid(logit / T): p = 0.9 at T = 2 is the raw logit 2 ln 9."""
+    assert facts(threshold=0.9).threshold_logit == pytest.approx(2 * np.log(9))
+    assert facts(threshold=np.nextafter(1, 2)).threshold_logit == np.inf
+
+
+def test_who_is_predicted_and_referred_follows_from_the_passes(explanation):
+    columns = to_columns(explanation, facts(), 1.96, None)
+    assert columns["predicted"].tolist() == [int(p >= 0.5) for p in explanation.prob_mean.tolist()]
+    near = (explanation.logit_mean.abs() <= 0.7 * explanation.logit_std).tolist()
+    assert to_columns(explanation, facts(), 0.7, None)["refer"].tolist() == near
+    assert to_columns(explanation, facts(), 1e9, None)["refer"].all()
+    assert not to_columns(explanation, facts(), 0.0, None)["refer"].any()
+    nobody = to_columns(explanation, facts(threshold=np.nextafter(1, 2)), 1.96, None)
+    assert not nobody["predicted"].any()
+    assert not nobody["refer"].any()
+
+
+def test_the_metadata_says_what_the_maps_are():
+    metadata = facts().schema().metadata
+    assert json.loads(metadata[b"map_shape"]) == [2, 2]
+    assert tuple(json.loads(metadata[b"zones"])) == ZONES
+    assert float(metadata[b"threshold"]) == 0.5
+    assert facts().schema().field("cam_mean").type == pa.list_(pa.float32(), 4)

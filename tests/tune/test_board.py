@@ -1,0 +1,82 @@
+"""The live table of a study, drawn into text; no Ray."""
+
+from types import SimpleNamespace
+
+import pytest
+import rich
+from rich.console import Console
+
+from pneumo_ray.tune.board import Board
+from pneumo_ray.tune.study import Range, Study, Trial
+
+SEARCH = Study("s", "rates", space={"optim.lr": Range(1e-6, 1e-1, log=True), "optim.weight_decay": (1e-4,)})
+NUMBERS = {"val_loss": 0.5, "val_auc": 0.75}
+
+
+def trials(count: int) -> dict[str, Trial]:
+    return {f"{n:03d}": Trial(f"{n:03d}", f"{n:03d}", {"optim.lr": 10.0**-n}, 0) for n in range(count)}
+
+
+def tune_trial(name: str, **config) -> SimpleNamespace:
+    return SimpleNamespace(config={"name": name, **config})
+
+
+def drawn(board: Board, monkeypatch, width: int = 80, height: int = 24) -> list[str]:
+    console = Console(width=width, height=height, force_terminal=False)
+    monkeypatch.setattr(rich, "_console", console)
+    with console.capture() as said:
+        console.print(board._table())
+    lines = said.get().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert len(lines) <= height
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def test_a_board_without_a_trial_says_what_it_waits_for(monkeypatch):
+    assert "waiting for the cluster" in drawn(Board(trials(2), 3, SEARCH), monkeypatch)[-1]
+
+
+def test_rows_are_in_the_order_of_the_plan_and_say_what_was_drawn_and_what_became_of_it(monkeypatch):
+    stopped = set()
+    board = Board(trials(3), 3, SEARCH, stopped)
+    for name in ("001", "000"):
+        board.on_trial_start(0, [], tune_trial(name))
+        board.on_trial_result(0, [], tune_trial(name), {"epoch": 1, **NUMBERS})
+    board.on_trial_start(0, [], tune_trial("002", settings={"optim.lr": 0.0312}))
+    stopped.add("001")
+    for name in ("000", "001"):
+        board.on_trial_complete(0, [], tune_trial(name))
+    title, header, _, *rows = drawn(board, monkeypatch)
+    assert "2 of 3 trials" in title
+    assert header.split() == ["trial", "lr", "weight", "decay", "status", "epoch", "val", "loss", "best", "val", "AUC"]
+    assert [row.split()[:3] for row in rows] == [
+        ["000", "1", "done"],
+        ["001", "0.1", "stopped"],
+        ["002", "0.031", "running"],
+    ]
+
+
+def test_where_there_are_more_trials_than_lines_those_that_run_are_shown(monkeypatch):
+    board = Board(trials(40), 3, SEARCH)
+    for name in trials(40):
+        board.on_trial_start(0, [], tune_trial(name))
+        if name not in ("003", "039"):
+            board.on_trial_complete(0, [], tune_trial(name))
+    lines = drawn(board, monkeypatch, height=12)
+    shown = [line.split()[0] for line in lines[3:-1]]
+    assert shown[0] == "003"
+    assert shown[-2:] == ["038", "039"]
+    assert lines[-1].split() == [str(40 - len(shown)), "more"]
+
+
+def test_a_study_that_is_interrupted_leaves_no_trial_that_seems_to_run(monkeypatch, capsys):
+    board = Board(trials(2), 3, SEARCH)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    board.on_trial_start(0, [], tune_trial("000"))
+    with pytest.raises(KeyboardInterrupt), board.shown():
+        raise KeyboardInterrupt
+    board.on_trial_result(0, [], tune_trial("000"), {"epoch": 1, **NUMBERS})
+    title, header, _, row = drawn(board, monkeypatch)
+    assert "0 of 2 trials" in title
+    assert header.split() == ["trial", "lr", "weight", "decay", "status", "epoch", "val", "loss", "best", "val", "AUC"]
+    assert row.split() == ["000", "1", "interrupted", "1/3", "0.5000", "0.5000", "0.7500"]

@@ -1,0 +1,285 @@
+"""What a study is, what its trials are, how they share a cluster, and what their numbers say: no Ray, no training."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from pneumo_ray.config import load_config, parse
+from pneumo_ray.errors import ClusterError, ConfigError
+from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
+from pneumo_ray.model import ModelConfig
+from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
+from pneumo_ray.train.sampling import BALANCE_MODES
+from pneumo_ray.tune.comparison import best_record, differences
+from pneumo_ray.tune.config import StudyConfig
+from pneumo_ray.tune.results import ablation_markdown, study_rows, write_results
+from pneumo_ray.tune.sharing import share_cluster
+from pneumo_ray.tune.studies import STUDIES
+from pneumo_ray.tune.study import Range, Study, Trial, configure, plan, read_study
+from pneumo_ray.tune.trial import validation_metrics
+
+BASE = TrainConfig(manifest="/m.parquet", out="/study", model=ModelConfig(weights="none"))
+
+
+def asked(**changes) -> StudyConfig:
+    return replace(StudyConfig(manifest="m.parquet", out="out", study="balance"), **changes)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_trial_of_a_built_in_study_is_a_config_that_train_accepts(name):
+    trials = plan(STUDIES[name], BASE)
+    configs = [configure(BASE, trial) for trial in trials]
+    assert len({trial.name for trial in trials}) == len({config.out for config in configs}) == len(trials)
+    assert len({(replace(config, out="")) for config in configs}) == len(trials), "two trials are the same run"
+
+
+def test_the_augmentation_study_leaves_out_each_operation_and_uses_each_alone():
+    configs = {arm: _augment(settings) for arm, settings in STUDIES["augmentation"].arms.items()}
+    assert configs.pop("full") == AugmentConfig()
+    assert configs.pop("none") == AugmentConfig.none()
+    for operation in OPERATIONS:
+        assert configs.pop(f"without-{operation}") == AugmentConfig().without(operation)
+        alone = configs.pop(f"only-{operation}")
+        assert alone.without(operation) == AugmentConfig.none()
+        assert alone != AugmentConfig.none()
+    assert not configs
+
+
+def _augment(settings) -> AugmentConfig:
+    return configure(BASE, Trial("x", "x", settings, 0)).augment
+
+
+def test_all_arms_come_with_one_seed_before_any_comes_with_the_next():
+    trials = plan(STUDIES["balance"], replace(BASE, seed=5))
+    assert [trial.seed for trial in trials] == [5] * 5 + [6] * 5 + [7] * 5
+    assert [trial.arm for trial in trials[:5]] == list(BALANCE_MODES)
+
+
+def test_more_draws_only_add_to_a_search_and_lie_in_its_ranges():
+    study = STUDIES["lr-wd"]
+    few, many = plan(replace(study, trials=8), BASE), plan(replace(study, trials=200), BASE)
+    assert many[:8] == few
+    rates = np.array([trial.settings["optim.lr"] for trial in many])
+    assert 1e-5 <= rates.min() < 2e-5
+    assert 1.5e-4 < rates.max() <= 3e-4
+    # Log-uniform: half of the draws lie below the geometric mean (three standard errors are 0.11).
+    assert abs(np.mean(rates < np.sqrt(1e-5 * 3e-4)) - 0.5) < 0.11
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim.lrr": 1.0}, "no option optim.lrr to vary; did you mean optim.lr"),
+        ({"optim": 1.0}, "no option optim to vary"),
+        ({"balance": "copiess"}, "balance cannot be 'copiess'; did you mean copies"),
+        ({"optim.lr": "fast"}, "optim.lr cannot be 'fast'; it is of type float"),
+        ({"optim.lr": -1}, "optim.lr must be positive"),
+        ({"batch_size": 1.5}, "batch_size cannot be 1.5"),
+        ({"compile": 1}, "compile cannot be 1"),
+        ({"model.dropout": 1.0}, "model.dropout must be"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_named_before_anything_runs(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(Study("s", "x", arms={"a": settings}), BASE)
+
+
+def test_impossible_ranges_and_empty_studies_are_refused():
+    for low, high, log in ((1, 1, False), (2, 1, False), (0, 1, True), (1, float("nan"), False)):
+        with pytest.raises(ConfigError, match="rising"):
+            Range(low, high, log)
+    with pytest.raises(ConfigError, match="either arms or a space"):
+        Study("s", "x")
+    with pytest.raises(ConfigError, match="no value for balance"):
+        Study("s", "x", space={"balance": ()})
+    with pytest.raises(ConfigError, match="did you mean full"):
+        Study("s", "x", arms={"full": {}}, reference="ful")
+
+
+def test_a_study_is_read_from_json(tmp_path):
+    path = tmp_path / "mine.json"
+    space = {"optim.lr": {"low": 1e-5, "high": 1e-3, "log": True}, "balance": ["none", "copies"]}
+    path.write_text(json.dumps({"space": space, "trials": 3}))
+    study = read_study(str(path))
+    expected = {"optim.lr": Range(1e-5, 1e-3, log=True), "balance": ("none", "copies")}
+    assert study == Study("mine", "optim.lr, balance", space=expected, trials=3)
+    assert len(plan(study, BASE)) == 3
+    for text, message in (
+        ('{"spaces": {}}', "unknown field spaces; did you mean space"),
+        ("[]", "JSON object"),
+        ("{", "not a readable"),
+        ('{"space": {"optim.lr": {"lo": 1}}}', "wrong type"),
+        ('{"space": {"optim.lr": 3}}', "wrong type"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_study(str(path))
+
+
+def test_what_was_asked_for_must_be_something_that_the_study_has():
+    assert list(asked(arms=("none", "p*")).chosen().arms) == ["pos-weight", "none", "paper"]
+    assert asked(seeds=7).chosen().seeds == 7
+    for changes, message in (
+        ({"study": "balanced"}, "did you mean balance"),
+        ({"arms": ("papers",)}, "no arm 'papers'; did you mean paper"),
+        ({"trials": 3}, "leave --trials out"),
+        ({"study": "lr-wd", "seeds": 2}, "no --seeds"),
+        ({"search": "optuna"}, "nothing to --search"),
+        ({"study": None}, "--study NAME"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            asked(**changes).chosen()
+    for changes, message in (
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"seeds": 0}, "seeds must be"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            asked(**changes)
+
+
+def test_the_command_line_takes_the_options_of_train_beside_those_of_the_study():
+    words = ["--manifest", "m", "--out", "o", "--study", "balance", "--arms", "none", "paper", "--optim.lr", "0.5"]
+    config = parse(StudyConfig, [*words, "--seeds", "2"])
+    assert (config.arms, config.seeds, config.optim.lr) == (("none", "paper"), 2, 0.5)
+    assert type(config.base()) is TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "at_once"),
+    [([2], 1, 2), ([2], 1, 1), ([2], 1, 4), ([8], 2, 3), ([2, 2, 2, 2], 1, 8), ([16], 4, 2), ([1], 1, 1)],
+)
+def test_trials_reserve_all_they_need_and_no_more_than_there_is(nodes, workers, at_once):
+    resources = [{"CPU": float(cpus)} for cpus in nodes]
+    share = share_cluster(resources, ScalingConfig(num_workers=workers), 100, at_once)
+    assert share.trials == at_once
+    reserved = sum(bundle["CPU"] for bundle in share.bundles)
+    beside = 0.0 if share.in_process else workers * share.cpus.per_worker
+    assert at_once * (reserved + beside) <= sum(nodes) + 1e-9
+    # A task that prepares pictures finds a bundle, and every bundle a node.
+    assert all(share.cpus.per_task <= bundle["CPU"] <= max(nodes) for bundle in share.bundles[1:])
+    assert len(share.bundles) > 1
+    assert at_once * workers * share.threads <= max(sum(nodes), at_once * workers)
+
+
+def test_by_default_as_many_trials_run_as_there_are_processors_and_memory_for():
+    assert share_cluster([{"CPU": 8.0}], ScalingConfig(num_workers=2), 100).trials == 4
+    assert share_cluster([{"CPU": 8.0}], ScalingConfig(), 3).trials == 3
+    assert share_cluster([{"CPU": 64.0, "memory": 9 * 2.0**30}], ScalingConfig(), 100).trials == 4
+    gpus = ScalingConfig(use_gpu=True, gpus_per_worker=0.5)
+    share = share_cluster([{"CPU": 16.0, "GPU": 2.0}], gpus, 100)
+    assert (share.trials, share.bundles[0]["GPU"]) == (4, 0.5)
+    with pytest.raises(ClusterError, match="0 GPUs where a trial needs 1"):
+        share_cluster([{"CPU": 2.0}], ScalingConfig(use_gpu=True), 1)
+    with pytest.raises(ClusterError, match="do not fit on 2 CPUs"):
+        share_cluster([{"CPU": 2.0}], ScalingConfig(cpus_per_worker=2), 4)
+
+
+def records(values: dict[str, list[float]], **changes) -> list[dict]:
+    return [
+        {"name": f"{arm}-{seed}", "arm": arm, "seed": seed, "status": "finished", "reason": None, "settings": {"balance": arm},
+         "epochs": 3, "best_epoch": 2, "checkpoint": "c", "training_seconds": 1.0, "overhead_seconds": 0.5,
+         "metrics": {"val_loss": value, "loss_scaled": value}} | changes
+        for arm, arm_values in values.items()
+        for seed, value in enumerate(arm_values)
+    ]  # fmt: skip
+
+
+def test_two_arms_are_compared_as_in_a_paired_t_test():
+    """With two arms, additive effects of arm and seed are exactly Student's paired test."""
+    reference, other = [0.30, 0.32, 0.37, 0.31], [0.28, 0.31, 0.33, 0.30]
+    found = differences(records({"ref": reference, "new": other}), "val_loss", "ref")["new"]
+    pairs = np.array(other) - np.array(reference)
+    half = student.ppf(0.975, 3) * pairs.std(ddof=1) / 2
+    assert found.mean == pytest.approx(pairs.mean())
+    assert (found.low, found.high) == (pytest.approx(pairs.mean() - half), pytest.approx(pairs.mean() + half))
+
+
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        seeds = rng.normal(0, 5, 3)
+        values = {arm: list(0.1 * k + seeds + rng.normal(0, 1, 3)) for k, arm in enumerate("abcde")}
+        found = differences(records(values), "val_loss", "a")["e"]
+        hits += found.low <= 0.4 <= found.high
+    assert abs(hits / 400 - 0.95) < 0.033  # three standard errors
+
+
+def test_one_seed_gives_a_difference_without_an_interval_and_a_missing_reference_gives_none():
+    found = differences(records({"ref": [0.3], "new": [0.2]}), "val_loss", "ref")["new"]
+    assert (found.mean, found.low, found.high) == (pytest.approx(-0.1), None, None)
+    assert differences(records({"new": [0.2]}), "val_loss", "ref") == {}
+
+
+def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
+    study = Study("s", "x", arms={"a": {}, "b": {}})
+    found = records({"a": [0.1, 0.1], "b": [0.2, 0.2]})
+    assert best_record(study, found)["arm"] == "a"
+    found[1] |= {"status": "diverged", "metrics": {}}
+    assert best_record(study, found)["arm"] == "b"
+    assert best_record(study, records({"a": [0.1]}, status="failed")) is None
+    search = Study("s", "x", space={"optim.lr": Range(0, 1)})
+    assert best_record(search, records({"a": [0.3], "b": [0.2]}))["arm"] == "b"
+
+
+def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
+    arms = {"head-0.5": {"model.dropout": 0.5}, "head-0.2": {"model.dropout": 0.2}}
+    study = Study("s", "x", arms=arms, uncertainty=True)
+    found = records({"head-0.5": [0.3], "head-0.2": [0.3]})
+    for record, value in zip(found, (0.7, 0.8), strict=True):
+        record["metrics"] |= {"error_auroc_mi": value, "error_auroc_plain": None}
+    text = ablation_markdown(study, BASE, found)
+    assert text.count("| error_auroc_mi | error_auroc_plain |") == 2
+    assert "| 0.8000 |  |" in text
+    assert "| +0.1000 |  |" in text
+    found[1] |= {"status": "diverged", "metrics": {}}
+    assert "| head-0.2 | 0, 1 diverged |" in ablation_markdown(study, BASE, found)
+    assert "error_auroc" not in ablation_markdown(replace(study, uncertainty=False), BASE, found)
+    with pytest.raises(ConfigError, match="measures the uncertainty of dropout, and off has none"):
+        plan(replace(study, arms={"off": {"model.dropout": 0.0}}), BASE)
+
+
+def test_rows_have_the_same_columns_whatever_became_of_the_trial():
+    found = records({"a": [0.1], "b": [0.2]})
+    found[1] |= {
+        "status": "failed",
+        "metrics": {},
+        "overhead_seconds": None,
+        "settings": {"augment.crop_area": [0.8, 1.0]},
+    }
+    rows = study_rows(found)
+    assert rows[0].keys() == rows[1].keys()
+    assert rows[1]["augment.crop_area"] == "[0.8, 1.0]"
+    assert rows[1]["val_loss"] is None
+    assert rows[0]["seconds"] == 1.5
+
+
+def test_an_overconfident_half_is_what_the_bias_shows():
+    labels = np.array([0, 1] * 50)
+    metrics = validation_metrics(np.full(100, np.log(3.0)), labels)
+    assert metrics["bias"] == pytest.approx(0.25)
+    assert metrics["val_loss"] == pytest.approx(-0.5 * (np.log(0.75) + np.log(0.25)))
+    assert metrics["ece"] == pytest.approx(0.25)
+    assert (metrics["recall"], metrics["specificity"]) == (1.0, 0.0)
+
+
+def test_the_best_config_is_one_that_train_takes(tmp_path):
+    study = Study("s", "x", arms={"a": {"augment.crop_area": None}, "b": {"augment.crop_area": [0.5, 0.9]}})
+    base = replace(BASE, out=str(tmp_path), data=ImageConfig(64))
+    found = records({"a": [0.3], "b": [0.2]})
+    names = ("val_auc", "ece", "recall", "specificity", "bias")
+    for record in found:
+        record["settings"] = dict(study.arms[record["arm"]])
+        record["metrics"] |= dict.fromkeys(names, 0.5)
+        record["history"] = []
+    write_results(study, base, str(tmp_path), found)
+    best = load_config(TrainConfig, str(tmp_path / "best.json"))
+    assert best.augment.crop_area == (0.5, 0.9)
+    assert best.data.image_size == 64
+    text = (tmp_path / "ablation.md").read_text()
+    assert "| b | -0.1000 |" in text
+    assert "(figures/differences.png)" in text
+    assert (tmp_path / "figures/differences.png").exists()
