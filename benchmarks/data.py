@@ -156,7 +156,7 @@ def _planning(picture: Path) -> Row:
 import resource, sys
 import numpy as np, pyarrow as pa, ray
 from pneumo_ray.images.augment_config import AugmentConfig
-from pneumo_ray.data.pipeline import ticket_stream
+from pneumo_ray.train.ray_stream import ticket_stream
 from pneumo_ray.train.batches import BatchSource
 n = int(sys.argv[1])
 ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)

@@ -30,10 +30,10 @@ from pneumo_ray.data.audit import audit
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage, write_manifest
 from pneumo_ray.data.prepare import load_training_rows
+from pneumo_ray.data.sampling import epoch_plan
 from pneumo_ray.data.split import assign_splits
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.train import batches as stream
-from pneumo_ray.train.sampling import epoch_plan
 
 SIZES = (10_000, 100_000, 1_000_000)
 EPOCHS = 30

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 from pneumo_ray.config import run_job
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.evaluate.attention import pointing_line
 from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.phantom.synthetic import PhantomConfig, write_phantom_archive
+from pneumo_ray.ray_cluster import start_ray
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.train.config import ImageConfig, OptimConfig, TrainConfig

@@ -18,7 +18,7 @@ class EvaluateJob(EvaluateConfig):
 def main(config: EvaluateJob) -> None:
     if config.robustness:
         # Scoring again needs Ray; measuring what is scored does not.
-        from pneumo_ray.data.pipeline import start_ray
+        from pneumo_ray.ray_cluster import start_ray
         from pneumo_ray.score.robustness import measure_robustness
 
         if config.scores is not None:

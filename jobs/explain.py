@@ -1,7 +1,7 @@
 """Score and explain an archive: `python jobs/explain.py --archive DIR --model RUN/model --out SCORES`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.data.pipeline import start_ray
+from pneumo_ray.ray_cluster import start_ray
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
 

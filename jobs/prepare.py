@@ -1,8 +1,8 @@
 """List, audit, label and split an archive of radiographs: `python jobs/prepare.py --archive DIR --out RUN`."""
 
 from pneumo_ray.config import run_job, save_config
-from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.data.prepare import PrepareConfig, prepare
+from pneumo_ray.ray_cluster import start_ray
 from pneumo_ray.storage import absolute, join
 
 

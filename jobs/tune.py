@@ -1,7 +1,7 @@
 """Train many times and compare: `python jobs/tune.py --manifest RUN/manifest.parquet --out STUDY --study balance`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.data.pipeline import start_ray
+from pneumo_ray.ray_cluster import start_ray
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.job import run_study
 

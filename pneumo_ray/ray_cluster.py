@@ -1,13 +1,81 @@
-"""What a Ray cluster has, and how a job waits for one that is still growing."""
+"""The Ray cluster that a job runs on: start or join one, wait for nodes, and the few shapes of Ray Data that jobs use.
 
+All that reaches into Ray where it has no public way, and every environment variable that Ray reads, stands here.
+"""
+
+import logging
+import os
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any
 
+import cv2
+import numpy as np
+import pyarrow as pa
 import ray
+import ray.data
 from ray.autoscaler.sdk import request_resources
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pneumo_ray.config import end_on_sigterm
 from pneumo_ray.console import QUIET_SECONDS, say
+from pneumo_ray.cpu_shares import ActorShares, Node
 from pneumo_ray.errors import ClusterError
+
+MAX_READ_TASKS = 5_000
+"""Bounds what the planning of a run of any length costs, a millisecond a task; a task makes several rows where there are more."""
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no statistics about a hospital's runs are sent anywhere
+    "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune's newer output prints even with verbose=0
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # histories are written by the jobs
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverged ends without a loss
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted job ends with its own sentence
+}
+
+
+def start_ray() -> None:
+    """Join the cluster that the job was submitted to, or start one on this machine that only this machine reaches."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _keep_own_ray_to_loopback()
+    ray.init(logging_level="warning", log_to_driver=False)
+    end_on_sigterm()  # Ray installs a handler of its own, which ends without a message
+    quiet_ray_data()
+
+
+def _keep_own_ray_to_loopback() -> None:
+    """Make the Ray that this process is about to start listen on loopback only; nothing where it will join a cluster.
+
+    Up to ray-project/ray#59852 most of its servers, which run what they are sent, listened on every interface; since
+    then they listen on the node's address. This is the switch by which Ray keeps to loopback on macOS and Windows.
+    `ray.init("auto")` cannot be asked first, because it joins the private Ray of any other job on the machine.
+    """
+    from ray._private import ray_constants, services
+
+    if services.canonicalize_bootstrap_address(None) is None:
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # inherited by the processes that Ray starts
+        ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def quiet_ray_data() -> None:
+    """Turn off Ray Data's own progress bars and notices; the jobs report progress themselves."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def is_retry() -> bool:
+    """Whether the calling task was started before and its process died (of an image, of memory, with its node)."""
+    # Ray counts the attempts; ray.get_runtime_context() of Ray 2.60 does not return the count.
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()) > 0
 
 
 def living_nodes() -> list[dict[str, float]]:
@@ -15,23 +83,28 @@ def living_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def available_cpus() -> float:
+    """Return the CPUs of the cluster, at least 1."""
+    return max(1.0, ray.cluster_resources().get("CPU", 1.0))
+
+
 def wait_for(
     needed: Mapping[str, float], bundles: Sequence[Mapping[str, float]], seconds: float, advice: str
 ) -> list[dict[str, float]]:
     """Wait until the cluster has what a job needs; return the resources of its nodes.
 
-    Where the cluster can grow it is asked to: nodes come only for those who ask.
+    A cluster that can grow is asked to.
 
     Args:
         needed: resource -> amount over all nodes.
-        bundles: what the job will place somewhere, a bundle on one node, for the cluster's autoscaler.
-        seconds: how long.
+        bundles: what the job will place, a bundle on one node, for the cluster's autoscaler.
+        seconds: how long to wait.
         advice: the end of the sentence about a cluster that is too small.
 
     Raises:
-        ClusterError: if it has not after that long.
+        ClusterError: if it is still too small after that long.
     """
-    start = last_word = time.monotonic()
+    start = last_line = time.monotonic()
     asked = False
     try:
         while True:
@@ -47,10 +120,187 @@ def wait_for(
             if not asked:
                 request_resources(bundles=[dict(bundle) for bundle in bundles])
                 asked = True
-            if now - last_word >= QUIET_SECONDS or last_word == start:
-                last_word = now
+            if now - last_line >= QUIET_SECONDS or last_line == start:
+                last_line = now
                 say(f"waiting for the cluster: it has {what}")
             time.sleep(min(1.0, seconds))
     finally:
         if asked:
             request_resources(bundles=[])
+
+
+def wait_for_training(
+    workers: tuple[int, int], cpus_per_worker: float, seconds: float, *, use_gpu: bool
+) -> Sequence[Node]:
+    """Wait until the cluster has room for a training; return the resources of its nodes.
+
+    Args:
+        workers: the fewest and the most.
+        cpus_per_worker: logical CPUs of each; 0 lets the job choose.
+        seconds: how long to wait.
+        use_gpu: each has a GPU.
+
+    Raises:
+        ClusterError: if there is none after that long.
+    """
+    fewest, most = workers
+    # Without a reservation, more workers than CPUs would start, share them, and be slower than fewer.
+    least = 0.05 * fewest if use_gpu else max(fewest - 1.0, 1.0)
+    needed = {"CPU": 1.0 + (cpus_per_worker * fewest or least)} | ({"GPU": float(fewest)} if use_gpu else {})
+    worker = {"CPU": cpus_per_worker or 1.0} | ({"GPU": 1.0} if use_gpu else {})
+    advice = (
+        "one CPU prepares images; ask for fewer --scaling.num-workers, or raise --scaling.wait-seconds where nodes are "
+        "still coming"
+    )
+    return wait_for(needed, [*[worker] * most, {"CPU": 1.0}], seconds, advice)
+
+
+def wait_for_scoring(actors: tuple[int, int], seconds: float, *, use_gpu: bool) -> Sequence[Node]:
+    """Wait until the cluster has room for scoring; return the resources of its nodes.
+
+    Args:
+        actors: the fewest and the most; 0 lets the job choose.
+        seconds: how long to wait.
+        use_gpu: each has a GPU.
+
+    Raises:
+        ClusterError: if there is none after that long.
+    """
+    fewest, most = (max(1, number) for number in actors)
+    # Ray Data makes no progress, silently, unless it is left one whole CPU.
+    needed = {"CPU": 2.0} | ({"GPU": float(fewest)} if use_gpu else {})
+    actor = {"CPU": 1.0} | ({"GPU": 1.0} if use_gpu else {})
+    advice = (
+        "one CPU decodes; ask for fewer --scale.num-actors, or raise --scale.wait-seconds where nodes are still coming"
+    )
+    return wait_for(needed, [*[actor] * most, {"CPU": 1.0}], seconds, advice)
+
+
+def reserve_cpus(cpus: float) -> PlacementGroup:
+    """Keep CPUs from all others; the caller removes the group where its process lives on."""
+    group = placement_group([{"CPU": cpus}])
+    ray.get(group.ready())
+    return group
+
+
+def stay_in(reserved: PlacementGroup) -> None:
+    """Make the Ray Data tasks of this process run in a placement group.
+
+    Ray Data shares the CPUs of a node evenly among the streams of a cluster and rounds down: with more streams than a
+    node has CPUs each gets none, and all stand still silently. In a group of its own a stream counts what is there.
+    """
+    context = ray.data.DataContext.get_current()
+    strategy = PlacementGroupSchedulingStrategy(reserved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both are deprecated in Ray 2.60 without a replacement
+        context.scheduling_strategy = strategy
+        context.scheduling_strategy_large_args = strategy
+
+
+@lru_cache(maxsize=4)
+def fetch_once(reference: Any) -> Any:
+    """Return an object of the object store, fetched once per process; its tables stay in shared memory."""
+    return ray.get(reference)
+
+
+class _Numbers(Datasource):
+    """The numbers from 0 to n - 1, in the column `id`, in consecutive read tasks."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 8 * self._n
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        bounds = np.linspace(0, self._n, min(parallelism, self._n) + 1).astype(np.int64) if self._n else [0]
+        return [
+            ReadTask(
+                partial(_numbers, int(start), int(stop)),
+                BlockMetadata(
+                    num_rows=int(stop - start), size_bytes=int(8 * (stop - start)), exec_stats=None, input_files=None
+                ),
+            )
+            for start, stop in pairwise(bounds)
+        ]
+
+
+def _numbers(start: int, stop: int) -> list[Block]:
+    return [pa.table({"id": np.arange(start, stop)})]
+
+
+def range_dataset(
+    count: int, make: Callable[[dict[str, np.ndarray]], Iterator[Any]], num_cpus: float
+) -> ray.data.Dataset:
+    """Return a dataset of what tasks make of the numbers from 0 to `count - 1`, in order where the context preserves it.
+
+    Args:
+        count: how many.
+        make: takes some of the numbers as the column `id` and yields one batch for each.
+        num_cpus: logical CPUs of a task.
+    """
+    # `ray.data.range` takes a whole CPU for each of its tasks, and where none is left they wait for ever, silently. With
+    # `num_cpus` here and no batch size (blocks stay as they are) reading and making become one task.
+    dataset = ray.data.read_datasource(
+        _Numbers(count), override_num_blocks=min(count, MAX_READ_TASKS), num_cpus=num_cpus
+    )
+    return dataset.map_batches(make, batch_size=None, num_cpus=num_cpus)
+
+
+def map_blocks(tables: Sequence[pa.Table], function: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """Yield `function` of each table, computed on the whole cluster, in the order of the tables.
+
+    Args:
+        tables: each is one task.
+        function: runs in a process of the cluster with one OpenCV thread. An error that it raises arrives wrapped in
+            Ray's own; return a row that carries the sentence instead.
+    """
+    if not tables:
+        return
+    dataset = ray.data.from_arrow(list(tables))
+    dataset.context.execution_options.preserve_order = True
+    dataset = dataset.map_batches(
+        partial(_single_threaded, function=function), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+
+def _single_threaded(block: pa.Table, function: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    cv2.setNumThreads(1)
+    return function(block)
+
+
+def block_size(num_rows: int) -> int:
+    """Return how many rows one task of `map_blocks` gets, so that all CPUs have several."""
+    return max(8, min(256, int(np.ceil(num_rows / (8 * available_cpus())))))
+
+
+def map_actors(kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], actors: ActorShares) -> Any:
+    """Return a dataset of what a pool of actors makes of whole blocks.
+
+    Args:
+        kind: class of the actor; called with a block.
+        dataset: whose blocks.
+        arguments: of the constructor.
+        actors: how many, with what.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ray_remote_args_fn is deprecated in Ray 2.64 without a replacement
+        return dataset.map_batches(
+            kind,
+            fn_constructor_args=tuple(arguments),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
+            num_cpus=actors.num_cpus,
+            num_gpus=actors.num_gpus,
+            # Ray Data would restart an actor that died without end, and wait for ever for the node that it was on.
+            ray_remote_args_fn=_no_restarts,
+        )
+
+
+def _no_restarts() -> dict[str, int]:
+    return {"max_restarts": 0, "max_task_retries": 0}

@@ -10,11 +10,11 @@ from pneumo_ray import storage
 from pneumo_ray.console import progress
 from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.manifest import usable
+from pneumo_ray.data.sampling import virtual_copies
 from pneumo_ray.images.augment import materialise_copy
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.rng import image_key
-from pneumo_ray.train.sampling import virtual_copies
 
 
 def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:

@@ -68,7 +68,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
     Raises:
         PneumoError: one sentence about the archive, the label table, the protocol or the folder.
     """
-    from pneumo_ray.data.pipeline import inspect_archive  # the only part that needs Ray
+    from pneumo_ray.data.cluster_tasks import inspect_archive  # needs Ray
 
     out = storage.absolute(config.out)
     labels = read_labels(config.labels) if config.labels else None
@@ -147,7 +147,7 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
     """
     if cache_of(manifest, uri) is not None or decoding_size(image_size) != CACHE_SIZE:
         return uri
-    from pneumo_ray.data.pipeline import cache_pictures  # needs Ray
+    from pneumo_ray.data.cluster_tasks import cache_images  # needs Ray
 
     folder = cache_folder(out, CACHE_SIZE)
     found = scan_cache(folder, CACHE_SIZE)
@@ -160,7 +160,7 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
         row for row, name in enumerate(manifest["image_id"].to_pylist()) if name in wanted and keys[row] not in found
     ]
     with progress("decoding once for all trials", len(todo)) as tick:
-        for places in cache_pictures(manifest.take(pa.array(todo, pa.int64())), folder):
+        for places in cache_images(manifest.take(pa.array(todo, pa.int64())), folder):
             found |= places
             tick(len(places))
     if todo:

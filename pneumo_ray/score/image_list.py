@@ -19,11 +19,11 @@ from pneumo_ray.console import progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.data.pipeline import was_started_before
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.ray_cluster import is_retry
 
 LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
 """Columns of a manifest: the lungs of a picture, in its own pixels; x1 and y1 are the first outside."""
@@ -217,7 +217,7 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
 
 
 def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
-    with guarded(DECODE_SECONDS, careful=was_started_before()) as call:
+    with guarded(DECODE_SECONDS, careful=is_retry()) as call:
         return [count_frames(uri, member, call) for uri, member in pictures]
 
 

@@ -21,13 +21,12 @@ from pneumo_ray.errors import StorageError
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.run_folder import folder_lock
 from pneumo_ray.score.begin import Job, begin, check_method
-from pneumo_ray.score.capacity import plan_actors
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import part_name
-from pneumo_ray.score.workers import Plan, WorkersDiedError, score_shards
+from pneumo_ray.score.workers import Plan, WorkersDiedError, plan_actors, score_shards
 
 MAX_FRUITLESS = 5
 """How often in a row workers may die before a single file of scores was written."""
@@ -96,7 +95,7 @@ def _score(
     started = time.monotonic()
     finished: list[tuple[float, int]] = []
     compiled = fruitless = 0
-    actors = plan_actors(config)
+    actors = plan_actors(config.scale)
     if job.compiled:
         say("the network is compiled first, which takes a while and comes back")
     with progress("explaining", total) as tick:
@@ -120,7 +119,7 @@ def _score(
                 say(
                     f"a worker died; going on with the {len(left):,} of {source.num_shards:,} files that are left{smaller}"
                 )
-                actors = plan_actors(config)
+                actors = plan_actors(config.scale)
     seconds = time.monotonic() - started
     summary = _summarise(out, source, bundle.hash, config.config_hash)
     facts = {

@@ -20,20 +20,20 @@ import ray.data
 
 from pneumo_ray import storage
 from pneumo_ray.console import duration, progress, say
+from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
-from pneumo_ray.data.pipeline import counted, fetched, was_started_before
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
+from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.score.begin import check_method, worth_compiling
-from pneumo_ray.score.capacity import ActorPlan, plan_actors
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
-from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, explained_by, open_explainer
+from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
 
 MAX_PICTURES = 16
 """Pictures of one block at most."""
@@ -107,7 +107,7 @@ def measure_robustness(
         f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
     )
     started = time.monotonic()
-    scored = _score(plan, plan_actors(config))
+    scored = _score(plan, plan_actors(config.scale))
     seconds = time.monotonic() - started
     facts = plan.model.facts
     about = {"format": FORMAT, "model_hash": facts.model_hash, "split": split, "threshold": repr(facts.threshold)}
@@ -175,17 +175,17 @@ def _name(split: str) -> str:
     return "all splits" if split == "all" else f"the split {split}"
 
 
-def _score(plan: _Plan, actors: ActorPlan) -> pa.Table:
+def _score(plan: _Plan, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
     if plan.compiled:
         say("the network is compiled first, which takes a while and comes back")
     shared = ray.put(plan)
     blocks = -(-len(plan.rows) // plan.at_once)
-    dataset = counted(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
+    dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
     # A block is what a task yields. Ray would otherwise cut blocks by their bytes, and batches with them.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
-    dataset = explained_by(_ConditionActor, dataset, shared, actors)
+    dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors)
     tables = []
     with progress("scoring conditions", len(plan.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):
@@ -197,11 +197,11 @@ def _score(plan: _Plan, actors: ActorPlan) -> pa.Table:
 def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
     """Decode a few pictures and yield them under each condition, with the columns of `load_shard` and of the row."""
     cv2.setNumThreads(1)
-    plan: _Plan = fetched(shared)
+    plan: _Plan = fetch_once(shared)
     size = plan.model.preprocessing.image_size
     for block in batch["id"]:
         rows = plan.rows.slice(int(block) * plan.at_once, plan.at_once)
-        loaded = load_shard(rows, int(block), plan.model.preprocessing, careful=was_started_before())
+        loaded = load_shard(rows, int(block), plan.model.preprocessing, careful=is_retry())
         loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
         names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
         pictures = [

@@ -1,6 +1,5 @@
 """What the cluster does for a scoring job: tasks that decode shards, actors that explain and write them."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +14,10 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.data.pipeline import available_cpus, counted, fetched, was_started_before
+from pneumo_ray.cpu_shares import ActorShares, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError
-from pneumo_ray.score.capacity import ActorPlan
-from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.ray_cluster import available_cpus, fetch_once, is_retry, map_actors, range_dataset, wait_for_scoring
+from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ScoringModel
 from pneumo_ray.score.image_list import Source
@@ -63,45 +62,34 @@ _DEATHS = (
 )
 
 
-def score_shards(plan: Plan, shards: Sequence[int], actors: ActorPlan) -> Iterator[ShardReport]:
+def score_shards(plan: Plan, shards: Sequence[int], actors: ActorShares) -> Iterator[ShardReport]:
     """Score shards on the cluster; yield a report for each when its file is written."""
     shared = ray.put(plan)
     numbers = ray.put(np.array(shards))
-    dataset = counted(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
+    dataset = range_dataset(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
     # A block is what a task yields: one shard. Ray would otherwise cut blocks by their bytes.
     dataset.context.target_max_block_size = None
-    dataset = explained_by(_ExplainActor, dataset, shared, actors)
+    dataset = map_actors(_ExplainActor, dataset, (shared, actors.threads), actors)
     for table in collected(dataset):
         for row in table.to_pylist():
             yield ShardReport(**row)
 
 
-def decoding_cpus(actors: ActorPlan) -> float:
+def plan_actors(scale: ScoringScale) -> ActorShares:
+    """Wait for the cluster and share it between the processes that hold the model and the tasks that decode.
+
+    Raises:
+        ClusterError: if the cluster is too small.
+    """
+    actors = (scale.min_actors, scale.max_actors)
+    nodes = wait_for_scoring(actors, scale.wait_seconds, use_gpu=scale.use_gpu)
+    return share_scoring(nodes, *actors, use_gpu=scale.use_gpu)
+
+
+def decoding_cpus(actors: ActorShares) -> float:
     """Return the logical CPUs of one task that decodes beside the actors."""
     free = available_cpus() - actors.count * actors.num_cpus
     return 1.0 if free >= 2 else free / 2
-
-
-def explained_by(kind: type, dataset: ray.data.Dataset, shared: Any, actors: ActorPlan) -> ray.data.Dataset:
-    """Hand whole blocks to actors of a kind, which are made of a reference to what they share and their threads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the last option is deprecated, and nothing has come in its place
-        return dataset.map_batches(
-            kind,
-            fn_constructor_args=(shared, actors.threads),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
-            num_cpus=actors.num_cpus,
-            num_gpus=actors.num_gpus,
-            # Ray would restart one that died without end and a word, and wait for ever for the node that it was on.
-            ray_remote_args_fn=_no_restarts,
-        )
-
-
-def _no_restarts() -> dict[str, int]:
-    return {"max_restarts": 0, "max_task_retries": 0}
 
 
 def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
@@ -156,15 +144,15 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
-    plan: Plan = fetched(shared)
+    plan: Plan = fetch_once(shared)
     for position in batch["id"]:
-        shard = int(fetched(numbers)[position])
+        shard = int(fetch_once(numbers)[position])
         yield load_shard(
             plan.source.read(shard),
             shard,
             plan.model.preprocessing,
             decode_seconds=plan.config.decode_seconds,
-            careful=was_started_before(),
+            careful=is_retry(),
         )
 
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pneumo_ray.data.sampling import Balance
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.operating_point import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.model import ModelConfig
-from pneumo_ray.train.sampling import Balance
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -13,24 +13,25 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_flat, flatten, save_config
 from pneumo_ray.console import say
+from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
-from pneumo_ray.data.pipeline import StreamConfig
 from pneumo_ray.data.prepare import cache_of, load_training_rows
+from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.model import PneumoniaNet, build_model
+from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
 from pneumo_ray.train.batches import BatchSource
-from pneumo_ray.train.capacity import CpuShares, wait_for_cluster
-from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
+from pneumo_ray.train.ray_stream import StreamConfig
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
-from pneumo_ray.train.sampling import effective_odds, positive_weight
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point")
@@ -41,7 +42,7 @@ NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_
 class Place:
     """Where a run that is one of several takes place: in resources that were reserved for it."""
 
-    shares: CpuShares
+    shares: TrainShares
     monitor: Monitor
     """Hears of progress instead of the terminal."""
     reserved: PlacementGroup | None
@@ -88,7 +89,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         return read_result(run, state)
     _announce(config, train, val)
     if not finished:
-        place = place or Place(wait_for_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
+        place = place or Place(_share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         storage.require_writable(run)
         torch.manual_seed(config.seed)
         # A run that continues has its weights in the state, and needs no file or network to begin with.
@@ -134,7 +135,7 @@ def _train(
         monitor=place.monitor,
     )
     gpus = {"GPU": config.scaling.gpus_per_worker} if config.scaling.use_gpu else {}
-    own = _set_aside(place.shares.set_aside) if place.shares.set_aside else None
+    own = reserve_cpus(place.shares.set_aside) if place.shares.set_aside else None
     reserved = own or place.reserved
     stream = StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
     scaling = config.scaling
@@ -173,11 +174,17 @@ def _train(
     return state
 
 
-def _set_aside(cpus: float) -> PlacementGroup:
-    """Keep CPUs from the workers; whoever does this in a process that lives on gives them back."""
-    group = placement_group([{"CPU": cpus}])
-    ray.get(group.ready())
-    return group
+def _share_cluster(scaling: ScalingConfig) -> TrainShares:
+    """Wait until the cluster has room for the run, and share it.
+
+    Raises:
+        ClusterError: if there is none after `scaling.wait_seconds`.
+    """
+    workers = (scaling.min_workers, scaling.max_workers)
+    nodes = wait_for_training(workers, scaling.cpus_per_worker, scaling.wait_seconds, use_gpu=scaling.use_gpu)
+    if scaling.is_elastic:
+        return share_elastic_training(nodes, scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
+    return share_training(nodes, scaling.max_workers, scaling.cpus_per_worker)
 
 
 def _beside_main_thread(action: Callable[[], object]) -> None:

@@ -6,7 +6,6 @@ what has no record, and Ray Tune's own state, which is pickled, is never read ba
 
 import json
 import logging
-import os
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain, flatten
 from pneumo_ray.console import say
+from pneumo_ray.cpu_shares import TrialShares, share_trials
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import ConfigError, PneumoError
@@ -28,7 +28,6 @@ from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
 from pneumo_ray.tune.board import Board
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.results import write_results
-from pneumo_ray.tune.sharing import TrialShare, share_cluster
 from pneumo_ray.tune.study import Study, Trial, configure, plan
 from pneumo_ray.tune.trial import TrialJob, TrialRunner, read_record, write_record
 
@@ -112,7 +111,7 @@ def _records(base: TrainConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     return [record for trial in trials if (record := read_record(_folder(base, trial))) is not None]
 
 
-def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int) -> TrialShare:
+def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int) -> TrialShares:
     """Begin the study's folder, or refuse it; return how the cluster is shared."""
     about = storage.join(base.out, "study.json")
     before = json.loads(storage.read_bytes(about)) if storage.exists(about) else None
@@ -121,7 +120,15 @@ def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, 
         _check_same_study(before, study, base, manifest)
         # Sums over threads round differently: all trials have the number that the first had, whenever they are run.
         scaling = replace(scaling, threads_per_worker=scaling.threads_per_worker or before["threads"])
-    share = share_cluster(living_nodes(), scaling, num_trials, config.max_concurrent)
+    share = share_trials(
+        living_nodes(),
+        scaling.max_workers,
+        num_trials,
+        max_concurrent=config.max_concurrent,
+        cpus_per_worker=scaling.cpus_per_worker,
+        gpus_per_worker=scaling.gpus_per_worker if scaling.use_gpu else 0.0,
+        threads_per_worker=scaling.threads_per_worker,
+    )
     description = {"study": as_plain(study), "config": as_plain(base), "manifest": manifest, "threads": share.threads}
     storage.write_json(description, about)
     return share
@@ -132,7 +139,7 @@ def _run(
     study: Study,
     base: TrainConfig,
     shared: TrainConfig,
-    share: TrialShare,
+    share: TrialShares,
     left: list[Trial],
     past: list[dict[str, Any]],
 ) -> None:
@@ -144,11 +151,7 @@ def _run(
         scheduler = Halving(base.epochs)
         for record in past:
             scheduler.recall(record)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Ray Tune's newer output speaks even where it was asked not to
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # histories are ours
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that diverged ends without a loss
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # an interrupted job says so and ends
     by_name = {trial.name: trial for trial in left}
     job = TrialJob(shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty)
     search = None

@@ -4,9 +4,9 @@ import difflib
 import itertools
 
 from pneumo_ray.config import as_plain
+from pneumo_ray.data.sampling import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
-from pneumo_ray.train.sampling import BALANCE_MODES
 from pneumo_ray.tune.study import Range, Settings, Study
 
 

@@ -22,18 +22,18 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from scipy.special import expit
 
 from pneumo_ray import storage
+from pneumo_ray.cpu_shares import TrialShares
 from pneumo_ray.data.manifest import read_manifest, usable
-from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
 from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.ray_cluster import quiet_ray_data
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import Place, fit
 from pneumo_ray.train.loop import DivergedError
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.tune.error_finding import error_finding
-from pneumo_ray.tune.sharing import TrialShare
 from pneumo_ray.tune.study import Trial, configure
 
 RECORD = "trial.json"
@@ -47,7 +47,7 @@ class TrialJob:
     base: TrainConfig
     trials: Mapping[str, Trial]
     """By name; one that is drawn when it begins has its options from Ray Tune."""
-    share: TrialShare
+    share: TrialShares
     judged: bool
     """A scheduler may end the trial early: it is told the epochs of an interrupted one again, and an epoch begins when it
     has judged the one before, so that what a trial is stopped with does not depend on how fast anybody is."""

@@ -7,8 +7,8 @@ import pytest
 
 from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
+from pneumo_ray.data.cluster_tasks import inspect_archive
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
-from pneumo_ray.data.pipeline import inspect_archive
 from pneumo_ray.errors import StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_image

@@ -11,7 +11,7 @@ SCRIPT = """
 import json
 import psutil
 import ray
-from pneumo_ray.data.pipeline import start_ray
+from pneumo_ray.ray_cluster import start_ray
 
 start_ray()
 ray.get(ray.remote(lambda: 1).remote())

@@ -4,10 +4,10 @@ import pytest
 
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.prepare import load_training_rows
+from pneumo_ray.data.sampling import epoch_plan
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.train.batches import PADDING, BatchSource
-from pneumo_ray.train.sampling import epoch_plan
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,6 @@ from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.model import ModelConfig, load_bundle
-from pneumo_ray.train.capacity import share_cpus, share_elastic
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 from pneumo_ray.train.monitor import Monitor
@@ -199,36 +198,6 @@ def test_a_cluster_that_is_too_small_is_said(ray_cluster, phantom_run, tmp_path)
         fit(config(phantom_run, tmp_path, scaling=scaling))
     with pytest.raises(ClusterError, match="0 GPUs"):
         fit(config(phantom_run, tmp_path, scaling=ScalingConfig(use_gpu=True, wait_seconds=0.1)))
-
-
-@pytest.mark.parametrize(
-    ("nodes", "workers", "gpu"),
-    [([2], 1, False), ([2], 2, False), ([1, 1, 1], 3, False), ([8], 4, False), ([4, 4], 7, False), ([4, 4], 8, True)],
-)
-def test_training_leaves_one_whole_cpu_and_a_task_fits_on_a_node(nodes, workers, gpu):
-    shares = share_cpus(nodes, ScalingConfig(num_workers=workers, use_gpu=gpu))
-    assert sum(nodes) - shares.per_worker * workers >= 1 - 1e-9
-    left, free = workers, []
-    for cpus in nodes:
-        here = min(left, int(cpus / shares.per_worker + 1e-9))
-        left -= here
-        free.append(cpus - here * shares.per_worker)
-    assert left == 0
-    assert 0 < shares.per_task <= max(free)
-
-
-@pytest.mark.parametrize("nodes", [[1, 2, 2], [2, 2], [8, 8, 16], [8, 14], [1, 8], [0, 4, 4], [3], [2]])
-def test_elastic_workers_that_fill_every_node_leave_room_for_what_is_set_aside(nodes):
-    """Ray Train counts places by what the nodes have in all, so what is left is what no worker fits into."""
-    shares = share_elastic([{"CPU": float(cpus)} for cpus in nodes], ScalingConfig(num_workers=(1, 99)))
-    left = [cpus - int(cpus / shares.per_worker) * shares.per_worker for cpus in nodes if cpus >= shares.per_worker]
-    assert len(left) >= 1
-    assert 0.5 <= 2 * shares.per_task <= shares.set_aside <= min(left), "it must not matter where it is set aside"
-    gpus = share_elastic([{"CPU": 0.0}, {"CPU": 8.0, "GPU": 1.0}], ScalingConfig(num_workers=(1, 9), use_gpu=True))
-    assert 8 - gpus.per_worker >= 2 * gpus.per_task
-    assert gpus.set_aside == 0
-    with pytest.raises(ClusterError, match="leave none"):
-        share_elastic([{"CPU": 4.0}], ScalingConfig(num_workers=(1, 9), cpus_per_worker=2))
 
 
 def test_only_restarts_without_progress_and_without_another_size_are_counted():

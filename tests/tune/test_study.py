@@ -8,15 +8,14 @@ import pytest
 from scipy.stats import t as student
 
 from pneumo_ray.config import load_config, parse
-from pneumo_ray.errors import ClusterError, ConfigError
+from pneumo_ray.data.sampling import BALANCE_MODES
+from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.model import ModelConfig
-from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
-from pneumo_ray.train.sampling import BALANCE_MODES
+from pneumo_ray.train.config import ImageConfig, TrainConfig
 from pneumo_ray.tune.comparison import best_record, differences
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.results import ablation_markdown, study_rows, write_results
-from pneumo_ray.tune.sharing import share_cluster
 from pneumo_ray.tune.studies import STUDIES
 from pneumo_ray.tune.study import Range, Study, Trial, configure, plan, read_study
 from pneumo_ray.tune.trial import validation_metrics
@@ -145,36 +144,6 @@ def test_the_command_line_takes_the_options_of_train_beside_those_of_the_study()
     config = parse(StudyConfig, [*words, "--seeds", "2"])
     assert (config.arms, config.seeds, config.optim.lr) == (("none", "paper"), 2, 0.5)
     assert type(config.base()) is TrainConfig
-
-
-@pytest.mark.parametrize(
-    ("nodes", "workers", "at_once"),
-    [([2], 1, 2), ([2], 1, 1), ([2], 1, 4), ([8], 2, 3), ([2, 2, 2, 2], 1, 8), ([16], 4, 2), ([1], 1, 1)],
-)
-def test_trials_reserve_all_they_need_and_no_more_than_there_is(nodes, workers, at_once):
-    resources = [{"CPU": float(cpus)} for cpus in nodes]
-    share = share_cluster(resources, ScalingConfig(num_workers=workers), 100, at_once)
-    assert share.trials == at_once
-    reserved = sum(bundle["CPU"] for bundle in share.bundles)
-    beside = 0.0 if share.in_process else workers * share.cpus.per_worker
-    assert at_once * (reserved + beside) <= sum(nodes) + 1e-9
-    # A task that prepares pictures finds a bundle, and every bundle a node.
-    assert all(share.cpus.per_task <= bundle["CPU"] <= max(nodes) for bundle in share.bundles[1:])
-    assert len(share.bundles) > 1
-    assert at_once * workers * share.threads <= max(sum(nodes), at_once * workers)
-
-
-def test_by_default_as_many_trials_run_as_there_are_processors_and_memory_for():
-    assert share_cluster([{"CPU": 8.0}], ScalingConfig(num_workers=2), 100).trials == 4
-    assert share_cluster([{"CPU": 8.0}], ScalingConfig(), 3).trials == 3
-    assert share_cluster([{"CPU": 64.0, "memory": 9 * 2.0**30}], ScalingConfig(), 100).trials == 4
-    gpus = ScalingConfig(use_gpu=True, gpus_per_worker=0.5)
-    share = share_cluster([{"CPU": 16.0, "GPU": 2.0}], gpus, 100)
-    assert (share.trials, share.bundles[0]["GPU"]) == (4, 0.5)
-    with pytest.raises(ClusterError, match="0 GPUs where a trial needs 1"):
-        share_cluster([{"CPU": 2.0}], ScalingConfig(use_gpu=True), 1)
-    with pytest.raises(ClusterError, match="do not fit on 2 CPUs"):
-        share_cluster([{"CPU": 2.0}], ScalingConfig(cpus_per_worker=2), 4)
 
 
 def records(values: dict[str, list[float]], **changes) -> list[dict]:

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pneumo_ray.errors import ConfigError
-from pneumo_ray.train.sampling import (
+from pneumo_ray.data.sampling import (
     BALANCE_MODES,
     effective_odds,
     epoch_plan,
@@ -12,6 +11,7 @@ from pneumo_ray.train.sampling import (
     positive_weight,
     virtual_copies,
 )
+from pneumo_ray.errors import ConfigError
 
 PAPER = np.repeat(np.array([0, 1], dtype=np.int8), [1341, 3875])
 labels_of_both = (

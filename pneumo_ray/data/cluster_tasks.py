@@ -1,0 +1,91 @@
+"""What is done to a whole archive on the cluster, block by block: inspect its entries, fill the cache."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pneumo_ray.data.archive import Entry
+from pneumo_ray.data.cache import Key, write_shard
+from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
+from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
+from pneumo_ray.errors import ManifestError, PneumoError, StorageError
+from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks
+
+_ABORTED = "aborted"
+"""Status of a row that ends the job: it never reaches a manifest."""
+
+_ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
+
+
+def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator[pa.Table]:
+    """Inspect entries on the whole cluster; yield manifest rows in the order of the entries, block by block.
+
+    Args:
+        entries: what `list_archives` found.
+        config: how to inspect them. What the cache already holds is shipped to the workers once.
+    """
+    rows = [(e.image_id, e.uri, e.member, e.facts_path, e.error) for e in entries]
+    block = block_size(len(rows))
+    tables = [
+        pa.table(
+            [pa.array(column, pa.string()) for column in zip(*rows[start : start + block], strict=True)],
+            schema=_ENTRY_SCHEMA,
+        )
+        for start in range(0, len(rows), block)
+    ]
+    for table in map_blocks(tables, partial(_inspect_block, config=ray.put(config))):
+        if len(table) and table["status"][0].as_py() == _ABORTED:
+            raise StorageError(table["error"][0].as_py())
+        yield table
+
+
+def _inspect_block(block: pa.Table, config: Any) -> pa.Table:
+    try:
+        entries = [Entry(**row) for row in block.to_pylist()]
+        return inspect_entries(entries, fetch_once(config), careful=is_retry())
+    except StorageError as error:
+        # The cache cannot be written. Ray wraps the message of an exception in its own; a row carries it unchanged.
+        row = {"image_id": "", "status": _ABORTED, "error": str(error)}
+        return pa.Table.from_pylist([row], schema=INSPECTED_SCHEMA)
+
+
+def cache_images(rows: pa.Table, folder: str) -> Iterator[dict[Key, tuple[str, int]]]:
+    """Decode the images of manifest rows on the whole cluster, once each; yield where the cache has them, block by block.
+
+    Raises:
+        ManifestError: naming a file that can no longer be read.
+        StorageError: if the folder cannot be written.
+    """
+    block = block_size(len(rows))
+    columns = rows.select(["image_id", "uri", "member", "frame", "content_sha256"]).replace_schema_metadata()
+    tables = [columns.slice(start, block).combine_chunks() for start in range(0, len(rows), block)]
+    for table in map_blocks(tables, partial(_cache_block, folder=folder)):
+        made = table.to_pylist()
+        for row in made:
+            if row["error"] is not None:
+                raise (StorageError if row["cache_file"] == _ABORTED else ManifestError)(row["error"])
+        yield {(row["sha"], row["frame"]): (row["cache_file"], row["cache_row"]) for row in made}
+
+
+def _cache_block(block: pa.Table, folder: str) -> pa.Table:
+    keys = [(row["content_sha256"], row["frame"] or 0) for row in block.to_pylist()]
+    name, error = "", None
+    try:
+        images = load_squares(block, CACHE_SIZE)
+        name = write_shard(folder, CACHE_SIZE, list(zip(keys, images, strict=True)))
+    except StorageError as reason:
+        name, error = _ABORTED, str(reason)
+    except PneumoError as reason:
+        error = str(reason)
+    return pa.table(
+        {
+            "sha": [sha for sha, _ in keys],
+            "frame": [frame for _, frame in keys],
+            "cache_file": [name] * len(keys),
+            "cache_row": list(range(len(keys))),
+            "error": pa.array([error] * len(keys), pa.string()),
+        }
+    )
