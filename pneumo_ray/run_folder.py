@@ -1,4 +1,4 @@
-"""One job a folder: a small file with a heartbeat that a second job sees, and that a killed job cannot leave for ever."""
+"""One folder, one job: a lock against a second job, and a record that decides whether a command continues or is refused."""
 
 import json
 import os
@@ -6,12 +6,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from pneumo_ray import storage
-from pneumo_ray.errors import StorageError
+from pneumo_ray.errors import ConfigError, StorageError
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -20,6 +21,92 @@ STALE_SECONDS = 30.0
 
 class FolderInUseError(StorageError):
     """Another job is writing into the folder."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a training, a study or a scoring job, and the JSON file in it that says which one it is."""
+
+    out: str
+    """The folder, absolute."""
+    record: str
+    """Name of the file below it; the lock lies beside that file."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Prove that the folder can be written, and keep other jobs out of it while the block runs.
+
+        Raises:
+            FolderInUseError: if another job writes into it.
+            StorageError: if it cannot be written.
+        """
+        storage.require_writable(self.out)
+        with folder_lock(storage.join(storage.parent(self.uri), "lock.json")):
+            yield
+
+    @property
+    def uri(self) -> str:
+        """Where the record is."""
+        return storage.join(self.out, *self.record.split("/"))
+
+    def read(self, required: Collection[str] = ()) -> dict[str, Any] | None:
+        """Return the record, or None where no job has begun.
+
+        Args:
+            required: keys without which it is damaged.
+
+        Raises:
+            StorageError: if it is damaged.
+        """
+        try:
+            found = json.loads(storage.read_bytes(self.uri))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict) or not set(required) <= found.keys():
+            raise StorageError(
+                f"{self.uri} is damaged, so it cannot be told whose results these are; choose another --out"
+            )
+        return found
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write the record."""
+        storage.write_json(record, self.uri)
+
+    def refuse_other(self, what: str, before: object, now: object) -> None:
+        """Refuse to continue with something else than the job began with.
+
+        Args:
+            what: the sentence's object, such as "the scores of another model".
+            before: what the record says.
+            now: what the command asks for.
+
+        Raises:
+            ConfigError: if they differ.
+        """
+        if before != now:
+            raise ConfigError(f"{self.out} holds {what}; choose another --out")
+
+    def refuse_other_options(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()
+    ) -> None:
+        """Refuse to continue with other options; one that the record does not know counts as equal.
+
+        Args:
+            before: dotted names and values of the record.
+            now: of the command.
+            free: options, or groups of them, that may change.
+
+        Raises:
+            ConfigError: naming the first that differs.
+        """
+        for name, value in now.items():
+            if name.split(".")[0] not in free and before.get(name, value) != value:
+                raise ConfigError(
+                    f"{self.out} was begun with {name} {before[name]} and not {value}; choose another --out, or repeat "
+                    "its command to continue it"
+                )
 
 
 @contextmanager

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from pneumo_ray.run_folder import STALE_SECONDS, FolderInUseError, _host, folder_lock
+from pneumo_ray.errors import ConfigError, StorageError
+from pneumo_ray.run_folder import STALE_SECONDS, FolderInUseError, RunFolder, _host, folder_lock
 
 
 def other(tmp_path, **changes) -> str:
@@ -53,3 +54,43 @@ def test_a_damaged_lock_is_no_lock(tmp_path, text):
     (tmp_path / "lock.json").write_text(text)
     with folder_lock(str(tmp_path / "lock.json")):
         pass
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder(str(tmp_path / "run"), "_job/job.json")
+
+
+def test_one_job_holds_a_folder(folder, tmp_path):
+    with folder.held():
+        assert (tmp_path / "run" / "_job" / "lock.json").exists()
+        with pytest.raises(FolderInUseError), folder.held():
+            pass
+    assert list((tmp_path / "run" / "_job").iterdir()) == []
+
+
+def test_a_record_is_read_as_written(folder):
+    assert folder.read() is None
+    folder.write({"model": "a", "options": {"seed": 0}})
+    assert folder.read(("model",)) == {"model": "a", "options": {"seed": 0}}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"other": 1}', "\x00"])
+def test_a_damaged_record_is_refused(folder, tmp_path, text):
+    (tmp_path / "run" / "_job").mkdir(parents=True)
+    (tmp_path / "run" / "_job" / "job.json").write_text(text)
+    with pytest.raises(StorageError, match=r"job\.json"):
+        folder.read(("model",))
+
+
+def test_only_options_that_differ_and_count_are_refused(folder):
+    before = {"seed": 0, "optim.lr": 0.1, "scaling.num_workers": 1}
+    folder.refuse_other_options(before, before | {"scaling.num_workers": 8, "new": 3}, free=("scaling",))
+    with pytest.raises(ConfigError, match=r"optim\.lr 0\.1 and not 0\.2"):
+        folder.refuse_other_options(before, before | {"optim.lr": 0.2}, free=("scaling",))
+
+
+def test_results_of_something_else_are_refused(folder):
+    folder.refuse_other("the scores of another model", "a", "a")
+    with pytest.raises(ConfigError, match="another model"):
+        folder.refuse_other("the scores of another model", "a", "b")

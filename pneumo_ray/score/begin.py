@@ -4,7 +4,6 @@ What is decided here is written down before the first picture is scored, so that
 anew and a folder never holds the scores of two jobs.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from pneumo_ray.config import save_config
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import Bundle
+from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.image_list import (
     Source,
@@ -52,7 +52,7 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def begin(config: ExplainConfig, out: str, bundle: Bundle) -> Job:
+def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
     """Return the job that the folder holds, or begin it.
 
     Raises:
@@ -65,12 +65,16 @@ def begin(config: ExplainConfig, out: str, bundle: Bundle) -> Job:
     if config.manifest is not None:
         listed = manifest_pictures(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
         pictures = list_fingerprint(listed)
-    about, names = (storage.join(out, "_job", name) for name in ("job.json", "pictures.parquet"))
-    # The list is written before job.json: where that is, both are whole.
-    if storage.exists(about):
-        before = _read_job(about)
-        _check_same(config, out, before, {"model": bundle.hash, "pictures": pictures})
+    names = storage.join(folder.out, "_job", "pictures.parquet")
+    # The list is written before the record: where that is, both are whole.
+    before = folder.read(("model", "pictures", "config", "method", "compiled"))
+    if before is not None:
+        folder.refuse_other("the scores of another model", before["model"], bundle.hash)
+        folder.refuse_other("the scores of another archive or manifest", before["pictures"], pictures)
+        folder.refuse_other_options(before["method"], config.method)
+        folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))
+    out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} holds Parquet files of something else; choose another --out")
     source = list_pictures(config.archive, names, size) if listed is None else write_list(listed, names, size)
@@ -84,32 +88,8 @@ def begin(config: ExplainConfig, out: str, bundle: Bundle) -> Job:
         "compiled": compiled,
     }
     save_config(config, storage.join(out, "explain.json"))
-    storage.write_json(job, about)
+    folder.write(job)
     return Job(source, compiled)
-
-
-def _read_job(uri: str) -> dict[str, Any]:
-    try:
-        before: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        if {"model", "pictures", "config", "method", "compiled"} <= before.keys():
-            return before
-    except (OSError, ValueError, AttributeError):
-        pass
-    raise StorageError(f"{uri} is damaged, so nobody can say whose scores these are; choose another --out")
-
-
-def _check_same(config: ExplainConfig, out: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key, what in (("model", "another model"), ("pictures", "another archive or manifest")):
-        if before[key] != now[key]:
-            raise ConfigError(f"{out} holds the scores of {what}; choose another --out")
-    if before["config"] != config.config_hash:
-        different = (
-            f"{name} {before['method'].get(name)} and not {value}"
-            for name, value in config.method.items()
-            if before["method"].get(name) != value
-        )
-        what = next(different, "other options of another version")
-        raise ConfigError(f"{out} was begun with {what}; choose another --out, or repeat its command to continue it")
 
 
 def _check_shared(uri: str) -> None:

@@ -19,7 +19,7 @@ from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, progress, say
 from pneumo_ray.errors import StorageError
 from pneumo_ray.model import Bundle, load_bundle
-from pneumo_ray.run_folder import folder_lock
+from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
@@ -52,13 +52,13 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     out = storage.absolute(config.out)
     bundle = load_bundle(storage.absolute(config.model))
     check_method(config, bundle)
-    storage.require_writable(out)
-    with folder_lock(storage.join(out, "_job", "lock.json")):
-        return _run(config, out, bundle)
+    folder = RunFolder(out, "_job/job.json")
+    with folder.held():
+        return _run(config, folder, bundle)
 
 
-def _run(config: ExplainConfig, out: str, bundle: Bundle) -> ScoreSummary:
-    job = begin(config, out, bundle)
+def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSummary:
+    out, job = folder.out, begin(config, folder, bundle)
     source, model = job.source, take_apart(bundle, config)
     done = set(storage.list_files(out))
     left = _left(source, done)

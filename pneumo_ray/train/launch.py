@@ -1,6 +1,5 @@
 """Run a training from its config to a model bundle: check everything, train on the cluster, calibrate, write."""
 
-import json
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -16,16 +15,17 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pneumo_ray import storage
-from pneumo_ray.config import as_flat, flatten, save_config
+from pneumo_ray.config import as_flat, as_plain, flatten
 from pneumo_ray.console import say
 from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
-from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
 from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
+from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.batches import BatchSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
@@ -63,7 +63,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
     Raises:
         PneumoError: one sentence about what cannot work, before anything is trained.
     """
-    run = storage.absolute(config.out)
+    folder = RunFolder(storage.absolute(config.out), "train.json")
     manifest, train, val = load_training_rows(config.manifest)
     if not config.allow_leakage:
         refuse_leakage(manifest)
@@ -79,28 +79,45 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
             "--mlflow needs MLflow, which is not installed; pip install 'pneumo_ray[mlflow]', or leave the option out"
         )
     identity = _identity(config, manifest)
-    state = load_state(run)
-    _check_same_run(config, run, state, identity)
-    finished = state is not None and (state.stopped or state.epoch >= config.epochs)
-    if state is not None and finished and is_written(config, run, state):
+    state = _refuse_other_run(config, folder, identity)
+    if state is not None and _is_finished(config, state) and is_written(config, folder.out, state):
         say(
-            f"{run} is finished: {state.epoch} epochs, best {state.best_epoch}; nothing to do (raise --epochs or choose another --out)"
+            f"{folder.out} is finished: {state.epoch} epochs, best {state.best_epoch}; nothing to do (raise --epochs or choose another --out)"
         )
-        return read_result(run, state)
+        return read_result(folder.out, state)
+    # A trial's folder is guarded by the lock of its study.
+    with folder.held() if place is None else nullcontext():
+        return _fit(config, folder, identity, manifest, train, val, place)
+
+
+def _fit(
+    config: TrainConfig,
+    folder: RunFolder,
+    identity: dict[str, Any],
+    manifest: pa.Table,
+    train: pa.Table,
+    val: pa.Table,
+    place: Place | None,
+) -> FitResult:
+    """Train what is left of the run, and write its results."""
+    run = folder.out
+    state = _refuse_other_run(config, folder, identity)
     _announce(config, train, val)
-    if not finished:
+    if state is None or not _is_finished(config, state):
         place = place or Place(_share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
-        storage.require_writable(run)
         torch.manual_seed(config.seed)
         # A run that continues has its weights in the state, and needs no file or network to begin with.
         initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
-        save_config(config, storage.join(run, "train.json"))
+        folder.write(as_plain(config))
         if state is not None:
             say(f"continuing after epoch {state.epoch}")
         state = _train(config, run, _source(config, train, val), initial, identity, place)
-    assert state is not None
     write_results(config, run, state, manifest)
     return read_result(run, state)
+
+
+def _is_finished(config: TrainConfig, state: TrainState) -> bool:
+    return state.stopped or state.epoch >= config.epochs
 
 
 def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> BatchSource:
@@ -208,32 +225,25 @@ def _identity(config: TrainConfig, manifest: pa.Table) -> dict[str, Any]:
     return {"manifest": fingerprint(manifest), "seed": config.seed, "num_workers": config.scaling.num_workers}
 
 
-def _check_same_run(config: TrainConfig, run: str, state: TrainState | None, identity: dict[str, Any]) -> None:
-    """Refuse to continue a run with other data or other settings.
+def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str, Any]) -> TrainState | None:
+    """Return the newest state of the run, after refusing to continue it with other data or other settings.
 
     Raises:
         ConfigError: naming what differs.
-        ManifestError: if the manifest is another one.
     """
+    state = load_state(folder.out)
     if state is None:
-        return
-    if state.identity["manifest"] != identity["manifest"]:
-        raise ManifestError(f"{run} was trained on another manifest than {config.manifest}; choose another --out")
-    try:
-        before = flatten(json.loads(storage.read_bytes(storage.join(run, "train.json"))))
-    except (OSError, ValueError) as error:
+        return None
+    folder.refuse_other("a run on another manifest", state.identity["manifest"], identity["manifest"])
+    before = folder.read()
+    if before is None:
         raise ConfigError(
-            f"{run} holds the state of a run but not its train.json, so it cannot be continued; choose another --out"
-        ) from error
-    # An option that the run did not know yet had, in effect, its default.
-    before = as_flat(TrainConfig(manifest=config.manifest, out=config.out)) | before
-    now = as_flat(config)
-    different = [name for name in now if before[name] != now[name] and name.split(".")[0] not in NOT_PART_OF_THE_RUN]
-    if different:
-        name = different[0]
-        raise ConfigError(
-            f"{run} was begun with {name} {before[name]} and not {now[name]}; choose another --out, or repeat its command to continue it"
+            f"{folder.out} holds the state of a run but not its train.json, so it cannot be continued; choose another --out"
         )
+    # An option that the run did not know yet had, in effect, its default.
+    defaults = as_flat(TrainConfig(manifest=config.manifest, out=config.out))
+    folder.refuse_other_options(defaults | flatten(before), as_flat(config), free=NOT_PART_OF_THE_RUN)
+    return state
 
 
 def _announce(config: TrainConfig, train: pa.Table, val: pa.Table) -> None:

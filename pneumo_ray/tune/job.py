@@ -4,7 +4,6 @@ The list of trials is known from the start and every trial that is over has a re
 what has no record, and Ray Tune's own state, which is pickled, is never read back.
 """
 
-import json
 import logging
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,16 +12,15 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from pneumo_ray import storage
 from pneumo_ray.config import as_plain, flatten
 from pneumo_ray.console import say
 from pneumo_ray.cpu_shares import TrialShares, share_trials
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
-from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.errors import PneumoError
 from pneumo_ray.model import build_model
 from pneumo_ray.ray_cluster import living_nodes
-from pneumo_ray.run_folder import folder_lock
+from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
 from pneumo_ray.tune.board import Board
@@ -79,9 +77,9 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
     for model in {configure(base, trial).model for trial in trials}:
         build_model(model)  # weights that cannot be had are found out before the first trial
     out = base.out
-    storage.require_writable(out)
-    with folder_lock(storage.join(out, "lock.json")):
-        share = _begin(config, study, base, fingerprint(manifest), len(trials))
+    folder = RunFolder(out, "study.json")
+    with folder.held():
+        share = _begin(folder, config, study, base, fingerprint(manifest), len(trials))
         left = [trial for trial in trials if read_record(_folder(base, trial)) is None]
         done = len(trials) - len(left)
         say(
@@ -111,13 +109,14 @@ def _records(base: TrainConfig, trials: list[Trial]) -> list[dict[str, Any]]:
     return [record for trial in trials if (record := read_record(_folder(base, trial))) is not None]
 
 
-def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int) -> TrialShares:
+def _begin(
+    folder: RunFolder, config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int
+) -> TrialShares:
     """Begin the study's folder, or refuse it; return how the cluster is shared."""
-    about = storage.join(base.out, "study.json")
-    before = json.loads(storage.read_bytes(about)) if storage.exists(about) else None
+    before = folder.read(("study", "config", "manifest", "threads"))
     scaling = base.scaling
     if before is not None:
-        _check_same_study(before, study, base, manifest)
+        _refuse_other_study(folder, before, study, base, manifest)
         # Sums over threads round differently: all trials have the number that the first had, whenever they are run.
         scaling = replace(scaling, threads_per_worker=scaling.threads_per_worker or before["threads"])
     share = share_trials(
@@ -129,8 +128,7 @@ def _begin(config: StudyConfig, study: Study, base: TrainConfig, manifest: str, 
         gpus_per_worker=scaling.gpus_per_worker if scaling.use_gpu else 0.0,
         threads_per_worker=scaling.threads_per_worker,
     )
-    description = {"study": as_plain(study), "config": as_plain(base), "manifest": manifest, "threads": share.threads}
-    storage.write_json(description, about)
+    folder.write({"study": as_plain(study), "config": as_plain(base), "manifest": manifest, "threads": share.threads})
     return share
 
 
@@ -198,24 +196,19 @@ def _run(
             write_record(folder, trial, "stopped", reason="stopped early by successive halving")
 
 
-def _check_same_study(before: dict[str, Any], study: Study, base: TrainConfig, manifest: str) -> None:
+def _refuse_other_study(
+    folder: RunFolder, before: dict[str, Any], study: Study, base: TrainConfig, manifest: str
+) -> None:
     """Refuse a folder that belongs to another study; more arms, seeds or trials are the same study grown.
 
     Raises:
         ConfigError: naming what differs.
     """
-    other = f"{base.out} belongs to another study"
-    if before["study"]["name"] != study.name:
-        raise ConfigError(f"{other} ({before['study']['name']}); choose another --out")
-    if before["manifest"] != manifest:
-        raise ConfigError(f"{other}: it was begun with another manifest; choose another --out")
-    now = as_plain(study)
-    changed = [arm for arm, settings in now["arms"].items() if before["study"]["arms"].get(arm, settings) != settings]
-    if changed or before["study"]["space"] != now["space"]:
-        what = f"arm {changed[0]}" if changed else "the space"
-        raise ConfigError(f"{other}: {what} was something else; choose another --out")
-    was, is_now = flatten(before["config"]), flatten(as_plain(base))
+    was, now = before["study"], as_plain(study)
+    folder.refuse_other(f"another study ({was['name']})", was["name"], study.name)
+    folder.refuse_other("a study on another manifest", before["manifest"], manifest)
+    for arm, settings in now["arms"].items():
+        folder.refuse_other(f"a study whose arm {arm} differs", was["arms"].get(arm, settings), settings)
+    folder.refuse_other("a study of another space", was["space"], now["space"])
     free = set(NOT_PART_OF_THE_RUN) - {"epochs"}
-    for name, value in is_now.items():
-        if name.split(".")[0] not in free and was.get(name, value) != value:
-            raise ConfigError(f"{other}: it was begun with {name} {was[name]} and not {value}; choose another --out")
+    folder.refuse_other_options(flatten(before["config"]), flatten(as_plain(base)), free=free)

@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from pneumo_ray.data.manifest import read_manifest, write_manifest
-from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
+from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, PneumoError
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.model import ModelConfig, load_bundle
+from pneumo_ray.run_folder import FolderInUseError, RunFolder
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 from pneumo_ray.train.monitor import Monitor
@@ -177,8 +178,14 @@ def test_a_run_is_not_continued_with_other_settings_or_another_manifest(whole, p
         fit(config(phantom_run, whole, optim=OptimConfig(lr=0.01)))
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     write_manifest(manifest.slice(1), str(tmp_path / "other.parquet"))
-    with pytest.raises(ManifestError, match="another manifest"):
+    with pytest.raises(ConfigError, match="another manifest"):
         fit(config(phantom_run, whole, manifest=str(tmp_path / "other.parquet")))
+
+
+def test_a_second_training_into_one_folder_is_refused(ray_cluster, phantom_run, tmp_path):
+    run = RunFolder(str(tmp_path), "train.json")
+    with run.held(), pytest.raises(FolderInUseError):
+        fit(config(phantom_run, tmp_path))
 
 
 def test_a_patient_on_both_sides_is_refused_unless_asked_for(ray_cluster, phantom_run, tmp_path):
