@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.framing import resized
 from pneumo_ray.images.rng import UInt64s, combine, gaussian_levels, random_bits, smooth_field, uniforms
 
 Bools = NDArray[np.bool_]
@@ -37,10 +38,7 @@ def resize_grey(image: Grey, size: int) -> Grey:
     Returns:
         uint8 [size, size].
     """
-    height, width = image.shape
-    # INTER_AREA averages only if no axis grows, so the axes that shrink go first and alone.
-    shrunk = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
+    return resized(image, size, size)
 
 
 def center_crop(image: Grey, size: int) -> Grey:

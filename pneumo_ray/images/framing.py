@@ -1,0 +1,123 @@
+"""Which part of an image the network is given: all of it squashed to a square, all of it in its true shape, or the lungs.
+
+An image reaches this module as a square: decoded and resized without regard to its shape, which is what the cache holds.
+A window of that square, in fractions of its sides, becomes the network's input. Where the window is square in the
+image's true pixels the shape is true again; what of it lies outside the image is black.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Grey = NDArray[np.uint8]
+Fit = Literal["squash", "pad", "lungs"]
+"""`squash`: the whole image, resized to a square whatever its shape. `pad`: the whole image in its true shape, padded
+with black. `lungs`: the lungs' box and a margin, in its true shape."""
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 as fractions of the image's width and height; may leave the image (below 0, above 1)."""
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+MARGIN = 0.08
+"""Margin around the lungs on each side, as a share of their box's longer true side."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width and height of the original image, of which only the ratio counts."""
+
+    width: float
+    height: float
+
+
+def window_of(fit: Fit, shape: Shape, lung_box: Box | None, margin: float = MARGIN) -> Box:
+    """Return the part of the image that the network's input shows.
+
+    Args:
+        fit: how the image is fitted; `lungs` without a box is `pad`.
+        shape: of the original image.
+        lung_box: of both lungs.
+        margin: around the lungs, as a share of their box's longer true side.
+
+    Returns:
+        The window; for `pad` and `lungs` it is square in true pixels.
+    """
+    if fit == "squash":
+        return WHOLE
+    x0, y0, x1, y1 = WHOLE if fit == "pad" or lung_box is None else lung_box
+    room = 0.0 if fit == "pad" or lung_box is None else margin
+    side = (1 + 2 * room) * max((x1 - x0) * shape.width, (y1 - y0) * shape.height)
+    half_width, half_height = side / shape.width / 2, side / shape.height / 2
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return (x - half_width, y - half_height, x + half_width, y + half_height)
+
+
+def enlarged(window: Box, factor: float) -> Box:
+    """Return a window that is `factor` times as wide and high about the same centre."""
+    x0, y0, x1, y1 = window
+    x, y, half_width, half_height = (x0 + x1) / 2, (y0 + y1) / 2, factor * (x1 - x0) / 2, factor * (y1 - y0) / 2
+    return (x - half_width, y - half_height, x + half_width, y + half_height)
+
+
+def framed(square: Grey, window: Box, size: int) -> Grey:
+    """Return a window of an image as a square; what lies outside the image is 0.
+
+    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so nothing aliases. The
+    window is rounded to pixels of `square`, so that `square` itself comes back for the whole image at its own size.
+
+    Args:
+        square: uint8 [C, C], the image or a mask of it (0 and 255), squashed to a square.
+        window: the part to show, as fractions of the image.
+        size: side of the result, in pixels.
+
+    Returns:
+        uint8 [size, size].
+
+    Raises:
+        ValueError: if the window is empty or shows nothing of the image.
+    """
+    side = len(square)
+    x0, y0, x1, y1 = (round(edge * side) for edge in window)
+    if x0 >= x1 or y0 >= y1 or x0 >= side or y0 >= side or x1 <= 0 or y1 <= 0:
+        raise ValueError(f"the window {window} shows nothing of the image")
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, side), min(y1, side)
+    across, down = size / (x1 - x0), size / (y1 - y0)
+    # Where the visible part lies in the result, in whole pixels.
+    columns = [round((edge - x0) * across) for edge in (left, right)]
+    rows = [round((edge - y0) * down) for edge in (top, bottom)]
+    width, height = max(1, columns[1] - columns[0]), max(1, rows[1] - rows[0])
+    out = np.zeros((size, size), np.uint8)
+    column, row = min(columns[0], size - width), min(rows[0], size - height)
+    out[row : row + height, column : column + width] = resized(square[top:bottom, left:right], width, height)
+    return out
+
+
+def resized(image: Grey, width: int, height: int) -> Grey:
+    """Resize an image; each axis is averaged over areas where it shrinks and interpolated linearly where it grows.
+
+    Args:
+        image: uint8 [H, W].
+        width: columns of the result.
+        height: rows of the result.
+
+    Returns:
+        uint8 [height, width].
+    """
+    # INTER_AREA averages only if no axis grows, so the axes that shrink go first and alone.
+    small = (min(image.shape[1], width), min(image.shape[0], height))
+    shrunk = cv2.resize(np.ascontiguousarray(image), small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def in_window(box: Box, window: Box) -> Box:
+    """Return a box of the image as fractions of a window of it."""
+    x0, y0, x1, y1 = window
+    return (
+        (box[0] - x0) / (x1 - x0),
+        (box[1] - y0) / (y1 - y0),
+        (box[2] - x0) / (x1 - x0),
+        (box[3] - y0) / (y1 - y0),
+    )
