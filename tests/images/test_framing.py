@@ -73,7 +73,7 @@ def test_a_squashed_circle_is_round_again():
     assert width == pytest.approx(height, abs=2)
 
 
-@given(SHAPES, boxes(), st.integers(32, 160))
+@given(st.builds(Shape, st.integers(600, 1500), st.integers(600, 1500)), boxes(), st.integers(64, 160))
 def test_what_is_at_the_box_arrives_where_the_window_says(shape, box, size):
     edges = [round(edge * 128) for edge in box]
     square = np.zeros((128, 128), np.uint8)
