@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pneumo_ray import storage
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.model.calibrated import Calibration
 
 FORMAT = "pneumo_ray.scores 1"
 
@@ -28,7 +29,14 @@ class Scores:
     target: str
     """What the maps explain: predicted, pneumonia or normal."""
     temperature: float = 1.0
-    """Calibrated probability = sigmoid(logit / temperature)."""
+    """Calibrated probability = sigmoid(logit / temperature + intercept)."""
+    intercept: float = 0.0
+    """See `temperature`; 0 where the metadata has none, as before there was one."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How raw logits became probabilities."""
+        return Calibration(self.temperature, self.intercept)
 
     def maps(self, column: str) -> NDArray[np.float32]:
         """Return `cam_mean` or `cam_std`, float32 [n, h, w]; NaN for failed rows."""
@@ -37,6 +45,16 @@ class Scores:
         maps = np.full((len(values), *self.map_size), np.nan, np.float32)
         maps[known] = values.drop_null().flatten().to_numpy().reshape(-1, *self.map_size)
         return maps
+
+    def zone_groups(self) -> NDArray[np.float64] | None:
+        """Return the zone means of each independent group of passes, float64 [n, G, 6]; None in scores without them."""
+        if "zone_groups" not in self.table.column_names:
+            return None
+        values = self.table["zone_groups"].combine_chunks()
+        known = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        groups = np.full((len(values), values.type.list_size // len(self.zones), len(self.zones)), np.nan)
+        groups[known] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, *groups.shape[1:])
+        return groups
 
     def ok(self) -> "Scores":
         """Return the rows that did not fail."""
@@ -57,7 +75,8 @@ class Scores:
     @property
     def num_score_columns(self) -> int:
         """How many columns are the scores' own; those that were joined follow."""
-        return self.table.column_names.index("config_hash") + 1
+        names = self.table.column_names
+        return names.index("zone_groups" if "zone_groups" in names else "config_hash") + 1
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
@@ -142,4 +161,5 @@ def read_scores(folder: str) -> Scores:
         threshold=float(facts[b"threshold"]),
         target=json.loads(facts[b"method"])["target"],
         temperature=float(facts[b"temperature"]),
+        intercept=float(facts.get(b"intercept", b"0")),
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pneumo_ray.explain import BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.cam import Target
+from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
@@ -35,13 +36,16 @@ def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
         size = bundle.preprocessing.image_size
         probe = torch.zeros(1, 3, size, size)
         height, width = bundle.model.feature_maps(probe).shape[2:]
+    assert config.passes is not None, "the config is resolved"
     facts = ScoreFacts(
         map_size=(height, width),
         model_hash=bundle.hash,
         config_hash=config.config_hash,
         threshold=float(bundle.operating_point["threshold"]),
         temperature=bundle.temperature,
+        intercept=bundle.intercept,
         method=config.method,
+        num_groups=len(group_sizes(config.passes)),
     )
     weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
     return ScoringModel(bundle.model.config, weights, bundle.preprocessing, facts)
@@ -64,7 +68,12 @@ class Explainer:
         self.net = net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.dtype = amp_dtype(config.amp, device)
         self.engine = BayesGradCAM(
-            self.net, config.passes, config.seed, temperature=model.facts.temperature, amp_dtype=self.dtype
+            self.net,
+            config.passes,
+            config.seed,
+            temperature=model.facts.temperature,
+            intercept=model.facts.intercept,
+            amp_dtype=self.dtype,
         )
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
@@ -135,7 +144,8 @@ class Explainer:
         columns = to_columns(e, facts, self.config.refer_z, share)
         for name, values in columns.items():
             if name.startswith("zone_"):  # zones of the picture would pass for zones of the lungs
-                columns[name] = np.where(known.numpy(), values, np.nan).astype(np.float32)
+                inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
+                columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
 
 

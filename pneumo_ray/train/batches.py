@@ -16,7 +16,7 @@ from pneumo_ray.data.dataset import load_bases
 from pneumo_ray.data.sampling import Balance, epoch_plan, epoch_slots
 from pneumo_ray.images.augment import augment_batch, center_crop, draw_augmentations
 from pneumo_ray.images.augment_config import AugmentConfig
-from pneumo_ray.images.rng import image_key
+from pneumo_ray.images.rng import UInt64s, image_key
 
 PADDING = -1
 """The row number of places in a validation batch that hold no image."""
@@ -67,6 +67,12 @@ class Schedule:
     def tickets_per_epoch(self) -> int:
         """Tickets of one epoch over all workers."""
         return (self.train_steps + self.val_steps) * self.world_size
+
+    def slots(self, epoch: int, step: int, rank: int) -> UInt64s:
+        """Return the slots of a training batch of one rank, uint64, in the order of its images."""
+        start, stop = self.share(rank)
+        first = epoch * self.train_slots + step * self.batch_size
+        return np.arange(first + start, first + stop, dtype=np.uint64)
 
     def place(self, ticket: int) -> Place:
         """Return where a ticket stands."""

@@ -23,6 +23,7 @@ from pneumo_ray.ray_cluster import living_nodes
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
+from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.board import Board
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.results import write_results
@@ -37,7 +38,7 @@ class Halving(ASHAScheduler):
         # `max_t` would end a trial at its last report, before it has written its model.
         super().__init__(
             time_attr="epoch",
-            metric="val_loss",
+            metric=SELECTED_BY,
             mode="min",
             max_t=epochs + 1,
             grace_period=max(1, min(3, epochs // 3)),
