@@ -1,4 +1,4 @@
-"""How fast pictures get from an archive to a batch, per core."""
+"""How fast images get from an archive to a batch, per core."""
 
 import io
 import subprocess
@@ -111,8 +111,8 @@ def _decode_and_cache(archive: Path, folder: str) -> list[Row]:
 def _augment(archive: Path, size: int) -> Row:
     base = size * 256 // 224
     paths = sorted((archive / "train" / "NORMAL").iterdir())[:128]
-    pictures = [Image.open(path).convert("L").resize((base, base)) for path in paths]
-    bases = np.stack([np.asarray(picture) for picture in pictures])
+    images = [Image.open(path).convert("L").resize((base, base)) for path in paths]
+    bases = np.stack([np.asarray(image) for image in images])
     config = AugmentConfig()
     torchvision = v2.Compose(
         [
@@ -136,8 +136,8 @@ def _augment(archive: Path, size: int) -> Row:
         return 128
 
     def theirs() -> int:
-        for picture in pictures:
-            torchvision(picture)
+        for image in images:
+            torchvision(image)
         return 128
 
     found = rates({"ours": ours, "torchvision": theirs})
@@ -150,7 +150,7 @@ def _augment(archive: Path, size: int) -> Row:
     )
 
 
-def _planning(picture: Path) -> Row:
+def _planning(image: Path) -> Row:
     """Peak resident memory of a driver that runs the stream of 30 epochs, for 5,000 and for 500,000 images an epoch."""
     code = """
 import resource, sys
@@ -174,10 +174,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     peak = {}
     for images in (5_000, 500_000):
         out = subprocess.run(
-            [sys.executable, "-c", code, str(images), str(picture)], check=True, capture_output=True, text=True
+            [sys.executable, "-c", code, str(images), str(image)], check=True, capture_output=True, text=True
         )
         peak[images] = int(out.stdout.split()[-1])
-    table_mb = 500_000 * (80 + len(str(picture))) >> 20
+    table_mb = 500_000 * (80 + len(str(image))) >> 20
     return Row(
         "driver's memory for 30 epochs of 500,000 images",
         f"{peak[500_000]} MB",

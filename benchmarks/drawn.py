@@ -1,4 +1,4 @@
-"""Manifests and scores of archives of any size, drawn at random: as long and as wide as real ones, from a few pictures."""
+"""Manifests and scores of archives of any size, drawn at random: as long and as wide as real ones, from a few images."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ MODEL_HASH, CONFIG_HASH = "0" * 64, "1" * 16
 
 
 def drawn_manifest(uris: Sequence[str | None]) -> pa.Table:
-    """Return a manifest of as many pictures: two a patient, three in ten with pneumonia, one in 200 an exact copy, a tenth in the test folder.
+    """Return a manifest of as many images: two a patient, three in ten with pneumonia, one in 200 an exact copy, a tenth in the test folder.
 
     Args:
-        uris: where each picture lies; a file may stand for many.
+        uris: where each image lies; a file may stand for many.
     """
     n = len(uris)
     number = np.arange(n)
@@ -55,7 +55,7 @@ def write_drawn_scores(folder: Path, manifest: pa.Table, shard_length: int) -> N
     Args:
         folder: where the part files and `_run.json` go.
         manifest: from `drawn_manifest`.
-        shard_length: pictures of one part file.
+        shard_length: images of one part file.
     """
     from pneumo_ray.score.schema import ScoreFacts, part_name  # needs torch, whose memory would hide that of a listing
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.data import archive, cache
-from pneumo_ray.data.archive import list_archives, read_picture
+from pneumo_ray.data.archive import list_archives, read_image
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
 from pneumo_ray.score.image_list import SCHEMA, write_list
 
@@ -88,33 +88,33 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     for i in range(30):
         _put(uri("pictures", f"{i:04d}.jpeg"), small)
     _put(uri("large.jpeg"), large)
-    yield "list a folder of 30 pictures", partial(_listed, uri("pictures"))
-    yield "read a picture of 8 kB", lambda: read_picture(uri("pictures", "0000.jpeg"), None)
-    yield "read a picture of 500 kB", lambda: read_picture(uri("large.jpeg"), None)
-    for kind, picture, count in (("8 kB", small, 1000), ("500 kB", large, 40)):
-        name = uri(f"{len(picture)}.tar")
-        _put(name, _tar(picture, count))
-        yield f"list a tar file of {count:,} pictures of {kind}", partial(_listed, name)
+    yield "list a folder of 30 images", partial(_listed, uri("pictures"))
+    yield "read an image of 8 kB", lambda: read_image(uri("pictures", "0000.jpeg"), None)
+    yield "read an image of 500 kB", lambda: read_image(uri("large.jpeg"), None)
+    for kind, image, count in (("8 kB", small, 1000), ("500 kB", large, 40)):
+        name = uri(f"{len(image)}.tar")
+        _put(name, _tar(image, count))
+        yield f"list a tar file of {count:,} images of {kind}", partial(_listed, name)
         yield f"read 10 of them in order, its members known ({kind})", partial(_read_ten, name)
         archive._opened.cache_clear()
-        yield f"find and read one of them in a new process ({kind})", partial(read_picture, name, "0000.jpeg")
+        yield f"find and read one of them in a new process ({kind})", partial(read_image, name, "0000.jpeg")
     n = 20_000
     names = pa.array([f"{i:08d}.jpeg" for i in range(n)])
     columns = {"image_id": names, "uri": names}
     listed = pa.table([columns.get(f.name, pa.nulls(n, f.type)) for f in SCHEMA], schema=SCHEMA)
     source = write_list(listed, uri("list.parquet"), 224)
-    yield f"explain: read the rows of the first shard of {n:,} pictures", lambda: source.read(0)
+    yield f"explain: read the rows of the first shard of {n:,} images", lambda: source.read(0)
     yield "explain: read the rows of the next shard", lambda: source.read(1)
     part = pa.table({"x": np.random.default_rng(0).random(50_000)})
     yield "write a part file of 400 kB", lambda: storage.write_table(part, uri("scores", "part-000000.parquet"))
     yield "read two columns of a part file", lambda: storage.read_table(uri("scores", "part-000000.parquet"), ["x"])
     yield "list the folder of the scores", lambda: storage.list_files(uri("scores"))
-    pictures = [((f"{i:064x}", 0), np.zeros((256, 256), np.uint8)) for i in range(256)]
-    shard = write_shard(uri("cache"), 256, pictures)
-    yield "prepare --cache: write a shard of 256 pictures (17 MB)", lambda: write_shard(uri("cache"), 256, pictures)
+    images = [((f"{i:064x}", 0), np.zeros((256, 256), np.uint8)) for i in range(256)]
+    shard = write_shard(uri("cache"), 256, images)
+    yield "prepare --cache: write a shard of 256 images (17 MB)", lambda: write_shard(uri("cache"), 256, images)
     yield "find out what a shard of the cache holds", lambda: scan_cache(uri("cache"), 256)
     yield (
-        "train: read 64 cached pictures of one shard",
+        "train: read 64 cached images of one shard",
         lambda: read_cached(uri("cache"), 256, [shard] * 64, [*range(64)]),
     )
     cache._open_shard.cache_clear()
@@ -126,7 +126,7 @@ def _listed(uri: str) -> int:
 
 
 def _read_ten(tar: str) -> list[bytes]:
-    return [read_picture(tar, f"{i:04d}.jpeg") for i in range(10)]
+    return [read_image(tar, f"{i:04d}.jpeg") for i in range(10)]
 
 
 def _put(uri: str, data: bytes) -> None:
@@ -135,11 +135,11 @@ def _put(uri: str, data: bytes) -> None:
         stream.write(data)
 
 
-def _tar(picture: bytes, count: int) -> bytes:
+def _tar(image: bytes, count: int) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
         for i in range(count):
             info = tarfile.TarInfo(f"{i:04d}.jpeg")
-            info.size = len(picture)
-            tar.addfile(info, io.BytesIO(picture))
+            info.size = len(image)
+            tar.addfile(info, io.BytesIO(image))
     return stream.getvalue()

@@ -1,6 +1,6 @@
-"""What ten thousand, a hundred thousand and a million pictures cost beside their pixels: seconds, memory, and how both grow.
+"""What ten thousand, a hundred thousand and a million images cost beside their pixels: seconds, memory, and how both grow.
 
-Each step runs in a process of its own, so that the peak of its memory is its own (Linux alone tells it). The pictures are
+Each step runs in a process of its own, so that the peak of its memory is its own (Linux alone tells it). The images are
 a few files under many names; the scores are drawn.
 """
 
@@ -85,7 +85,7 @@ class Place:
         return str(self.base / "manifest.parquet")
 
     @property
-    def pictures(self) -> str:
+    def images(self) -> str:
         """The list of the scoring job."""
         return str(self.base / "pictures.parquet")
 
@@ -124,7 +124,7 @@ def growth(found: Sequence[Measured], sizes: Sequence[int]) -> float:
 
 
 def make_inputs(place: Place, originals: Sequence[Path]) -> None:
-    """Make a folder tree, a tar file, a manifest and finished scores of `place.n` pictures from a few files."""
+    """Make a folder tree, a tar file, a manifest and finished scores of `place.n` images from a few files."""
     place.base.mkdir(parents=True)
     copies = [place.base / "originals" / f"{i}.jpeg" for i in range(max(len(originals), -(-place.n // _MAX_LINKS)))]
     copies[0].parent.mkdir()
@@ -190,11 +190,11 @@ def _held(place: Place) -> Work:
 
 
 def _job_list(place: Place) -> Work:
-    from pneumo_ray.score.image_list import list_pictures
+    from pneumo_ray.score.image_list import list_images
 
     def work() -> Facts:
-        made = list_pictures([str(place.tree)], str(place.base / "listed.parquet"), _IMAGE_SIZE)
-        return {"listed": made.num_pictures, "shards": made.num_shards}
+        made = list_images([str(place.tree)], str(place.base / "listed.parquet"), _IMAGE_SIZE)
+        return {"listed": made.num_images, "shards": made.num_shards}
 
     return work
 
@@ -251,7 +251,7 @@ def _plans(place: Place) -> Work:
 
 
 def _tickets(place: Place) -> Work:
-    """All tickets of one epoch, validation included, without pixels: what a batch costs beside its pictures."""
+    """All tickets of one epoch, validation included, without pixels: what a batch costs beside its images."""
     source = _batch_source(place)
     pixel = np.zeros((1, 1), np.uint8)
 
@@ -279,11 +279,11 @@ def _tickets(place: Place) -> Work:
 
 def _begin(place: Place) -> Work:
     from pneumo_ray.model import Preprocessing
-    from pneumo_ray.score.image_list import list_fingerprint, manifest_pictures, write_list
+    from pneumo_ray.score.image_list import list_fingerprint, manifest_images, write_list
 
     def work() -> Facts:
-        listed = manifest_pictures(place.manifest, Preprocessing(), boxes=False)
-        made = write_list(listed, place.pictures, _IMAGE_SIZE)
+        listed = manifest_images(place.manifest, Preprocessing(), boxes=False)
+        made = write_list(listed, place.images, _IMAGE_SIZE)
         return {"fingerprint": list_fingerprint(listed), "shards": made.num_shards}
 
     return work
@@ -295,7 +295,7 @@ def _continue(place: Place) -> Work:
     from pneumo_ray.score.schema import part_name
 
     def work() -> Facts:
-        source = open_source(place.pictures, _IMAGE_SIZE)
+        source = open_source(place.images, _IMAGE_SIZE)
         done = set(storage.list_files(str(place.half)))
         left = [shard for shard in range(source.num_shards) if part_name(shard) not in done]
         return {"left": left, "shards": source.num_shards}
@@ -307,7 +307,7 @@ def _shards(place: Place) -> Work:
     from pneumo_ray.score.image_list import open_source
 
     def work() -> Facts:
-        source = open_source(place.pictures, _IMAGE_SIZE)
+        source = open_source(place.images, _IMAGE_SIZE)
         return {"rows": sum(len(source.read(shard)) for shard in range(source.num_shards))}
 
     return work
@@ -317,7 +317,7 @@ def _summary(place: Place) -> Work:
     from pneumo_ray.score.image_list import open_source
     from pneumo_ray.score.job import _summarise
 
-    source = open_source(place.pictures, _IMAGE_SIZE)
+    source = open_source(place.images, _IMAGE_SIZE)
     return lambda: {"rows": _summarise(str(place.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
 
 

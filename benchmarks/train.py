@@ -60,7 +60,7 @@ def subset(folder: str, steps: int) -> str:
 
 
 def _ready(arch: str, size: int, steps: int, warm_up: int = 3) -> float:
-    """Return images a second of the same network, precision and optimiser stepping on pictures that are already there."""
+    """Return images a second of the same network, precision and optimiser stepping on images that are already there."""
     torch.manual_seed(0)
     net = build_model(ModelConfig(arch=arch, weights="none")).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)

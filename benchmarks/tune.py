@@ -12,7 +12,7 @@ from benchmarks.timing import Row
 from benchmarks.train import prepared, subset
 
 STEPS = 30
-"""Steps of an epoch, of 64 pictures."""
+"""Steps of an epoch, of 64 images."""
 
 
 def bench_tune(shared: Path) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from benchmarks.timing import HEADER
 from benchmarks.train import bench_train
 from benchmarks.tune import bench_tune
 from pneumo_ray.config import run_job
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.errors import ArchiveError
 
 Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests"]
@@ -36,7 +36,7 @@ WITH_THEIR_OWN_HEAD = ("scale", "requests")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Print a Markdown table of ratios, and one each for `scale` (a million pictures; half an hour, 15 GB) and `requests`."""
+    """Print a Markdown table of ratios, and one each for `scale` (a million images; half an hour, 15 GB) and `requests`."""
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
     """What to measure."""
@@ -50,10 +50,10 @@ def main(config: BenchConfig) -> None:
             f"--shared {config.shared} has no kermany224 folder; the measurements are made on real radiographs"
         )
     if not set(config.parts) <= set(WITH_THEIR_OWN_HEAD):
-        say(HEADER)
+        log(HEADER)
     for part in config.parts:
         for row in PARTS[part](config.shared):
-            say(str(row))
+            log(str(row))
 
 
 if __name__ == "__main__":

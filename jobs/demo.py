@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pneumo_ray.config import run_job
-from pneumo_ray.console import duration, progress, say
+from pneumo_ray.console import duration, log, progress
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.evaluate.attention import pointing_line
@@ -18,7 +18,7 @@ from pneumo_ray.phantom.synthetic import PhantomConfig, write_phantom_archive
 from pneumo_ray.ray_cluster import start_ray
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
-from pneumo_ray.train.config import ImageConfig, OptimConfig, TrainConfig
+from pneumo_ray.train.config import DataConfig, OptimConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 
 
@@ -38,10 +38,10 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     start = time.monotonic()
     out = Path(config.out)
-    say("Synthetic radiographs: what follows shows how the tool works, and nothing about medicine.")
+    log("Synthetic radiographs: what follows shows how the tool works, and nothing about medicine.")
     with progress("drawing", config.phantom.num_images) as tick:
         archive = write_phantom_archive(out / "archive", config.phantom, lambda _: tick())
-    say(
+    log(
         f"drew {config.phantom.num_images:,} phantom radiographs in {archive}, with the true boxes of their opacities in boxes.parquet"
     )
     start_ray()
@@ -51,7 +51,7 @@ def main(config: DemoConfig) -> None:
             manifest=str(out / "manifest.parquet"),
             out=str(out),
             model=ModelConfig(arch="resnet18", weights="none"),
-            data=ImageConfig(image_size=config.image_size),
+            data=DataConfig(image_size=config.image_size),
             optim=OptimConfig(lr=1e-3),
             batch_size=32,
             epochs=config.epochs,
@@ -64,11 +64,11 @@ def main(config: DemoConfig) -> None:
         )
     )
     found = read_scores(str(scores)).ok().joined(read_manifest(str(out / "manifest.parquet"))).of_split("test")
-    say(pointing_line(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing))
+    log(pointing_line(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing))
     write_evaluation(
         EvaluateConfig(manifest=str(out / "manifest.parquet"), scores=str(scores), out=str(out / "report"))
     )
-    say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
+    log(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 
 if __name__ == "__main__":

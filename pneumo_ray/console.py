@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print one line at once."""
     print(line, flush=True)
 
@@ -42,7 +42,7 @@ def progress(title: str, total: int | None) -> Iterator[Ticker]:
         if (now := time.monotonic()) - last >= QUIET_SECONDS:
             last = now
             of = f" of {total:,}" if total else ""
-            say(f"{title}: {count:,}{of}, {count / (now - start):,.0f}/s")
+            log(f"{title}: {count:,}{of}, {count / (now - start):,.0f}/s")
 
     yield tick
 

@@ -24,7 +24,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pneumo_ray.config import end_on_sigterm
-from pneumo_ray.console import QUIET_SECONDS, say
+from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares, Node
 from pneumo_ray.errors import ClusterError
 
@@ -122,7 +122,7 @@ def wait_for(
                 asked = True
             if now - last_line >= QUIET_SECONDS or last_line == start:
                 last_line = now
-                say(f"waiting for the cluster: it has {what}")
+                log(f"waiting for the cluster: it has {what}")
             time.sleep(min(1.0, seconds))
     finally:
         if asked:

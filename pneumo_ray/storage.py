@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.errors import StorageError
 
 TRIES = 5
@@ -88,7 +88,7 @@ def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
             if attempt >= TRIES:
                 raise RetriesExhaustedError(f"cannot {verb} {place} after {TRIES} tries: {error}") from error
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-            say(f"warning: cannot {verb} {place} (try {attempt} of {TRIES}), again in {wait:.1f} s: {error}")
+            log(f"warning: cannot {verb} {place} (try {attempt} of {TRIES}), again in {wait:.1f} s: {error}")
         time.sleep(wait)
         attempt += 1
 

@@ -45,7 +45,7 @@ def test_trials_reserve_all_they_need_and_no_more_than_there_is(nodes, workers, 
     reserved = sum(bundle["CPU"] for bundle in share.bundles)
     beside = 0.0 if share.in_process else workers * share.cpus.per_worker
     assert at_once * (reserved + beside) <= sum(nodes) + 1e-9
-    # A task that prepares pictures finds a bundle, and every bundle a node.
+    # A task that prepares images finds a bundle, and every bundle a node.
     assert all(share.cpus.per_task <= bundle["CPU"] <= max(nodes) for bundle in share.bundles[1:])
     assert len(share.bundles) > 1
     assert at_once * workers * share.threads <= max(sum(nodes), at_once * workers)

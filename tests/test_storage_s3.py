@@ -14,7 +14,7 @@ import pytest
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import REMOTE_BUFFER, list_archives, read_picture
+from pneumo_ray.data.archive import REMOTE_BUFFER, list_archives, read_image
 from pneumo_ray.data.manifest import _read_table
 from pneumo_ray.errors import ArchiveError, StorageError
 
@@ -252,7 +252,7 @@ def test_a_file_is_one_request_and_a_tar_file_one_for_many_members(bucket, flaky
     assert flaky.seen <= 2, "a question for the length, and the content"
     flaky.seen = 0
     entries = list(list_archives([storage.join(bucket)]))
-    assert [read_picture(entry.uri, entry.member)[0] for entry in entries[:-1]] == list(range(200))
+    assert [read_image(entry.uri, entry.member)[0] for entry in entries[:-1]] == list(range(200))
     assert flaky.seen <= 10 + 4 * len(stream.getvalue()) / REMOTE_BUFFER
 
 
@@ -267,7 +267,7 @@ def test_a_member_of_a_tar_file_is_read_although_the_server_fails_for_a_moment(b
     entries = list(list_archives([bucket]))
     for entry in entries:
         flaky.failures = storage.TRIES - 1
-        assert read_picture(entry.uri, entry.member).startswith(entry.member.encode())
+        assert read_image(entry.uri, entry.member).startswith(entry.member.encode())
         assert flaky.failures == 0
 
 

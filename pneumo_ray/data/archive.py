@@ -1,4 +1,4 @@
-"""List the pictures of an archive, and read one of them: folders, tar and zip files, local or on object storage.
+"""List the images of an archive, and read one of them: folders, tar and zip files, local or on object storage.
 
 Members of tar and zip files are read in place. Nothing is ever unpacked, so a member named
 `../../evil.jpg` is a name like any other.
@@ -21,22 +21,22 @@ from pneumo_ray.errors import ArchiveError, PneumoError
 from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError
 
 MAX_FILE_BYTES = 1 << 29
-"""A single picture larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""
+"""A single image larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""
 
 REMOTE_BUFFER = 1 << 18
 """Bytes that are read ahead in a tar or zip file on a remote place."""
 
 _TAR = re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
-_PICTURE = re.compile(r"\.(jpe?g|jpe|png|tiff?|webp|dcm|dicom|ima|bmp|gif)$", re.IGNORECASE)
+_IMAGE = re.compile(r"\.(jpe?g|jpe|png|tiff?|webp|dcm|dicom|ima|bmp|gif)$", re.IGNORECASE)
 # A real extension is a dot and a few characters with a letter; DICOM files are often named by a UID such as 1.2.840.1.
 _EXTENSION = re.compile(r"\.(?=[A-Za-z0-9]*[A-Za-z])[A-Za-z0-9]{1,12}$")
-_NOT_PICTURES = {"dicomdir", "readme", "license", "licence", "makefile", "thumbs.db"}
+_NOT_IMAGES = {"dicomdir", "readme", "license", "licence", "makefile", "thumbs.db"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of an archive, not read yet."""
+    """One image of an archive, not read yet."""
 
     image_id: str
     """Unique name: the path below the archive, with forward slashes."""
@@ -55,14 +55,14 @@ class ListingCount:
     """What a listing passed over, filled while it runs."""
 
     ignored: int = 0
-    """Files that are not pictures by their name."""
+    """Files that are not images by their name."""
 
 
 def list_archives(archives: Sequence[str], count: ListingCount | None = None) -> Iterator[Entry]:
-    """Yield every picture of the archives, one at a time, in a stable order.
+    """Yield every image of the archives, one at a time, in a stable order.
 
     Args:
-        archives: folders, tar or zip files, or single pictures; local paths or `pyarrow.fs` URIs.
+        archives: folders, tar or zip files, or single images; local paths or `pyarrow.fs` URIs.
         count: filled with what was passed over.
 
     Raises:
@@ -75,7 +75,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             one, two = (f"{storage.split_query(uri)[0]}/" for uri in (root, other))
             if one.startswith(two) or two.startswith(one):
                 raise ArchiveError(
-                    f"--archive {root} and {other} overlap, so pictures would count twice; give one of them"
+                    f"--archive {root} and {other} overlap, so images would count twice; give one of them"
                 )
     for number, root in enumerate(roots):
         name = storage.base_name(root)
@@ -91,7 +91,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
         seen: set[str] = set()
         for relative, uri in files:
             in_folder = kind == pafs.FileType.Directory
-            for below, member, error in _pictures_of(relative, uri, in_folder, count):
+            for below, member, error in _images_of(relative, uri, in_folder, count):
                 identity = prefix + below
                 while identity in seen:
                     identity += "~"
@@ -113,7 +113,7 @@ def _kind(root: str) -> pafs.FileType:
     return kind
 
 
-def _pictures_of(
+def _images_of(
     relative: str, uri: str, in_folder: bool, count: ListingCount
 ) -> Iterator[tuple[str, str | None, str | None]]:
     """Yield (name below the archive, member, error) of one file: itself, or the members of a tar or zip file."""
@@ -121,24 +121,24 @@ def _pictures_of(
         before = f"{relative}/" if in_folder else ""
         index, error = archive_index(uri)
         for member in index:
-            if _is_picture(member):
+            if _is_image(member):
                 yield before + member, member, None
             else:
                 count.ignored += 1
         if error is not None:
             yield relative, None, error
-    elif _is_picture(relative) or not in_folder:
+    elif _is_image(relative) or not in_folder:
         yield relative, None, None
     else:
         count.ignored += 1
 
 
-def _is_picture(path: str) -> bool:
+def _is_image(path: str) -> bool:
     parts = path.split("/")
     name = parts[-1]
-    if "__MACOSX" in parts or name.startswith(".") or name.lower() in _NOT_PICTURES:
+    if "__MACOSX" in parts or name.startswith(".") or name.lower() in _NOT_IMAGES:
         return False
-    return bool(_PICTURE.search(name)) or not _EXTENSION.search(name)
+    return bool(_IMAGE.search(name)) or not _EXTENSION.search(name)
 
 
 def _walk_local(root: str) -> Iterator[tuple[str, str]]:
@@ -204,7 +204,7 @@ def _opened(
     copies: dict[str, int] = {}  # counted on, because a search from 2 takes hours in a tar file of one name only
 
     def add(name: str, info: tarfile.TarInfo | zipfile.ZipInfo) -> None:
-        # A tar file may hold two members of one name; both are pictures, so both get a name.
+        # A tar file may hold two members of one name; both are images, so both get a name.
         name = name.encode("utf-8", "backslashreplace").decode() or "unnamed"
         unique = name
         while unique in index:
@@ -243,8 +243,8 @@ def archive_index(uri: str) -> tuple[list[str], str | None]:
     return list(index), error
 
 
-def read_picture(uri: str, member: str | None) -> bytes:
-    """Return the bytes of one picture.
+def read_image(uri: str, member: str | None) -> bytes:
+    """Return the bytes of one image.
 
     Raises:
         DecodeError: if it is empty or larger than `MAX_FILE_BYTES`.
@@ -262,8 +262,8 @@ def read_picture(uri: str, member: str | None) -> bytes:
     return data
 
 
-def read_pictures(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
-    """Yield the bytes of pictures in the order asked for, or for each the error that `read_picture` raises.
+def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
+    """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
     Files in a bucket are read some ahead: each is two requests, which take longer than decoding what they bring.
 
@@ -273,7 +273,7 @@ def read_pictures(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | 
 
     def read(place: tuple[str, str | None]) -> bytes | PneumoError | OSError:
         try:
-            return read_picture(*place)
+            return read_image(*place)
         except (PneumoError, OSError) as error:
             return error
 

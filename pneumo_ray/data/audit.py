@@ -22,7 +22,7 @@ def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
 
     Args:
         table: a manifest with splits.
-        ignored_files: files of the archive that are not pictures by their name.
+        ignored_files: files of the archive that are not images by their name.
     """
     ok = table.filter(pc.equal(table["status"], "ok"))
     labelled = usable(table)
@@ -133,7 +133,7 @@ def audit_lines(facts: dict[str, Any]) -> list[str]:
             lines.append(f"{part:<12}{row['normal']:>10,}{row['pneumonia']:>12,}{row['unlabelled']:>12,}")
     reasons = ", ".join(f"{count} {reason}" for reason, count in facts["failed_by_reason"].items())
     lines.append(
-        f"failed       {facts['failed']:,}{f' ({reasons})' if reasons else ''}; {facts['ignored_files']:,} files that are not pictures"
+        f"failed       {facts['failed']:,}{f' ({reasons})' if reasons else ''}; {facts['ignored_files']:,} files that are not images"
     )
     dup = facts["duplicates"]
     lines.append(

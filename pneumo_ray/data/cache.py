@@ -1,7 +1,7 @@
 """Radiographs decoded and resized once, read back at random without decoding.
 
-A shard is an Arrow IPC file with one record batch a picture, so that one picture is one short range of bytes: a
-memory map on a local disk, a range read on object storage. Pictures are found by the hash of the file they came
+A shard is an Arrow IPC file with one record batch an image, so that one image is one short range of bytes: a
+memory map on a local disk, a range read on object storage. Images are found by the hash of the file they came
 from; a changed file is another key, and a shard that an interrupted run left behind is used by the next.
 """
 
@@ -23,13 +23,13 @@ Key = tuple[str, int]
 
 
 def cache_folder(run: str, size: int) -> str:
-    """Return the folder of the cache of pictures with `size` x `size` pixels in a run's folder."""
+    """Return the folder of the cache of images with `size` x `size` pixels in a run's folder."""
     return storage.join(run, f"cache-{size}")
 
 
-def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray]]) -> str:
-    """Write pictures, uint8 [size, size] each, as one shard; return its file name, which follows from their keys."""
-    keys = ";".join(f"{sha}:{frame}" for (sha, frame), _ in pictures).encode()
+def write_shard(folder: str, size: int, images: Sequence[tuple[Key, np.ndarray]]) -> str:
+    """Write images, uint8 [size, size] each, as one shard; return its file name, which follows from their keys."""
+    keys = ";".join(f"{sha}:{frame}" for (sha, frame), _ in images).encode()
     digest = hashlib.sha256(keys).hexdigest()
     # The keys are in the footer, so that finding out what a shard holds reads no pixels.
     schema = pa.schema(
@@ -38,7 +38,7 @@ def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray
     )
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
-        for _, pixels in pictures:
+        for _, pixels in images:
             column = pa.array([pixels.tobytes()], pa.binary(size * size))
             writer.write_batch(pa.record_batch([column], schema=schema))
     name = f"{digest[:24]}.arrow"
@@ -47,7 +47,7 @@ def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray
 
 
 def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
-    """Return where each cached picture lies: key -> (shard, row). A shard that cannot be read is passed over."""
+    """Return where each cached image lies: key -> (shard, row). A shard that cannot be read is passed over."""
     found: dict[Key, tuple[str, int]] = {}
     for name in storage.list_files(folder, lambda file: file.endswith(".arrow")):
         try:
@@ -64,7 +64,7 @@ def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
 
 
 def read_cached(folder: str, size: int, names: Sequence[str], rows: Sequence[int]) -> np.ndarray:
-    """Return cached pictures, uint8 [n, size, size], in the order asked for.
+    """Return cached images, uint8 [n, size, size], in the order asked for.
 
     Raises:
         OSError: if a shard is gone or damaged.

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.console import progress
-from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.sampling import virtual_copies
 from pneumo_ray.images.augment import materialise_copy
@@ -39,7 +39,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
     with progress("copies", int((copies > 0).sum())) as tick:
         for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
             source = sources[row]
-            image = decode_image(read_picture(source["uri"], source["member"]), frame=source["frame"] or 0)
+            image = decode_image(read_image(source["uri"], source["member"]), frame=source["frame"] or 0)
             key = image_key(source["content_sha256"])
             encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
             name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"

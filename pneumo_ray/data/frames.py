@@ -1,9 +1,9 @@
-"""How many pictures a file holds, found out from its header: a multi-frame DICOM or a TIFF of many pages is many."""
+"""How many images a file holds, found out from its header: a multi-frame DICOM or a TIFF of many pages is many."""
 
 import re
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.archive import read_image
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import inspect_image
 from pneumo_ray.images.isolation import Call, unguarded
@@ -18,7 +18,7 @@ def may_hold_frames(name: str) -> bool:
 
 
 def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
-    """Return the number of frames of a picture; 1 where the header cannot be read, so that it becomes a failed row."""
+    """Return the number of frames of an image; 1 where the header cannot be read, so that it becomes a failed row."""
     try:
         if member is None:
             head = storage.read_bytes(uri, _HEADER_BYTES)
@@ -28,6 +28,6 @@ def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
                     return call(inspect_image, head).frames
                 except PneumoError:
                     pass
-        return call(inspect_image, read_picture(uri, member)).frames
+        return call(inspect_image, read_image(uri, member)).frames
     except (PneumoError, OSError):
         return 1

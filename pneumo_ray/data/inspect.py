@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import Entry, read_pictures
+from pneumo_ray.data.archive import Entry, read_images
 from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
@@ -24,34 +24,34 @@ INSPECTED_SCHEMA = pa.schema([*SCHEMA, *CACHE_FIELDS])
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """How the pictures of an archive are looked at."""
+    """How the images of an archive are looked at."""
 
     size: int = 256
-    """Rows and columns of the cached pictures, in pixels; without a cache the least size to decode to."""
+    """Rows and columns of the cached images, in pixels; without a cache the least size to decode to."""
     cache_folder: str | None = None
     """Where shards are written; None writes none."""
     cached: Mapping[Key, tuple[str, int]] = field(default_factory=dict)
-    """What the cache already holds; these pictures are read and hashed but not decoded again."""
+    """What the cache already holds; these images are read and hashed but not decoded again."""
     salt: bytes | None = None
     """Key of the hash that replaces the patient identifiers of DICOM files; None keeps them."""
     decode_seconds: float = DECODE_SECONDS
-    """That the decoding of one picture may take."""
+    """That the decoding of one image may take."""
 
 
 def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful: bool = False) -> pa.Table:
-    """Return the manifest rows of some entries, one a frame, in order, with columns `INSPECTED_SCHEMA`.
+    """Return the manifest rows of some entries, one per frame, in order, with columns `INSPECTED_SCHEMA`.
 
     Args:
         entries: what to look at.
         config: how.
-        careful: a picture among them may have ended the process that tried before; see `guarded`.
+        careful: an image among them may have ended the process that tried before; see `guarded`.
     """
     rows: list[dict[str, Any]] = []
     fresh: list[tuple[Key, np.ndarray]] = []
     homes: list[tuple[int, int]] = []  # (row, position in the new shard)
     positions: dict[Key, int] = {}
     with guarded(config.decode_seconds, careful=careful) as call:
-        contents = read_pictures([(entry.uri, entry.member) for entry in entries if entry.error is None])
+        contents = read_images([(entry.uri, entry.member) for entry in entries if entry.error is None])
         inspected = (_inspect(entry, None if entry.error else next(contents), config, call) for entry in entries)
         for row, pixels in itertools.chain.from_iterable(inspected):
             rows.append(row)

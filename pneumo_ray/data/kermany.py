@@ -22,7 +22,7 @@ SPLIT_FOLDERS = {
 CLASS_FOLDERS = {"normal": 0, "pneumonia": 1}
 
 _PNEUMONIA = re.compile(r"person(\d+)_(bacteria|virus)_\d+.*\.(?:jpe?g|png)$", re.IGNORECASE)
-# Viewers export DICOM files as IM-0001-0001.dcm, which says nothing about the patient: pictures only.
+# Viewers export DICOM files as IM-0001-0001.dcm, which says nothing about the patient: images only.
 _NORMAL = re.compile(r"(?:NORMAL\d*-)?IM-(\d+)-\d+.*\.(?:jpe?g|png)$", re.IGNORECASE)
 
 

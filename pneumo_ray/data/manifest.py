@@ -1,4 +1,4 @@
-"""One Arrow table describes an archive: a row a picture, with what is known of it and where it lies."""
+"""One Arrow table describes an archive: one row per image, with what is known of it and where it lies."""
 
 import hashlib
 from collections import Counter
@@ -163,11 +163,11 @@ def read_labels(uri: str) -> pa.Table:
 def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
     """Take labels and other facts from a table that `read_labels` read from `uri`.
 
-    Its column `image_id` names pictures by their full id or, where that is unique, by their file name. `label`
+    Its column `image_id` names images by their full id or, where that is unique, by their file name. `label`
     (0/1, normal/pneumonia), `subtype`, `patient_id` and `split` replace what the paths said; every other column is carried along.
 
     Raises:
-        ManifestError: if it names unknown or ambiguous pictures, or has a label or split that is none.
+        ManifestError: if it names unknown or ambiguous images, or has a label or split that is none.
     """
     rows = _match(facts["image_id"].cast(pa.string()).to_pylist(), table["image_id"].to_pylist(), uri)
     position: list[int | None] = [None] * len(table)
@@ -232,7 +232,7 @@ def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> l
             rows.append(row)
     if unknown:
         raise ManifestError(
-            f"--labels {uri} names {len(unknown)} picture(s) that the archive does not have, such as {unknown[0]!r}"
+            f"--labels {uri} names {len(unknown)} image(s) that the archive does not have, such as {unknown[0]!r}"
         )
     if len(set(rows)) < len(rows):
         twice = next(image_ids[row] for row, count in Counter(rows).items() if count > 1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray import storage
-from pneumo_ray.console import progress, say
+from pneumo_ray.console import log, progress
 from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
@@ -43,7 +43,7 @@ class PrepareConfig:
     labels: str | None = None
     """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are carried along."""
     cache: bool = False
-    """Decode and resize every picture once (64 kB each) so that training never decodes."""
+    """Decode and resize every image once (64 kB each) so that training never decodes."""
     materialize_copies: bool = False
     """Write transformed copies of the smaller class as files, as the paper did, instead of making them while training."""
     keep_identifiers: bool = False
@@ -51,7 +51,7 @@ class PrepareConfig:
     seed: int = 0
     """Of the random choices of the split and the copies."""
     decode_seconds: float = DECODE_SECONDS
-    """A picture whose decoding takes longer is a failed row (`timeout`)."""
+    """An image whose decoding takes longer is a failed row (`timeout`)."""
 
     def __post_init__(self) -> None:
         if self.decode_seconds <= 0:
@@ -80,8 +80,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
             entries.append(entry)
             tick()
     if not entries:
-        raise ArchiveError(f"--archive {' '.join(config.archive)} has no pictures in it ({count.ignored} other files)")
-    say(f"found {len(entries):,} pictures")
+        raise ArchiveError(f"--archive {' '.join(config.archive)} has no images in it ({count.ignored} other files)")
+    log(f"found {len(entries):,} images")
     if not splits_given:
         check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
     storage.require_writable(out)
@@ -118,8 +118,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     }
     storage.write_json(facts, storage.join(out, "audit.json"))
     for line in audit_lines(facts):
-        say("  " + line)
-    say(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")
+        log("  " + line)
+    log(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")
     return manifest
 
 
@@ -131,7 +131,7 @@ def cache_of(manifest: pa.Table, uri: str) -> str | None:
 
 
 def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> str:
-    """Return a manifest whose pictures are all cached: `uri` itself if they are, else a copy in `out` beside its new cache.
+    """Return a manifest whose images are all cached: `uri` itself if they are, else a copy in `out` beside its new cache.
 
     A copy that was begun is continued. Where no cache serves the size (above 224 pixels) it is `uri` as well.
 
@@ -164,7 +164,7 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
             found |= places
             tick(len(places))
     if todo:
-        say(f"decoded {len(todo):,} pictures once, for all trials; prepare --cache would have done it")
+        log(f"decoded {len(todo):,} images once, for all trials; prepare --cache would have done it")
     homes = [found.get(key, (None, None)) for key in keys]
     for position, spec in enumerate(CACHE_FIELDS):
         column = pa.array([home[position] for home in homes], spec.type)
@@ -188,14 +188,14 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
     manifest = read_manifest(uri)
     if not len(usable(manifest)):
         raise ManifestError(
-            f"manifest {uri} has no labelled picture to train on; give labels with jobs/prepare.py --labels TABLE"
+            f"manifest {uri} has no labelled image to train on; give labels with jobs/prepare.py --labels TABLE"
         )
     parts = []
     for split in ("train", "val"):
         rows = usable(manifest, split).combine_chunks()
         classes = set(pc.unique(rows["label"]).to_pylist())
         if classes != {0, 1}:
-            what = "no pictures" if not classes else "only one class"
+            what = "no images" if not classes else "only one class"
             raise ManifestError(
                 f"manifest {uri} has {what} in its split {split}; training needs both classes in train and val"
             )

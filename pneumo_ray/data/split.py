@@ -26,7 +26,7 @@ def check_folders(splits: Collection[str | None], protocol: Protocol) -> None:
     """Refuse a protocol that needs folders which the archive has not.
 
     Args:
-        splits: what the archive's folders (or the label table) call their pictures: train, val, test or None.
+        splits: what the archive's folders (or the label table) call their images: train, val, test or None.
         protocol: one of the three.
 
     Raises:
@@ -100,7 +100,7 @@ def permute_labels(rows: pa.Table, seed: int) -> pa.Table:
 
 
 def link_groups(table: pa.Table) -> np.ndarray:
-    """Return a group number a row, int [n]: rows of one patient, or with the same bytes, share a group, transitively."""
+    """Return a group number per row, int [n]: rows of one patient, or with the same bytes, share a group, transitively."""
     n = len(table)
     rows, columns = [], []
     offset = n

@@ -19,7 +19,7 @@ def pointing_line(scores: Scores, boxes: pa.Table, preprocessing: Preprocessing)
     """Return in plain text how the maps of true positives agree with true boxes.
 
     Args:
-        scores: of pictures that did not fail, joined with the `label` of the manifest.
+        scores: of images that did not fail, joined with the `label` of the manifest.
         boxes: see `pointing`.
         preprocessing: of the model.
     """
@@ -27,7 +27,7 @@ def pointing_line(scores: Scores, boxes: pa.Table, preprocessing: Preprocessing)
     found = pointing(scores, label, boxes, preprocessing.resize_size, preprocessing.image_size)
     return (
         f"pointing game: in {found.hits} of {found.total} true positives the map's maximum lies in a true box; "
-        f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the picture"
+        f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the image"
     )
 
 
@@ -41,14 +41,14 @@ class Pointing:
     energy: float
     """Mean share of the map inside the boxes."""
     area: float
-    """Mean share of the picture inside the boxes: what a map without information would score."""
+    """Mean share of the image inside the boxes: what a map without information would score."""
 
 
 def pointing(scores: Scores, label: NDArray[np.int64], boxes: pa.Table, resize_size: int, image_size: int) -> Pointing:
     """Play the pointing game on true positives whose pneumonia is explained.
 
     Args:
-        scores: scores of pictures that did not fail.
+        scores: scores of images that did not fail.
         label: their classes, int [n].
         boxes: `image_id`, `x0`, `y0`, `x1`, `y1` in pixels of the radiograph, `width`, `height` of it; a row a box.
         resize_size: of the model's preprocessing.
@@ -80,7 +80,7 @@ def pointing(scores: Scores, label: NDArray[np.int64], boxes: pa.Table, resize_s
 
 
 def map_similarity(a: Scores, b: Scores) -> float:
-    """Return the mean Spearman correlation of two models' maps of the same pictures and the same class, none blank.
+    """Return the mean Spearman correlation of two models' maps of the same images and the same class, none blank.
 
     With a model trained on permuted labels (jobs/train.py --permute-labels) as `b` it is the label randomisation test of
     Adebayo et al. 2018 (arXiv 1810.03292): maps that stay the same do not show what was learned.

@@ -25,7 +25,7 @@ def roc_band(
     """Return the pointwise percentile band of sensitivity at each false positive rate.
 
     A resample is a number of times for each patient; curves are taken at 512 quantiles of the scores, so the work is
-    one sparse product whatever the number of pictures.
+    one sparse product whatever the number of images.
 
     Args:
         label: [n], 0 or 1, both present.

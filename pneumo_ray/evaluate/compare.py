@@ -1,7 +1,7 @@
-"""Two sets of scores of the same pictures: is one better? A paired test of the AUCs, and one of the errors.
+"""Two sets of scores of the same images: is one better? A paired test of the AUCs, and one of the errors.
 
 AUC: DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837), by the midranks of Sun and Xu 2014 (IEEE Signal
-Processing Letters 21:1389). Errors: McNemar 1947. Both take the pictures for independent. Pictures of one child are not,
+Processing Letters 21:1389). Errors: McNemar 1947. Both take the images for independent. Images of one child are not,
 which makes both too sure of themselves, so an interval that resamples whole patients stands beside them: where it
 disagrees, believe it.
 """
@@ -22,7 +22,7 @@ from pneumo_ray.evaluate.metrics import OrderedPairs, draw_patients, number_grou
 from pneumo_ray.evaluate.scores import Scores
 
 EXACT_BELOW = 25
-"""Discordant pictures from which McNemar's chi-square stands in for the exact binomial test."""
+"""Discordant images from which McNemar's chi-square stands in for the exact binomial test."""
 CRITICAL = float(norm.ppf(0.975))
 """Standard errors on each side of an estimate that make a 95 % interval."""
 
@@ -32,9 +32,9 @@ Bools = NDArray[np.bool_]
 
 
 def compare(scores: Scores, baseline: Scores, *, num_resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """Compare two sets of scores on the labelled pictures that both have, each at its own stored threshold.
+    """Compare two sets of scores on the labelled images that both have, each at its own stored threshold.
 
-    Pictures are put in the order of their names first, so the result does not depend on the order of rows or shards.
+    Images are put in the order of their names first, so the result does not depend on the order of rows or shards.
 
     Args:
         scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
@@ -43,25 +43,25 @@ def compare(scores: Scores, baseline: Scores, *, num_resamples: int = 2000, seed
         seed: of that bootstrap.
 
     Returns:
-        Plain JSON values. `pictures`, `normal`, `pneumonia`, `patients` count what is compared; `only_here` and
-        `only_baseline` count labelled pictures that the other set lacks. `auc` holds the fields of `DeLong`, and
+        Plain JSON values. `images`, `normal`, `pneumonia`, `patients` count what is compared; `only_here` and
+        `only_baseline` count labelled images that the other set lacks. `auc` holds the fields of `DeLong`, and
         `interval_by_patient`, the 95 % interval of the same difference over whole patients. `errors` holds the
         `threshold` and share of errors of both sets, and the fields of `McNemar`. Differences are `scores` minus
         `baseline`. None where something is undefined.
 
     Raises:
-        ManifestError: if they have no labelled picture in common, or disagree on the label of one.
+        ManifestError: if they have no labelled image in common, or disagree on the label of one.
     """
     here, there = scores.labelled(), baseline.labelled()
     a, b = _common(here.table, there.table), _common(there.table, here.table)
     if not len(a):
         raise ManifestError(
-            f"the two sets of scores have no labelled picture in common ({len(here.table):,} here, {len(there.table):,} "
+            f"the two sets of scores have no labelled image in common ({len(here.table):,} here, {len(there.table):,} "
             "in the baseline); give two scores of the same archive and split, with labels in the manifest"
         )
     if count := pc.sum(pc.not_equal(a["label"], b["label"])).as_py():
         raise ManifestError(
-            f"{count:,} of {len(a):,} pictures have another label in the baseline; match both scores with one manifest"
+            f"{count:,} of {len(a):,} images have another label in the baseline; match both scores with one manifest"
         )
     label = a["label"].to_numpy().astype(np.int64)
     prob, prob_baseline = (table["prob_mean"].to_numpy().astype(np.float64) for table in (a, b))
@@ -92,14 +92,14 @@ def compare(scores: Scores, baseline: Scores, *, num_resamples: int = 2000, seed
 
 
 def _common(table: pa.Table, other: pa.Table) -> pa.Table:
-    """Return the rows whose picture the other table has too, by name."""
+    """Return the rows whose image the other table has too, by name."""
     shared = pc.is_in(table["image_id"], value_set=other["image_id"].combine_chunks())
     return table.filter(shared).sort_by("image_id").combine_chunks()
 
 
 @dataclass(frozen=True)
 class DeLong:
-    """Two AUCs of the same pictures, and what is known of their difference."""
+    """Two AUCs of the same images, and what is known of their difference."""
 
     here: float | None
     """None, like everything else, where a class is missing."""
@@ -107,7 +107,7 @@ class DeLong:
     difference: float | None
     """`here` minus `baseline`."""
     standard_error: float | None
-    """None where a class has a single picture. 0 where no picture distinguishes the two sets by more than any other, as
+    """None where a class has a single image. 0 where no image distinguishes the two sets by more than any other, as
     when they rank alike: there is no test then."""
     interval: list[float] | None
     """95 %, from the normal approximation, so it can reach beyond -1 and 1; None where the standard error is 0 or None."""
@@ -118,16 +118,16 @@ class DeLong:
 def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
     """Test whether two correlated AUCs differ, in O(n log n).
 
-    The placement of a positive is the number of negatives below it, ties half: its midrank among all pictures less its
+    The placement of a positive is the number of negatives below it, ties half: its midrank among all images less its
     midrank among positives. The AUC is the mean placement over the number of negatives. With d the placement of a
-    picture here less its placement in the baseline, each as a share of the other class, the variance of the difference
+    image here less its placement in the baseline, each as a share of the other class, the variance of the difference
     is var(d of m positives) / m + var(d of n negatives) / n: the contrast (1, -1) of the paper's covariance matrix,
     without its cancellation.
 
     Args:
         label: [n], 0 normal or 1 pneumonia.
         prob: [n], any score that rises with the evidence for pneumonia.
-        prob_baseline: [n], of the same pictures.
+        prob_baseline: [n], of the same images.
     """
     m, n = int((label == 1).sum()), int((label == 0).sum())
     if not m or not n:
@@ -164,14 +164,14 @@ def auc_interval_by_patient(
 ) -> list[float] | None:
     """Return the 95 % percentile interval of the difference of two AUCs, resampling whole patients for both at once.
 
-    Above `MAX_RESAMPLED` pictures it is the limit of that bootstrap, in closed form.
+    Above `MAX_RESAMPLED` images it is the limit of that bootstrap, in closed form.
 
-    One resample at a time, so memory does not grow with their number; a resample is linear in the pictures.
+    One resample at a time, so memory does not grow with their number; a resample is linear in the images.
 
     Args:
         label: [n], 0 normal or 1 pneumonia.
         prob: [n].
-        prob_baseline: [n], of the same pictures.
+        prob_baseline: [n], of the same images.
         patients: [n] patient ids; None or NaN is a patient of its own.
         num_resamples: bootstrap resamples; those without a class do not count.
         seed: the same seed draws the same patients.
@@ -200,7 +200,7 @@ def auc_interval_by_patient(
 
 @dataclass(frozen=True)
 class McNemar:
-    """Errors of two sets on the same pictures; only the pictures on which they disagree bear on the difference."""
+    """Errors of two sets on the same images; only the images on which they disagree bear on the difference."""
 
     both_right: int
     only_here_right: int
@@ -209,20 +209,20 @@ class McNemar:
     """McNemar's c: wrong here, right in the baseline."""
     both_wrong: int
     test: str
-    """Which test gave p: `exact binomial`, or `chi-square with continuity correction` from 25 discordant pictures."""
+    """Which test gave p: `exact binomial`, or `chi-square with continuity correction` from 25 discordant images."""
     p: float
-    """Two-sided, of equal error rates; 1 where the sets disagree on no picture."""
+    """Two-sided, of equal error rates; 1 where the sets disagree on no image."""
 
 
 def mcnemar(wrong: Bools, wrong_baseline: Bools) -> McNemar:
-    """Test whether two error rates on the same pictures differ.
+    """Test whether two error rates on the same images differ.
 
-    Under equal rates each discordant picture falls to either set like a coin: b of b + c is binomial with 1/2, and
+    Under equal rates each discordant image falls to either set like a coin: b of b + c is binomial with 1/2, and
     (|b - c| - 1)^2 / (b + c) about chi-square with one degree of freedom (the correction stops at 0 for b = c).
 
     Args:
         wrong: [n], whether the decision here is an error.
-        wrong_baseline: [n], of the same pictures.
+        wrong_baseline: [n], of the same images.
     """
     b, c = int((~wrong & wrong_baseline).sum()), int((wrong & ~wrong_baseline).sum())
     if b + c < EXACT_BELOW:

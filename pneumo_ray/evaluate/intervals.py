@@ -1,4 +1,4 @@
-"""Intervals over patients, by the way that fits the number of pictures."""
+"""Intervals over patients, by the way that fits the number of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def patient_intervals(
     seed: int,
     metrics: Sequence[str] = BOOTSTRAP_METRICS,
 ) -> dict[str, tuple[float, float] | None]:
-    """Return 95 % intervals over patients: a bootstrap, or its limit where there are too many pictures to resample."""
+    """Return 95 % intervals over patients: a bootstrap, or its limit where there are too many images to resample."""
     if len(label) <= MAX_RESAMPLED:
         return bootstrap_intervals(label, prob, threshold, patients, metrics=metrics, seed=seed)
     return linearised_intervals(label, prob, threshold, patients, metrics=metrics)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pneumo_ray import storage
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.compare import compare
@@ -32,15 +32,15 @@ class EvaluateConfig:
     scores: str | None = None
     """Folder that jobs/explain.py wrote."""
     split: str = "test"
-    """Split of the manifest to measure; `all` takes every picture, those that were trained on included."""
+    """Split of the manifest to measure; `all` takes every image, those that were trained on included."""
     prevalence: float | None = None
     """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
     baseline: str | None = None
-    """Other scores of the same archive: the two are compared picture by picture (DeLong, McNemar)."""
+    """Other scores of the same archive: the two are compared image by image (DeLong, McNemar)."""
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
-    """Pictures on the page, at most."""
+    """Images on the page, at most."""
     robustness: bool = False
     """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
     model: str | None = None
@@ -82,7 +82,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     chosen = scores if split is None else scores.of_split(split)
     if not len(chosen.table):
         raise ConfigError(
-            f"the scores have no readable picture in the split {config.split}; choose another --split, or all"
+            f"the scores have no readable image in the split {config.split}; choose another --split, or all"
         )
     out = storage.absolute(config.out)
     storage.require_writable(out)
@@ -95,9 +95,9 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     zones = zone_table(chosen) if "metrics" in numbers else []
     tables = tables_of(numbers, zones, failed)
     for line in summary_lines(numbers):
-        say(line)
+        log(line)
     if comparison is not None:
-        say(_comparison_line(comparison))
+        log(_comparison_line(comparison))
     written = ["metrics.json", *tables]
     if config.report:
         seen = fingerprint(manifest)
@@ -117,9 +117,9 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         written += ["misclassified.csv", "figures/"]
     for name, rows in tables.items():
         storage.write_csv(rows, storage.join(out, name))
-    say(f"wrote {', '.join(written)} to {out}")
+    log(f"wrote {', '.join(written)} to {out}")
     if config.report:
-        say(f"report {storage.join(out, 'report.html')}")
+        log(f"report {storage.join(out, 'report.html')}")
     return numbers
 
 
@@ -138,7 +138,7 @@ def _comparison_line(found: dict[str, Any]) -> str:
         p = "no test, they rank alike" if auc["p"] is None else f"DeLong p {auc['p']:.3g}"
         ranked = f"AUC differs by {auc['difference']:+.4f} ({p})"
     return (
-        f"against {found['name']} on {found['pictures']:,} pictures: {ranked}; errors {errors['share']:.1%} against "
+        f"against {found['name']} on {found['pictures']:,} images: {ranked}; errors {errors['share']:.1%} against "
         f"{errors['share_baseline']:.1%} (McNemar p {errors['p']:.3g})"
     )
 
@@ -175,6 +175,6 @@ def _robustness(
         "threshold": numbers["threshold"],
     }
     if not isinstance(found, dict) or any(found.get(name) != value for name, value in expected.items()):
-        say("robustness.json is of another model, manifest or split and is left out of the report; repeat --robustness")
+        log("robustness.json is of another model, manifest or split and is left out of the report; repeat --robustness")
         return None
     return found

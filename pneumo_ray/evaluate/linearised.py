@@ -14,7 +14,7 @@ from scipy.stats import norm, rankdata
 from pneumo_ray.evaluate.metrics import BOOTSTRAP_METRICS, number_groups, rates, without_width
 
 MAX_RESAMPLED = 50_000
-"""Pictures up to which intervals are bootstrapped; above, the bootstrap and its limit differ by less than it varies."""
+"""Images up to which intervals are bootstrapped; above, the bootstrap and its limit differ by less than it varies."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -172,7 +172,7 @@ def without_width(name: str, value: float, confusion: IntArray, level: float) ->
         level: coverage.
 
     Returns:
-        For a proportion of 0 or 1 the exact interval (Clopper and Pearson 1934) of as many patients as have pictures in
+        For a proportion of 0 or 1 the exact interval (Clopper and Pearson 1934) of as many patients as have images in
         its denominator; None for anything else.
     """
     if name not in _OF_CELLS or value not in (0.0, 1.0):

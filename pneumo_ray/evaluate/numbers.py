@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
-    """Return the scores of the pictures that did not fail, with what the manifest knows of them.
+    """Return the scores of the images that did not fail, with what the manifest knows of them.
 
     Args:
         scores: of an archive.
@@ -37,13 +37,13 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
         name: of the manifest, for the sentence.
 
     Raises:
-        ManifestError: if pictures of the scores are not in the manifest, or a probability is not a number.
+        ManifestError: if images of the scores are not in the manifest, or a probability is not a number.
     """
     unknown = pc.invert(pc.is_in(scores.table["image_id"], value_set=manifest["image_id"].combine_chunks()))
     if count := pc.sum(unknown).as_py():
         example = scores.table["image_id"].filter(unknown)[0].as_py()
         raise ManifestError(
-            f"{count:,} of {len(scores.table):,} scored pictures are not in {name}, such as {example!r}; give the manifest of the same archive"
+            f"{count:,} of {len(scores.table):,} scored images are not in {name}, such as {example!r}; give the manifest of the same archive"
         )
     good = scores.ok()
     _check_numbers(good)
@@ -60,7 +60,7 @@ def _check_numbers(good: Scores) -> None:
     """Refuse scores that are not numbers, which no metric can take.
 
     Raises:
-        ManifestError: naming the column and how many pictures have no usable number.
+        ManifestError: naming the column and how many images have no usable number.
     """
     for column in ("prob_mean", "prob_std", "logit", "logit_mean", "logit_std", "mutual_information"):
         value = good.numbers(column)
@@ -68,14 +68,14 @@ def _check_numbers(good: Scores) -> None:
         if column == "prob_mean":
             usable &= (value >= 0) & (value <= 1)
         if count := int((~usable).sum()):
-            raise ManifestError(f"{count:,} scored picture(s) have no usable {column}; score the archive again")
+            raise ManifestError(f"{count:,} scored image(s) have no usable {column}; score the archive again")
     for column in ("cam_mean", "cam_std"):
         if count := int((~np.isfinite(good.maps(column)).all((1, 2))).sum()):
-            raise ManifestError(f"{count:,} scored picture(s) have no usable {column}; score the archive again")
+            raise ManifestError(f"{count:,} scored image(s) have no usable {column}; score the archive again")
 
 
 def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: str) -> None:
-    """Refuse scores that lack pictures which they are to be measured on: the easy ones might be what is left.
+    """Refuse scores that lack images which they are to be measured on: the easy ones might be what is left.
 
     Args:
         scores: all rows, failed ones included.
@@ -84,7 +84,7 @@ def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: 
         name: of the manifest, for the sentence.
 
     Raises:
-        ManifestError: saying how many pictures have no row.
+        ManifestError: saying how many images have no row.
     """
     wanted = manifest.filter(pc.equal(manifest["status"], "ok"))
     if split is not None:
@@ -93,17 +93,17 @@ def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: 
     if count := pc.sum(absent).as_py():
         example = wanted["image_id"].filter(absent)[0].as_py()
         raise ManifestError(
-            f"{count:,} of {len(wanted):,} pictures of {'all splits' if split is None else f'the split {split}'} of {name} have no scores, such as "
+            f"{count:,} of {len(wanted):,} images of {'all splits' if split is None else f'the split {split}'} of {name} have no scores, such as "
             f"{example!r}; score the whole manifest with jobs/explain.py --manifest"
         )
 
 
 def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: int = 0) -> dict[str, Any]:
-    """Return everything that can be said of some scored pictures.
+    """Return everything that can be said of some scored images.
 
     Args:
         scores: from `match`.
-        split: evaluate this split of the manifest; None takes all labelled pictures.
+        split: evaluate this split of the manifest; None takes all labelled images.
         prevalence: share of pneumonia where the model is to be used, to re-base the predictive values; None leaves them.
         seed: of the bootstrap.
     """
@@ -139,7 +139,7 @@ def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict
 
     Args:
         metrics: with `recall`, `specificity`, `tp`, `fn`, `n`.
-        prevalence: None takes that of the pictures themselves.
+        prevalence: None takes that of the images themselves.
     """
     sensitivity, specificity = metrics["recall"], metrics["specificity"]
     share = (metrics["tp"] + metrics["fn"]) / metrics["n"] if prevalence is None else prevalence
@@ -155,7 +155,7 @@ def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict
 
 
 def probabilities(scores: Scores) -> dict[str, Floats]:
-    """Return three probabilities of each picture: of the plain logit, calibrated, and the mean over the passes.
+    """Return three probabilities of each image: of the plain logit, calibrated, and the mean over the passes.
 
     The names are older than the intercept: calibration was a temperature alone.
     """
@@ -168,7 +168,7 @@ def probabilities(scores: Scores) -> dict[str, Floats]:
 
 
 def uncertainties(scores: Scores) -> dict[str, Floats]:
-    """Return every uncertainty of each picture, higher is less certain; `WITHOUT_PASSES` need no Monte Carlo."""
+    """Return every uncertainty of each image, higher is less certain; `WITHOUT_PASSES` need no Monte Carlo."""
     plain = probabilities(scores)["after_temperature"]
     return {
         "1 - max(p, 1 - p)": doubt(plain),

@@ -1,8 +1,8 @@
-"""Is a radiograph blurred or faint? Two measures of the picture alone, to be set beside the errors of a model.
+"""Is a radiograph blurred or faint? Two measures of the image alone, to be set beside the errors of a model.
 
-Both are taken on the picture brought to one size, because files differ manyfold in pixels: in a file k times as wide and
+Both are taken on the image brought to one size, because files differ manyfold in pixels: in a file k times as wide and
 high the same chest has second differences k^2 times smaller, and their variance is k^4 times smaller. The aspect ratio is
-kept, unlike in the model's input: squashing wide pictures would sharpen them, and in the children's archive of Kermany
+kept, unlike in the model's input: squashing wide images would sharpen them, and in the children's archive of Kermany
 et al. 2018 the aspect goes with the class.
 """
 
@@ -10,44 +10,44 @@ import cv2
 import numpy as np
 
 SIDE = 256
-"""The picture is measured at `SIDE * SIDE` pixels in all, aspect kept: about what the model sees."""
+"""The image is measured at `SIDE * SIDE` pixels in all, aspect kept: about what the model sees."""
 
 
-def sharpness(picture: np.ndarray) -> float:
-    """Return the variance of the Laplacian, 0 for a flat picture (LAPV of Pertuz et al. 2013, Pattern Recognition 46:1415).
+def sharpness(image: np.ndarray) -> float:
+    """Return the variance of the Laplacian, 0 for a flat image (LAPV of Pertuz et al. 2013, Pattern Recognition 46:1415).
 
-    It grows with the square of the contrast, and noise counts as detail: compare pictures of like contrast.
+    It grows with the square of the contrast, and noise counts as detail: compare images of like contrast.
 
     Args:
-        picture: uint8 [H, W].
+        image: uint8 [H, W].
 
     Returns:
-        Squared grey levels (of 255) per pixel^4 of the resized picture.
+        Squared grey levels (of 255) per pixel^4 of the resized image.
     """
     # The outermost pixels have no neighbours on one side; what OpenCV makes up for them is not measured.
-    curvature = cv2.Laplacian(_at_one_size(picture), cv2.CV_32F)[1:-1, 1:-1]
+    curvature = cv2.Laplacian(_at_one_size(image), cv2.CV_32F)[1:-1, 1:-1]
     return float(curvature.var(dtype=np.float64)) if curvature.size else 0.0
 
 
-def contrast(picture: np.ndarray) -> float:
+def contrast(image: np.ndarray) -> float:
     """Return the RMS contrast: the standard deviation of the grey levels, white being 1 (Peli 1990, JOSA A 7:2032).
 
     Black borders and white markers count: a frame around a faint chest raises it.
 
     Args:
-        picture: uint8 [H, W].
+        image: uint8 [H, W].
 
     Returns:
         From 0 (flat) to 0.5 (half black, half white).
     """
-    return float(_at_one_size(picture).std(dtype=np.float64)) / 255
+    return float(_at_one_size(image).std(dtype=np.float64)) / 255
 
 
-def _at_one_size(picture: np.ndarray) -> np.ndarray:
-    """Return the picture with about `SIDE * SIDE` pixels, float32, so that no step of a grey level is added."""
-    height, width = picture.shape
+def _at_one_size(image: np.ndarray) -> np.ndarray:
+    """Return the image with about `SIDE * SIDE` pixels, float32, so that no step of a grey level is added."""
+    height, width = image.shape
     scale = SIDE / np.sqrt(height * width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     # Averages where it shrinks, so nothing aliases; cubic where it grows, since the kinks of a linear one look like detail.
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return cv2.resize(picture.astype(np.float32), size, interpolation=way)
+    return cv2.resize(image.astype(np.float32), size, interpolation=way)

@@ -1,4 +1,4 @@
-"""How the scores of the same pictures change with what was done to them: one record a condition, from Parquet alone."""
+"""How the scores of the same images change with what was done to them: one record a condition, from Parquet alone."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         *((name, pa.float32()) for name in NUMBERS),
     ]
 )
-"""A row for every picture and condition, failed ones included; `severity` is 0 where there are no grades."""
+"""A row for every image and condition, failed ones included; `severity` is 0 where there are no grades."""
 
 INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier")
 """Measures that have an interval over patients."""
@@ -50,10 +50,10 @@ def measure_conditions(table: pa.Table, threshold: float, seed: int = 0) -> list
         seed: of the bootstrap, the same for all conditions, so that the same patients are drawn.
 
     Returns:
-        Of each: `condition`, `severity`, `description`, `n` pictures that were scored, `failed`, `values` (as
-        `classification_metrics`), `intervals` (95 %, over patients), and, over the pictures that were scored both ways,
-        `auc_difference` to the picture as it is (negative: worse), `auc_difference_interval` (95 %, paired, over
-        patients), and `decisions_changed`, the share of pictures that change their predicted class. None where
+        Of each: `condition`, `severity`, `description`, `n` images that were scored, `failed`, `values` (as
+        `classification_metrics`), `intervals` (95 %, over patients), and, over the images that were scored both ways,
+        `auc_difference` to the image as it is (negative: worse), `auc_difference_interval` (95 %, paired, over
+        patients), and `decisions_changed`, the share of images that change their predicted class. None where
         undefined.
     """
     plain = _ok(_of(table, AS_IT_IS))
@@ -91,7 +91,7 @@ def _ok(rows: pa.Table) -> pa.Table:
 
 
 def _against(plain: pa.Table, good: pa.Table, threshold: float, seed: int) -> dict[str, Any]:
-    """Compare a condition with the pictures as they are, picture by picture."""
+    """Compare a condition with the images as they are, image by image."""
     place = pc.index_in(good["image_id"], value_set=plain["image_id"].combine_chunks()).combine_chunks()
     both = pc.is_valid(place)
     good, plain = good.filter(both), plain.take(place.filter(both))

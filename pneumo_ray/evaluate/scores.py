@@ -91,7 +91,7 @@ class Scores:
     def joined(
         self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")
     ) -> "Scores":
-        """Return the scores with columns of the manifest beside them; null where the manifest has no such picture."""
+        """Return the scores with columns of the manifest beside them; null where the manifest has no such image."""
         place = pc.index_in(self.table["image_id"], value_set=manifest["image_id"].combine_chunks())
         table = self.table
         for name in columns:
@@ -153,7 +153,7 @@ def read_scores(folder: str) -> Scores:
     height, width = json.loads(facts[b"map_shape"])
     table = pa.concat_tables(tables).combine_chunks()
     if repeated := len(table) - len(pc.unique(table["image_id"])):
-        raise ManifestError(f"--scores {folder} has {repeated:,} picture(s) more than once; give the folder of one job")
+        raise ManifestError(f"--scores {folder} has {repeated:,} image(s) more than once; give the folder of one job")
     return Scores(
         table=table,
         map_size=(height, width),

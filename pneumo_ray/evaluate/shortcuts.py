@@ -29,18 +29,18 @@ FEATURES = ("width", "height", "aspect", "bytes_per_pixel", "mode")
 
 @dataclass(frozen=True)
 class MetadataBaseline:
-    """How well the classes are told apart without a look at the pictures."""
+    """How well the classes are told apart without a look at the images."""
 
     auc: float | None
-    """On the measured pictures; None where it is undefined, and `reason` says why."""
+    """On the measured images; None where it is undefined, and `reason` says why."""
     interval: tuple[float, float] | None
     """95 % percentile bootstrap over patients."""
     fitted_on: int
-    """Pictures of the split train."""
+    """Images of the split train."""
     measured_on: int
-    """Labelled pictures of the measured split."""
+    """Labelled images of the measured split."""
     left_out: int
-    """Pictures of either whose size, bytes or mode the manifest does not know."""
+    """Images of either whose size, bytes or mode the manifest does not know."""
     reason: str | None = None
     features: tuple[str, ...] = FEATURES
 
@@ -50,7 +50,7 @@ def metadata_baseline(manifest: pa.Table, split: str | None, seed: int = 0) -> M
 
     Args:
         manifest: the whole of it.
-        split: val or test; None for all labelled pictures that are not in train.
+        split: val or test; None for all labelled images that are not in train.
         seed: of the bootstrap.
     """
     rows = usable(manifest)
@@ -92,12 +92,12 @@ def _reason(groups: dict[str, pa.Table], known: dict[str, pa.Table], split: str 
     }
     for group, name in names.items():
         if not len(groups[group]):
-            return f"the manifest has no labelled pictures in {name}"
+            return f"the manifest has no labelled images in {name}"
         if not len(known[group]):
             lost = [fact for fact in FACTS if groups[group][fact].null_count]
-            return f"the manifest does not know {', '.join(lost) or 'the sizes'} of the pictures in {name}; run jobs/prepare.py again"
+            return f"the manifest does not know {', '.join(lost) or 'the sizes'} of the images in {name}; run jobs/prepare.py again"
         if pc.count_distinct(known[group]["label"]).as_py() < 2:
-            return f"the pictures in {name} are all of one class"
+            return f"the images in {name} are all of one class"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The same metrics for parts of the pictures: subtypes against the shared normals, and the columns that labels brought."""
+"""The same metrics for parts of the images: subtypes against the shared normals, and the columns that labels brought."""
 
 import itertools
 from typing import Any
@@ -11,9 +11,9 @@ from pneumo_ray.evaluate.intervals import with_intervals
 from pneumo_ray.evaluate.scores import Scores
 
 MIN_SUBGROUP = 20
-"""Pictures (of a subtype: its own, without the normals) below which a subgroup is named and not measured."""
+"""Images (of a subtype: its own, without the normals) below which a subgroup is named and not measured."""
 MIN_CLASS = 10
-"""Pictures of a class in a subgroup below which nothing is said of that class."""
+"""Images of a class in a subgroup below which nothing is said of that class."""
 MAX_VALUES = 20
 """Values above which a column of words is not a grouping; numbers are then cut into quarters."""
 UNKNOWN = "unknown"
@@ -31,14 +31,14 @@ def measure_subgroups(
     """Measure every subgroup at the stored threshold.
 
     Args:
-        labelled: from `numbers.match`, pictures with a label.
+        labelled: from `numbers.match`, images with a label.
         label: [n].
         prob: [n].
         seed: of the bootstrap.
 
     Returns:
-        A record a group: `column`, `value`, `n`, `normal`, `pneumonia`, and where there are enough pictures the fields
-        of `with_intervals`, None for what too few pictures of a class would say. A column that is no grouping has a
+        A record a group: `column`, `value`, `n`, `normal`, `pneumonia`, and where there are enough images the fields
+        of `with_intervals`, None for what too few images of a class would say. A column that is no grouping has a
         record with `left_out`, the reason.
     """
     patients = np.array(labelled.table["patient_id"].to_pylist(), dtype=object)
@@ -87,7 +87,7 @@ def _columns(labelled: Scores, records: list[dict[str, Any]]) -> list[tuple[str,
 
 
 def _groups(values: pa.Array) -> NDArray[np.object_] | str:
-    """Return the name of each picture's group, or why the column is no grouping."""
+    """Return the name of each image's group, or why the column is no grouping."""
     given = values.to_pylist()
     distinct = {value for value in given if value is not None}
     if len(distinct) < 2:

@@ -31,7 +31,7 @@ def tables_of(
 
 def summary_lines(numbers: dict[str, Any]) -> list[str]:
     """Return the five numbers that matter, with their intervals, in plain text."""
-    about = f"{numbers['labelled']:,} labelled of {numbers['pictures']:,} pictures, split {numbers['split'] or 'all'}"
+    about = f"{numbers['labelled']:,} labelled of {numbers['pictures']:,} images, split {numbers['split'] or 'all'}"
     if "metrics" not in numbers:
         return [f"{about}: no labels, so nothing can be measured"]
     stored = numbers["metrics"]["stored"]

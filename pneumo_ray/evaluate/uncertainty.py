@@ -18,7 +18,7 @@ from pneumo_ray.evaluate.scores import Scores
 
 Floats = NDArray[np.float64]
 REFERRED = (0.0, 0.05, 0.10, 0.20)
-"""Shares of the pictures that the referral table sends to a person."""
+"""Shares of the images that the referral table sends to a person."""
 
 
 def doubt(prob: Floats) -> Floats:
@@ -33,10 +33,10 @@ def error_detection(uncertainty: Floats, wrong: NDArray[np.bool_]) -> float | No
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """The share of errors among the pictures that are kept, from the most certain one to all."""
+    """The share of errors among the images that are kept, from the most certain one to all."""
 
     coverage: Floats
-    """[n], share of the pictures that are kept."""
+    """[n], share of the images that are kept."""
     risk: Floats
     """[n], share of errors among them."""
 
@@ -47,7 +47,7 @@ class RiskCoverage:
 
 
 def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage:
-    """Return the risk-coverage curve. Pictures of equal uncertainty share their errors evenly, so that order cannot help.
+    """Return the risk-coverage curve. Images of equal uncertainty share their errors evenly, so that order cannot help.
 
     Args:
         uncertainty: [n], higher is less certain.
@@ -63,14 +63,14 @@ def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage
 def referral_table(
     uncertainty: Floats, label: NDArray[np.int64], prob: Floats, threshold: float, shares: Sequence[float] = REFERRED
 ) -> list[dict[str, Any]]:
-    """Return the metrics of what is left when the most uncertain pictures go to a person.
+    """Return the metrics of what is left when the most uncertain images go to a person.
 
     Args:
         uncertainty: [n], higher is less certain; where many are equal, the later rows are referred first.
         label: [n], 0 normal or 1 pneumonia.
         prob: [n].
         threshold: an image is called pneumonia where `prob >= threshold`.
-        shares: of the pictures to refer.
+        shares: of the images to refer.
 
     Returns:
         One record a share: `referred`, `errors_referred` (share of all errors; None without errors), and the metrics.

@@ -1,7 +1,7 @@
 """Mean activation of each lung zone by class and by outcome, with intervals: Table I of arXiv 2507.18647.
 
-Pictures of one child are alike, so the intervals take patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
-closed form, hence the same at every run and one pass over a million pictures. All pictures share the dropout masks, so
+Images of one child are alike, so the intervals take patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
+closed form, hence the same at every run and one pass over a million images. All images share the dropout masks, so
 their Monte Carlo error is common and does not shrink with their number: its variance, from the spread of independent
 groups of passes (random groups, Wolter 2007), is added.
 """
@@ -19,7 +19,9 @@ from pneumo_ray.explain.zones import ALIASES
 OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 """Number 2 label + predicted."""
 CLASSES = ("normal", "pneumonia")
-CAUTION = "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the picture draw it too."
+CAUTION = (
+    "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the image draw it too."
+)
 NO_CLASSES = "zones of two classes can be compared only where the maps explain one; score with --target pneumonia"
 """Why there are no records by class where the maps explain whatever was predicted."""
 
@@ -28,20 +30,20 @@ Ints = NDArray[np.int64]
 
 
 def zone_table(scores: Scores) -> list[dict[str, Any]]:
-    """Return the mean zone activation of labelled pictures, one record a group of pictures and zone.
+    """Return the mean zone activation of labelled images, one record a group of images and zone.
 
     Groups are the true classes, then the outcomes at the stored threshold. Only records of one `explained_class` can be
     compared: evidence for normality is not less evidence of disease. Where maps explain whatever was predicted
     (`scores.target` is `predicted`) a class mixes both kinds, so there are records by outcome only (see `NO_CLASSES`),
-    each of the class that was called; a picture so near the threshold that its map explains the other class (it is
+    each of the class that was called; an image so near the threshold that its map explains the other class (it is
     chosen without dropout, the call with it) is left out.
 
     Args:
         scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
 
     Returns:
-        Plain JSON values, None where undefined. `pictures` names the group; `explained_class`; `n` pictures and their
-        `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over pictures,
+        Plain JSON values, None where undefined. `images` names the group; `explained_class`; `n` images and their
+        `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over images,
         ddof 1) in logits of the explained class a cell of the map; `low` and `high` bound the mean (95 %, None with a
         single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
         `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive. `monte_carlo_error` is the
@@ -94,11 +96,11 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
 
 
 def _group_means(of_passes: Floats | None, rows: NDArray[np.bool_]) -> Floats | None:
-    """Return the mean over some pictures of each group of passes, [G]; None where the groups are not known.
+    """Return the mean over some images of each group of passes, [G]; None where the groups are not known.
 
     Args:
         of_passes: [n, G], of one zone.
-        rows: [n], which pictures.
+        rows: [n], which images.
     """
     return None if of_passes is None or not rows.any() else np.asarray(of_passes[rows].mean(0), np.float64)
 
@@ -134,7 +136,7 @@ def _ratio(
 ) -> dict[str, float | None]:
     """Return the ratio of two means and its interval, which is symmetric on the logarithm (delta method).
 
-    A patient with pictures in both groups is one cluster of both, so what the two means share is taken into account.
+    A patient with images in both groups is one cluster of both, so what the two means share is taken into account.
 
     Args:
         values: [n], finite.
@@ -169,11 +171,11 @@ def _reach(influence: Floats, patient_of: Ints, drawn: Floats | None) -> float |
     """Return how far a 95 % interval reaches on each side: Student's t times the standard error over patients and masks.
 
     The variance over patients is P / (P - 1) times the sum over the P patients of their squared summed influence. With
-    one picture a patient that is the textbook s / sqrt(n), on P - 1 degrees of freedom. That over masks is added, and
+    one image a patient that is the textbook s / sqrt(n), on P - 1 degrees of freedom. That over masks is added, and
     the degrees of freedom are those of Welch and Satterthwaite.
 
     Args:
-        influence: [n], what each picture moves the estimate by; sums to 0.
+        influence: [n], what each image moves the estimate by; sums to 0.
         patient_of: [n], numbers of patients.
         drawn: [G], the estimate by group of passes, up to a constant; None where it is not known.
 

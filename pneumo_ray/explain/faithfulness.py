@@ -1,6 +1,6 @@
 """Do the maps show what the network uses, and where the disease is? Measures from the literature, one function each.
 
-Maps are coarse [h, w] and are upsampled bilinearly to the picture, as everywhere here. Boxes are half-open in pixels.
+Maps are coarse [h, w] and are upsampled bilinearly to the image, as everywhere here. Boxes are half-open in pixels.
 """
 
 import copy
@@ -23,14 +23,14 @@ Maps = NDArray[np.float32]
 
 
 def upsample(maps: Maps, image_size: tuple[int, int]) -> Maps:
-    """Return maps [n, h, w] at the size of the picture, float32 [n, H, W]."""
+    """Return maps [n, h, w] at the size of the image, float32 [n, H, W]."""
     return F.interpolate(torch.from_numpy(np.ascontiguousarray(maps))[:, None], size=image_size, mode="bilinear")[
         :, 0
     ].numpy()
 
 
 def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return [H, W], true inside any of the boxes; what lies outside the picture is cut off."""
+    """Return [H, W], true inside any of the boxes; what lies outside the image is cut off."""
     mask = np.zeros(image_size, bool)
     for x0, y0, x1, y1 in boxes:
         mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
@@ -40,12 +40,12 @@ def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np
 def pointing_game(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return whether the maximum of each map lies in a true box (Zhang et al. 2016, arXiv 1608.00507).
 
-    A blank map is a miss, and so is a picture without a box. No tolerance is added around the boxes.
+    A blank map is a miss, and so is an image without a box. No tolerance is added around the boxes.
 
     Args:
         maps: [n, h, w], after ReLU.
-        boxes: true boxes of each picture, in its pixels.
-        image_size: rows and columns of the pictures.
+        boxes: true boxes of each image, in its pixels.
+        image_size: rows and columns of the images.
 
     Returns:
         bool [n].
@@ -94,7 +94,7 @@ def insertion_deletion(
 ) -> tuple[Tensor, Tensor]:
     """Return the areas under the insertion and the deletion curve (Petsiuk et al. 2018, arXiv 1806.07421).
 
-    Pixels go from the most to the least important between the picture and its blurred self: blurring takes the evidence
+    Pixels go from the most to the least important between the image and its blurred self: blurring takes the evidence
     away without the sharp edges of a grey patch. A faithful map has a high insertion and a low deletion area.
 
     Args:
@@ -124,7 +124,7 @@ def insertion_deletion(
 def parameter_randomisation(net: PneumoniaNet, x: Tensor, *, seed: int = 0) -> list[tuple[str, float]]:
     """Compare maps with those of networks whose layers are random from the top down (Adebayo et al. 2018, arXiv 1810.03292).
 
-    A map that stays the same shows the picture and not the network. The class that is explained stays pneumonia, and
+    A map that stays the same shows the image and not the network. The class that is explained stays pneumonia, and
     maps are compared before ReLU, where a blank map cannot pass for a similar one. The network is not changed.
 
     Args:
@@ -134,7 +134,7 @@ def parameter_randomisation(net: PneumoniaNet, x: Tensor, *, seed: int = 0) -> l
 
     Returns:
         For each stage, from none to all of the network randomised: the name of the last layer that was, and the mean
-        Spearman correlation with the maps of the true network over the pictures.
+        Spearman correlation with the maps of the true network over the images.
     """
     original = _signed(net, x)
     randomised = copy.deepcopy(net).eval()

@@ -1,4 +1,4 @@
-"""Pictures of explanations for people: the four panels of arXiv 2507.18647, and a contact sheet of many cases.
+"""Images of explanations for people: the four panels of arXiv 2507.18647, and a contact sheet of many cases.
 
 Maps are shown in logit units on perceptually uniform colours, whose lightness rises with the value, with a white line at
 half of the maximum: both can be read in a greyscale print. Maps are upsampled bilinearly, as the zone means take them.
@@ -33,7 +33,7 @@ class Case:
     """One explained radiograph, ready to be drawn."""
 
     title: str
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     """[S, S], as the network saw it."""
     cam: NDArray[np.float32] | None
     """[h, w], Grad-CAM without dropout, in logit units; None where only the scores are at hand, which lack it."""
@@ -55,9 +55,9 @@ class Case:
     label: int | None = None
     """The true class, where it is known."""
     zone_box: Box | None = None
-    """The part of the picture that the zones divide; None for all of it."""
+    """The part of the image that the zones divide; None for all of it."""
     boxes: Sequence[Box] = field(default_factory=tuple)
-    """True opacities, in pixels of the picture, where they are known."""
+    """True opacities, in pixels of the image, where they are known."""
 
 
 def passes_interval(
@@ -70,7 +70,7 @@ def passes_interval(
 
 def scored_case(
     row: dict[str, Any],
-    picture: NDArray[np.uint8],
+    image: NDArray[np.uint8],
     map_size: tuple[int, int],
     temperature: float,
     threshold: float,
@@ -79,24 +79,24 @@ def scored_case(
     zone_box: Box | None = None,
     intercept: float = 0.0,
 ) -> Case:
-    """Return a picture ready to be drawn, with its numbers and maps as in the scores.
+    """Return an image ready to be drawn, with its numbers and maps as in the scores.
 
     Args:
-        row: of the scores, of a picture that did not fail.
-        picture: uint8 [S, S].
+        row: of the scores, of an image that did not fail.
+        image: uint8 [S, S].
         map_size: rows and columns of the maps.
         temperature: of the model.
         threshold: of the decision.
         label: the true class, where it is known.
         cam: the map without dropout, which the scores lack.
-        zone_box: the part of the picture that the zones divide; None for all of it.
+        zone_box: the part of the image that the zones divide; None for all of it.
         intercept: of the model.
     """
     low, high = passes_interval(row["logit_mean"], row["logit_std"], temperature, intercept)
     zones = [row[f"zone_mean_{zone}"] for zone in ZONES]
     return Case(
         title=row["image_id"],
-        picture=picture,
+        image=image,
         cam=cam,
         cam_mean=np.array(row["cam_mean"], np.float32).reshape(map_size),
         cam_std=np.array(row["cam_std"], np.float32).reshape(map_size),
@@ -140,7 +140,7 @@ def draw_case(case: Case) -> bytes:
         ),
     ):
         _show(axes, case)
-        shown = _overlay(axes, values, case.picture.shape, limit, colours)
+        shown = _overlay(axes, values, case.image.shape, limit, colours)
         axes.set_title(name if limit > 0 else f"{name}: nothing", fontsize=10)
         figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, label=unit).ax.tick_params(labelsize=8)
     figure.suptitle(f"{_shortened(case.title, 90)}\n{_verdict(case)}", fontsize=11)
@@ -169,7 +169,7 @@ def draw_sheet(cases: Sequence[Case], title: str, columns: int = 5) -> bytes:
             (grid[2 * row + 1, column], case.cam_std, SPREAD_COLOURS),
         ):
             _show(axes, case)
-            _overlay(axes, values, case.picture.shape, float(values.max()), colours)
+            _overlay(axes, values, case.image.shape, float(values.max()), colours)
         grid[2 * row, column].set_title(
             f"{number + 1}. {_shortened(case.title, 30)}\n{_verdict(case, short=True)}", fontsize=7
         )
@@ -191,7 +191,7 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
 
     Args:
         cases: at least one.
-        title: of the picture.
+        title: of the image.
     """
     height = 3.05 * len(cases) + 0.6
     figure = Figure(figsize=(11, height))
@@ -210,7 +210,7 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
             (row[3], floor, top, MEAN_COLOURS, f"mean - 1.96 sd, up to {floor.max():.2g}"),
         ):
             _show(axes, case)
-            _overlay(axes, values, case.picture.shape, limit, colours)
+            _overlay(axes, values, case.image.shape, limit, colours)
             axes.set_title(f"{text}\n(logit a cell)", fontsize=7.5)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
     notice = f"{NOTICE} · the patient's right is on the left · white line: half of the maximum"
@@ -219,14 +219,14 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
 
 
 def _show(axes: Axes, case: Case) -> None:
-    axes.imshow(case.picture, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(case.image, cmap="gray", vmin=0, vmax=255)
     for x0, y0, x1, y1 in case.boxes:
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec="white", lw=1.2, ls="--"))
     axes.set_axis_off()
 
 
 def _draw_zones(axes: Axes, case: Case) -> None:
-    x0, y0, x1, y1 = case.zone_box or (0, 0, case.picture.shape[1], case.picture.shape[0])
+    x0, y0, x1, y1 = case.zone_box or (0, 0, case.image.shape[1], case.image.shape[0])
     height, width = y1 - y0, x1 - x0
     style: dict[str, Any] = {"color": "white", "lw": 0.7, "alpha": 0.6}
     for third in range(4) if case.zone_box else (1, 2):
@@ -246,7 +246,7 @@ def _draw_zones(axes: Axes, case: Case) -> None:
 def _overlay(
     axes: Axes, values: NDArray[np.float32], shape: tuple[int, ...], limit: float, colours: str
 ) -> ScalarMappable:
-    """Lay a map over a picture, the more opaque the larger it is; return what a colour bar needs."""
+    """Lay a map over an image, the more opaque the larger it is; return what a colour bar needs."""
     scale = Normalize(0, limit if limit > 0 else 1)
     fine = cv2.resize(values.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     shown = ScalarMappable(scale, colours)

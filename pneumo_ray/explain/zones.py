@@ -1,7 +1,7 @@
 """Six lung zones, and the mean of a map over each of them.
 
 Zones are thirds of the height by halves of the width (Table I of arXiv 2507.18647). Names give the patient's side:
-the right lung is on the left of the picture.
+the right lung is on the left of the image.
 """
 
 import itertools
@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Box = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels of the picture; x1 and y1 are the first pixels outside."""
+"""x0, y0, x1, y1 in pixels of the image; x1 and y1 are the first pixels outside."""
 
 ZONES = ("right_upper", "left_upper", "right_middle", "left_middle", "right_lower", "left_lower")
-"""Row by row from the top, each from the left of the picture, which is the patient's right."""
+"""Row by row from the top, each from the left of the image, which is the patient's right."""
 
 ALIASES = {
     "Upper West": "right_upper",
@@ -24,31 +24,31 @@ ALIASES = {
     "Lower West": "right_lower",
     "Lower East": "left_lower",
 }
-"""The paper's names. It does not say which side East is; we read it as on a map: the right of the picture, which is the
+"""The paper's names. It does not say which side East is; we read it as on a map: the right of the image, which is the
 patient's left."""
 
 
 def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box: Box | None = None) -> Tensor:
-    """Return the matrix that turns a coarse map into the zone means of its upsampled picture.
+    """Return the matrix that turns a coarse map into the zone means of its upsampled image.
 
     Bilinear upsampling (`align_corners=False`) and averaging are both linear, so their composition is one matrix and no
     map has to be upsampled to be measured. That holds for the mean, not for the standard deviation: multiply each
     pass's map, then take the deviation over passes.
 
     Zones are whole pixels: of n rows, band i begins at row `i n / 3` rounded to the nearest; an odd width gives its
-    middle column to the left half of the picture.
+    middle column to the left half of the image.
 
     Args:
         map_size: rows and columns (h, w) of the coarse map.
-        image_size: rows and columns of the picture that it explains, in pixels.
-        box: divide this part of the picture (the lungs) instead of all of it.
+        image_size: rows and columns of the image that it explains, in pixels.
+        box: divide this part of the image (the lungs) instead of all of it.
 
     Returns:
         float32 [6, h * w] on the CPU, rows in the order of ZONES; each sums to 1. Multiply with maps flattened
         row-major.
 
     Raises:
-        ValueError: if the picture is smaller than the map, or the box leaves it or is under 3 rows by 2 columns.
+        ValueError: if the image is smaller than the map, or the box leaves it or is under 3 rows by 2 columns.
     """
     x0, y0, x1, y1 = (0, 0, image_size[1], image_size[0]) if box is None else box
     rows, columns = _upsampling(map_size, image_size)
@@ -67,15 +67,15 @@ def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box
 
     Args:
         map_size: rows and columns (h, w) of the coarse map.
-        image_size: rows and columns of the picture that it explains, in pixels.
-        box: the part of the picture that is inside (the lungs).
+        image_size: rows and columns of the image that it explains, in pixels.
+        box: the part of the image that is inside (the lungs).
 
     Returns:
-        float32 [2, h * w] on the CPU: the sum of the upsampled map outside the box, and over all of the picture, both
-        divided by the number of pixels of the picture.
+        float32 [2, h * w] on the CPU: the sum of the upsampled map outside the box, and over all of the image, both
+        divided by the number of pixels of the image.
 
     Raises:
-        ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
+        ValueError: if the image is smaller than the map, or the box is empty or leaves it.
     """
     rows, columns = _upsampling(map_size, image_size)
     _check_box(box, image_size)
@@ -90,14 +90,14 @@ def outside_share(maps: Tensor, image_size: tuple[int, int], box: Box) -> Tensor
 
     Args:
         maps: [..., h, w], not negative (after ReLU).
-        image_size: rows and columns of the picture that they explain, in pixels.
-        box: the part of the picture that is inside (the lungs).
+        image_size: rows and columns of the image that they explain, in pixels.
+        box: the part of the image that is inside (the lungs).
 
     Returns:
         float32 [...].
 
     Raises:
-        ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
+        ValueError: if the image is smaller than the map, or the box is empty or leaves it.
     """
     height, width = maps.shape[-2:]
     operator = outside_operator((height, width), image_size, box).to(maps.device)
@@ -120,6 +120,6 @@ def _check_box(box: Box, image_size: tuple[int, int]) -> None:
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= image_size[1] and 0 <= y0 < y1 <= image_size[0]):
         raise ValueError(
-            f"box {box} is empty or leaves the picture of {image_size[0]} rows and {image_size[1]} columns; "
+            f"box {box} is empty or leaves the image of {image_size[0]} rows and {image_size[1]} columns; "
             "give x0, y0, x1, y1 in its pixels"
         )

@@ -1,4 +1,4 @@
-"""Augmentation as one affine warp and one intensity table per picture, with every draw keyed by (seed, slot).
+"""Augmentation as one affine warp and one intensity table per image, with every draw keyed by (seed, slot).
 
 The operations are those of arXiv 2507.18647: flip, rotation, random resized crop, brightness, contrast, noise.
 Composed before a pixel is touched, they cost one interpolation instead of three and one table look-up instead of four.
@@ -42,7 +42,7 @@ def resize_grey(image: Grey, size: int) -> Grey:
 
 
 def center_crop(image: Grey, size: int) -> Grey:
-    """Return the middle of a square picture: with `resize_grey`, the whole of the evaluation transform.
+    """Return the middle of a square image: with `resize_grey`, the whole of the evaluation transform.
 
     Args:
         image: uint8 [R, R].
@@ -52,10 +52,10 @@ def center_crop(image: Grey, size: int) -> Grey:
         uint8 [size, size], a view of `image`.
 
     Raises:
-        ValueError: if the picture is smaller than the crop.
+        ValueError: if the image is smaller than the crop.
     """
     if min(image.shape) < size:
-        raise ValueError(f"a picture of {image.shape} has no centre crop of {size} pixels")
+        raise ValueError(f"an image of {image.shape} has no centre crop of {size} pixels")
     start = center_offset(len(image), size)
     return image[start : start + size, start : start + size]
 
@@ -78,10 +78,10 @@ def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: i
 
 @dataclass(frozen=True)
 class AugmentDraws:
-    """The parameters of n augmentations, one entry per picture; `draws[i:j]` and `draws[indices]` are draws again.
+    """The parameters of n augmentations, one entry per image; `draws[i:j]` and `draws[indices]` are draws again.
 
     The `copy_` fields are the fixed transformation of a virtual copy, which comes first; they are the identity for an
-    original. Angles are in degrees, counter-clockwise; positions are fractions of the picture's side.
+    original. Angles are in degrees, counter-clockwise; positions are fractions of the image's side.
     """
 
     copy_flip: Bools
@@ -98,7 +98,7 @@ class AugmentDraws:
     brightness: Floats
     contrast: Floats
     noise_sigma: Floats
-    """Fraction of full scale; 0 for a picture that gets no noise."""
+    """Fraction of full scale; 0 for an image that gets no noise."""
     pixel_key: UInt64s
     """Keys of the draws that are made per pixel."""
     elastic_alpha: Floats
@@ -106,11 +106,11 @@ class AugmentDraws:
     """Pixels of the result, as in the config."""
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.angle)
 
     def __getitem__(self, index: slice | NDArray[np.intp]) -> "AugmentDraws":
-        """Return the draws of some pictures, in the order of `index`."""
+        """Return the draws of some images, in the order of `index`."""
         columns: dict[str, Any] = {name: None if all_ is None else all_[index] for name, all_ in vars(self).items()}
         return AugmentDraws(**columns)
 
@@ -137,7 +137,7 @@ def draw_augmentations(
         image_keys: uint64 [n], a stable number per image; needed with `copies`.
 
     Returns:
-        The draws of n pictures.
+        The draws of n images.
     """
     n = len(slots)
     if copies is None or image_keys is None:
@@ -162,11 +162,11 @@ def draw_augmentations(
 
 
 def augment_image(base: Grey, draw: AugmentDraws, image_size: int) -> Grey:
-    """Augment one picture: `augment_batch` for a batch of one.
+    """Augment one image: `augment_batch` for a batch of one.
 
     Args:
         base: uint8 [R, R], the radiograph resized to `base_size(image_size)`.
-        draw: the draws of one picture, for example `draws[3:4]`.
+        draw: the draws of one image, for example `draws[3:4]`.
         image_size: side of the result, in pixels.
 
     Returns:
@@ -176,15 +176,15 @@ def augment_image(base: Grey, draw: AugmentDraws, image_size: int) -> Grey:
 
 
 def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
-    """Augment pictures: copy's flip and rotation, flip, rotation, crop; copy's intensities, intensities; noise.
+    """Augment images: copy's flip and rotation, flip, rotation, crop; copy's intensities, intensities; noise.
 
-    What lies outside of a rotated picture is black. The mean that contrast turns about is that of the cropped picture.
-    Each result depends on its own picture and draw alone.
+    What lies outside of a rotated image is black. The mean that contrast turns about is that of the cropped image.
+    Each result depends on its own image and draw alone.
 
     Args:
         bases: uint8 [n, R, R], radiographs resized to `base_size(image_size)`, so that the warp's scale stays near 1
             and bilinear sampling does not alias.
-        draws: the draws of the n pictures.
+        draws: the draws of the n images.
         image_size: side of the results, in pixels.
 
     Returns:
@@ -192,16 +192,16 @@ def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
     """
     out = np.empty((len(bases), image_size, image_size), dtype=np.uint8)
     _transform(bases, draws, out)
-    for picture, sigma, key in zip(out, draws.noise_sigma, draws.pixel_key, strict=True):
+    for image, sigma, key in zip(out, draws.noise_sigma, draws.pixel_key, strict=True):
         if sigma > 0:
-            cv2.add(picture, gaussian_levels(key, picture.shape, float(sigma)), dst=picture, dtype=cv2.CV_8U)
+            cv2.add(image, gaussian_levels(key, image.shape, float(sigma)), dst=image, dtype=cv2.CV_8U)
     return out
 
 
 def materialise_copy(image: Grey, config: AugmentConfig, seed: int, image_key: int, copy: int) -> Grey:
-    """Return a virtual copy as a picture of its own at full size, to be written to a file.
+    """Return a virtual copy as an image of its own at full size, to be written to a file.
 
-    The rotation is the one that the copy undergoes when it stays virtual, where pictures have been resized to squares:
+    The rotation is the one that the copy undergoes when it stays virtual, where images have been resized to squares:
     resizing the result gives what training on virtual copies sees. (The mean that contrast turns about is taken before
     the crop here and after it there, which differs by a grey level or so.)
 
@@ -247,7 +247,7 @@ def _draw_crop(config: AugmentConfig, u: Floats) -> Floats | None:
         return None
     low, high = config.crop_area
     area = low + (high - low) * u[:, 0]
-    # Only aspects whose box fits into the picture, max(low, area) .. min(high, 1 / area), so nothing is redrawn.
+    # Only aspects whose box fits into the image, max(low, area) .. min(high, 1 / area), so nothing is redrawn.
     log_low = np.log(np.maximum(config.crop_aspect[0], area))
     log_high = np.log(np.minimum(config.crop_aspect[1], 1 / area))
     aspect = np.exp(log_low + (log_high - log_low) * u[:, 1])
@@ -261,30 +261,30 @@ def center_offset(size: int, crop: int) -> int:
 
 
 def _transform(bases: Grey, draws: AugmentDraws, out: Grey) -> None:
-    """Write every picture's geometry and intensities into `out` [n, h, w]; no noise."""
+    """Write every image's geometry and intensities into `out` [n, h, w]; no noise."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = out.shape[:0:-1]
     matrices = _inverse_warps(draws, bases.shape, out.shape)
-    for i, (base, matrix, picture) in enumerate(zip(bases, matrices, out, strict=True)):
+    for i, (base, matrix, image) in enumerate(zip(bases, matrices, out, strict=True)):
         if draws.elastic_alpha[i] > 0:
-            displacement = smooth_field(draws.pixel_key[i], picture.shape, float(draws.elastic_sigma[i]))
+            displacement = smooth_field(draws.pixel_key[i], image.shape, float(draws.elastic_sigma[i]))
             x, y = _displaced_map(matrix, float(draws.elastic_alpha[i]) * displacement)
-            cv2.remap(base, x, y, cv2.INTER_LINEAR, dst=picture)
+            cv2.remap(base, x, y, cv2.INTER_LINEAR, dst=image)
         else:
-            cv2.warpAffine(base, matrix, size, dst=picture, flags=flags)
+            cv2.warpAffine(base, matrix, size, dst=image, flags=flags)
     stages = [(draws.copy_brightness, draws.copy_contrast), (draws.brightness, draws.contrast)]
     stages = [(b, c) for b, c in stages if np.any(b != 1) or np.any(c != 1)]
     if stages:
-        histograms = np.stack([cv2.calcHist([picture], [0], None, [256], [0, 256]).ravel() for picture in out])
-        for picture, table in zip(out, _intensity_tables(histograms, stages), strict=True):
-            cv2.LUT(picture, table, dst=picture)
+        histograms = np.stack([cv2.calcHist([image], [0], None, [256], [0, 256]).ravel() for image in out])
+        for image, table in zip(out, _intensity_tables(histograms, stages), strict=True):
+            cv2.LUT(image, table, dst=image)
 
 
 def _inverse_warps(draws: AugmentDraws, source_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> Floats:
     """Return [n, 2, 3] matrices from pixels of the result to pixels of the source.
 
-    Positions run from 0 to 1 over the picture, so the centre of pixel i of N is (i + 0.5) / N. A result's position goes
-    into the crop, and from there back through the operations, last one first, about the picture's centre.
+    Positions run from 0 to 1 over the image, so the centre of pixel i of N is (i + 0.5) / N. A result's position goes
+    into the crop, and from there back through the operations, last one first, about the image's centre.
     """
     source, result = np.array(source_shape[:0:-1]), np.array(out_shape[:0:-1])
     if draws.crop is None:
@@ -316,14 +316,14 @@ def _unrotate(degrees: Floats) -> Floats:
 def _intensity_tables(histograms: Floats, stages: list[tuple[Floats, Floats]]) -> Grey:
     """Return [n, 256] tables that apply brightness, then contrast about the mean, once per stage.
 
-    The means come from the histograms [n, 256], so no picture is touched between the stages; rounding is done once.
+    The means come from the histograms [n, 256], so no image is touched between the stages; rounding is done once.
     """
     counts = histograms.sum(axis=1, keepdims=True)
     levels = np.tile(np.arange(256.0), (len(histograms), 1))
     for brightness, contrast in stages:
         levels = np.minimum(brightness[:, None] * levels, 255)
         mean = (histograms * levels).sum(axis=1, keepdims=True) / counts
-        # In this form a contrast of 1 changes no bit, so a picture's table does not depend on its batch's stages.
+        # In this form a contrast of 1 changes no bit, so an image's table does not depend on its batch's stages.
         levels = np.clip(contrast[:, None] * levels + (1 - contrast[:, None]) * mean, 0, 255)
     return np.rint(levels).astype(np.uint8)
 

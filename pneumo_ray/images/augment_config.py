@@ -14,35 +14,35 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What training pictures are varied by; the defaults are the paper's."""
+    """What training images are varied by; the defaults are the paper's."""
 
     flip_probability: float = 0.5
-    """Share of pictures that are mirrored left to right (anatomically wrong, but the paper's setting)."""
+    """Share of images that are mirrored left to right (anatomically wrong, but the paper's setting)."""
     rotation_degrees: float = 10.0
-    """Pictures are rotated by up to this angle to either side."""
+    """Images are rotated by up to this angle to either side."""
     crop_area: tuple[float, float] | None = (0.8, 1.0)
-    """Share of the resized picture's area that is cropped and resized; None for the centre crop of evaluation."""
+    """Share of the resized image's area that is cropped and resized; None for the centre crop of evaluation."""
     crop_aspect: tuple[float, float] = (0.9, 1.1)
     """Width over height of the crop before it is resized to a square."""
     brightness: float = 0.2
-    """Pictures are multiplied by 1 plus or minus up to this much."""
+    """Images are multiplied by 1 plus or minus up to this much."""
     contrast: float = 0.2
-    """Distances from a picture's mean are multiplied by 1 plus or minus up to this much."""
+    """Distances from an image's mean are multiplied by 1 plus or minus up to this much."""
     noise_probability: float = 0.3
-    """Share of pictures that get Gaussian noise."""
+    """Share of images that get Gaussian noise."""
     noise_sigma: float = 0.02
     """Standard deviation of the noise, as a fraction of full scale."""
     affine_shear_degrees: float = 0.0
-    """Pictures are sheared along x by up to this angle to either side; off, as in the paper."""
+    """Images are sheared along x by up to this angle to either side; off, as in the paper."""
     affine_translate: float = 0.0
-    """Pictures are shifted by up to this fraction of their side, along each axis; off, as in the paper."""
+    """Images are shifted by up to this fraction of their side, along each axis; off, as in the paper."""
     elastic_alpha: float = 0.0
     """Root mean square of the elastic displacement along each axis, in pixels of the network's input; 0 is off."""
     elastic_sigma: float = 10.0
     """Smoothness of the elastic displacement: sigma of its Gaussian filter, in pixels of the network's input."""
 
     def __post_init__(self) -> None:
-        """Refuse ranges that make no picture."""
+        """Refuse ranges that make no image."""
         for name in (
             "flip_probability",
             "noise_probability",
@@ -66,7 +66,7 @@ class AugmentConfig:
 
     @classmethod
     def none(cls) -> "AugmentConfig":
-        """Return the config that leaves every picture as evaluation would see it."""
+        """Return the config that leaves every image as evaluation would see it."""
         config = cls()
         for operation in OPERATIONS:
             config = config.without(operation)

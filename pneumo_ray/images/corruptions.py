@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose, or robbed of a part: what a model should bear, and what it should not do without.
+"""Images made worse on purpose, or robbed of a part: what a model should bear, and what it should not do without.
 
 Noise, blur, JPEG and contrast are the first three of the five severities of Hendrycks and Dietterich 2019 (ImageNet-C,
 arXiv 1903.12261, made for 224 pixels); their last two leave little of a radiograph to a human reader either. Gamma and
@@ -27,30 +27,30 @@ SEVERITIES = {
 """The setting at severity 1, 2 and 3; `SETTINGS` says what it is."""
 
 SETTINGS = {
-    "as_it_is": "the picture as the model sees it",
+    "as_it_is": "the image as the model sees it",
     "noise": "Gaussian noise with a standard deviation of {:g} of full scale",
     "blur": "Gaussian blur with a standard deviation of {:g} pixels in 224",
     "jpeg": "written as JPEG of quality {:g} and read again",
     "contrast": "differences from the mean grey level times {:g}",
-    "gamma": "grey level to the power of {:g} or of its inverse, by the picture's draw",
-    "rotation": "turned by {:g} degrees to one side or the other, by the picture's draw",
+    "gamma": "grey level to the power of {:g} or of its inverse, by the image's draw",
+    "rotation": "turned by {:g} degrees to one side or the other, by the image's draw",
     "lungs_black": "the lung box blackened",
     "only_lungs": "everything but the lung box blackened",
     "corners_black": "four corners blackened, where side markers stand",
 }
 
 CENTRAL_BOX = (0.05, 0.05, 0.95, 0.85)
-"""x0, y0, x1, y1 as fractions of the picture, for a picture whose lungs nobody has marked: no lungs are looked for.
+"""x0, y0, x1, y1 as fractions of the image, for an image whose lungs nobody has marked: no lungs are looked for.
 It holds nearly all of the lungs of Kermany's radiographs (seen on the mean of 400 of either class), which fill the
-width of the picture and end above its lower edge, and so it also holds the heart and part of the flanks."""
+width of the image and end above its lower edge, and so it also holds the heart and part of the flanks."""
 
 CORNER = 0.15
-"""Side of a blackened corner, as a fraction of the picture's side."""
+"""Side of a blackened corner, as a fraction of the image's side."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to every picture."""
+    """What is done to every image."""
 
     name: str
     """A key of `SETTINGS`."""
@@ -76,23 +76,23 @@ CONDITIONS = (
     Condition("only_lungs"),
     Condition("corners_black"),
 )
-"""All of them, the undisturbed picture first."""
+"""All of them, the undisturbed image first."""
 
 
 def apply_condition(
-    picture: Grey, condition: Condition, image_id: str, seed: int, lungs: tuple[int, int, int, int] | None = None
+    image: Grey, condition: Condition, image_id: str, seed: int, lungs: tuple[int, int, int, int] | None = None
 ) -> Grey:
-    """Return a picture under a condition.
+    """Return an image under a condition.
 
     Noise and sides are drawn from (seed, image_id), so they depend on neither order nor worker; the severities of one
-    picture share them, so that a stronger noise is the same noise, amplified.
+    image share them, so that a stronger noise is the same noise, amplified.
 
     Args:
-        picture: uint8 [S, S] as the network sees it; left as it is.
+        image: uint8 [S, S] as the network sees it; left as it is.
         condition: what to do.
-        image_id: the picture's name.
+        image_id: the image's name.
         seed: of the draws.
-        lungs: x0, y0, x1, y1 in pixels of the picture, x1 and y1 the first outside; None takes `CENTRAL_BOX`.
+        lungs: x0, y0, x1, y1 in pixels of the image, x1 and y1 the first outside; None takes `CENTRAL_BOX`.
 
     Returns:
         uint8 [S, S].
@@ -103,53 +103,53 @@ def apply_condition(
     if condition not in CONDITIONS:
         raise ValueError(f"no condition {condition.name} of severity {condition.severity}")
     key = stream_key(seed, f"corruption/{image_id}")
-    setting, size = condition._setting, len(picture)
+    setting, size = condition._setting, len(image)
     match condition.name:
         case "noise":
-            noise = gaussian_levels(np.uint64(key), picture.shape, setting)
-            return cv2.add(picture, noise, dtype=cv2.CV_8U)
+            noise = gaussian_levels(np.uint64(key), image.shape, setting)
+            return cv2.add(image, noise, dtype=cv2.CV_8U)
         case "blur":
-            return cv2.GaussianBlur(picture, (0, 0), setting * size / 224, borderType=cv2.BORDER_REPLICATE)
+            return cv2.GaussianBlur(image, (0, 0), setting * size / 224, borderType=cv2.BORDER_REPLICATE)
         case "jpeg":
-            _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(setting)])
+            _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(setting)])
             read = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
             assert read is not None
             return read
         case "contrast":
-            mean = picture.mean()
-            return _looked_up(picture, mean + setting * (np.arange(256) - mean))
+            mean = image.mean()
+            return _looked_up(image, mean + setting * (np.arange(256) - mean))
         case "gamma":
             power = setting if key & 1 else 1 / setting
-            return _looked_up(picture, 255 * (np.arange(256) / 255) ** power)
+            return _looked_up(image, 255 * (np.arange(256) / 255) ** power)
         case "rotation":
-            return _rotated(picture, setting if key & 2 else -setting)
+            return _rotated(image, setting if key & 2 else -setting)
         case "lungs_black" | "only_lungs":
             x0, y0, x1, y1 = central_box(size) if lungs is None else lungs
-            out = picture.copy() if condition.name == "lungs_black" else np.zeros_like(picture)
-            out[y0:y1, x0:x1] = 0 if condition.name == "lungs_black" else picture[y0:y1, x0:x1]
+            out = image.copy() if condition.name == "lungs_black" else np.zeros_like(image)
+            out[y0:y1, x0:x1] = 0 if condition.name == "lungs_black" else image[y0:y1, x0:x1]
             return out
         case "corners_black":
             side = round(CORNER * size)
-            out = picture.copy()
+            out = image.copy()
             for rows in (slice(0, side), slice(size - side, size)):
                 out[rows, :side] = out[rows, size - side :] = 0
             return out
-    return picture
+    return image
 
 
 def central_box(size: int) -> tuple[int, int, int, int]:
-    """Return `CENTRAL_BOX` in pixels of a picture of `size` by `size`."""
+    """Return `CENTRAL_BOX` in pixels of an image of `size` by `size`."""
     x0, y0, x1, y1 = (round(size * part) for part in CENTRAL_BOX)
     return x0, y0, x1, y1
 
 
-def _looked_up(picture: Grey, levels: NDArray[np.float64]) -> Grey:
+def _looked_up(image: Grey, levels: NDArray[np.float64]) -> Grey:
     table = np.rint(np.clip(levels, 0, 255)).astype(np.uint8)
-    return table[picture]
+    return table[image]
 
 
-def _rotated(picture: Grey, degrees: float) -> Grey:
-    """Turn a picture counter-clockwise about its centre; its edge goes on outwards, so that no new edge appears."""
-    size = len(picture)
+def _rotated(image: Grey, degrees: float) -> Grey:
+    """Turn an image counter-clockwise about its centre; its edge goes on outwards, so that no new edge appears."""
+    size = len(image)
     matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, 1.0)
-    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

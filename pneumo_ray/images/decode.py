@@ -53,12 +53,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header of a picture says; no pixel is decoded to know it."""
+    """What the header of an image says; no pixel is decoded to know it."""
 
     width: int
-    """Columns of the upright picture, in pixels (of the first page, for a TIFF)."""
+    """Columns of the upright image, in pixels (of the first page, for a TIFF)."""
     height: int
-    """Rows of the upright picture, in pixels."""
+    """Rows of the upright image, in pixels."""
     mode: str
     """Pillow's mode ("L", "RGB", "CMYK", "I;16"), or the photometric interpretation of a DICOM."""
     format: str
@@ -70,9 +70,9 @@ class ImageInfo:
 
 
 def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) -> np.ndarray:
-    """Decode one picture to grey.
+    """Decode one image to grey.
 
-    Colour becomes ITU-R 601 luma, transparency is laid over black, 16 and 32-bit pictures are scaled by
+    Colour becomes ITU-R 601 luma, transparency is laid over black, 16 and 32-bit images are scaled by
     `grey_levels.robust_scale`, EXIF orientation is applied, and a DICOM goes through `dicom.frame_to_grey`.
 
     A JPEG or TIFF must be complete, the end marker of a JPEG included. A PNG whose pixels are all there but
@@ -117,9 +117,9 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
 
 
 def inspect_image(data: bytes) -> ImageInfo:
-    """Read the header of a picture.
+    """Read the header of an image.
 
-    What the header alone shows to be unusable (too large, not a radiograph, no picture) raises here as it does in
+    What the header alone shows to be unusable (too large, not a radiograph, no image) raises here as it does in
     `decode_image`; damage to the pixels shows only there.
 
     Args:
@@ -136,7 +136,7 @@ def inspect_image(data: bytes) -> ImageInfo:
         with named_errors("DICOM"):
             dataset = dicom.read_dataset(data, header_only=True)
             dicom.check_modality(dataset)
-            height, width, frames = dicom.picture_size(dataset)
+            height, width, frames = dicom.image_size(dataset)
             return ImageInfo(
                 width=width,
                 height=height,
@@ -219,7 +219,7 @@ def _count_pages(image: Image.Image) -> int:
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; broken EXIF says nothing about the pixels and counts as upright.
 
-    Only EXIF that stands before the pixels counts, so that header and picture agree. Pillow turns a TIFF by itself.
+    Only EXIF that stands before the pixels counts, so that header and image agree. Pillow turns a TIFF by itself.
     """
     if "exif" not in image.info:
         return 1

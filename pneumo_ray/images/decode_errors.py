@@ -1,4 +1,4 @@
-"""Why bytes did not become a picture: one class per cause, and the limits that are held before any pixel is decoded.
+"""Why bytes did not become an image: one class per cause, and the limits that are held before any pixel is decoded.
 
 `kind` is the name that rows and audits count by. No message quotes the content of a file, because a DICOM header
 holds names and dates of birth, and decoders like to print the value that they stumble over.
@@ -12,7 +12,7 @@ from PIL import Image
 from pneumo_ray.errors import DecodeError
 
 MAX_PIXELS = 80_000_000
-"""Largest picture that is decoded, in samples per frame: four times the largest detector plate, 160 MB at 16 bit.
+"""Largest image that is decoded, in samples per frame: four times the largest detector plate, 160 MB at 16 bit.
 
 Decoders need several copies. At the limit no format takes more than 1 GB, and a file of a few bytes may claim it.
 """
@@ -41,7 +41,7 @@ class NotAnImageError(DecodeError):
 
 
 class TruncatedImageError(DecodeError):
-    """The file ends before its picture does."""
+    """The file ends before its image does."""
 
     kind = "truncated"
 
@@ -59,13 +59,13 @@ class UnsupportedSyntaxError(DecodeError):
 
 
 class NoPixelsError(DecodeError):
-    """A DICOM object without a picture, or a frame that the file does not have."""
+    """A DICOM object without an image, or a frame that the file does not have."""
 
     kind = "no_pixels"
 
 
 class WrongModalityError(DecodeError):
-    """A DICOM picture that is not a radiograph."""
+    """A DICOM image that is not a radiograph."""
 
     kind = "wrong_modality"
 
@@ -77,7 +77,7 @@ class CorruptImageError(DecodeError):
 
 
 def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> None:
-    """Refuse a picture by the size in its header.
+    """Refuse an image by the size in its header.
 
     Args:
         width: columns, in pixels.
@@ -91,7 +91,7 @@ def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> No
     if width * height * samples > MAX_PIXELS:
         raise ImageTooLargeError(
             f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_PIXELS:,} "
-            f"({DEEP_SAMPLES} for each of more than 16 bits); scale the picture down, or remove the file if it is not a radiograph"
+            f"({DEEP_SAMPLES} for each of more than 16 bits); scale the image down, or remove the file if it is not a radiograph"
         )
     if frames > MAX_FRAMES:
         raise ImageTooLargeError(
@@ -138,12 +138,12 @@ def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]
     except DecodeError:
         raise
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLargeError(f"the {format_name} needs more memory than is safe; scale the picture down") from None
+        raise ImageTooLargeError(f"the {format_name} needs more memory than is safe; scale the image down") from None
     except Exception as error:
         text = str(error).lower()
         if cut_short or "truncated" in text:
             raise TruncatedImageError(
-                f"the {format_name} file ends before its picture does; copy it again from its source"
+                f"the {format_name} file ends before its image does; copy it again from its source"
             ) from None
         # PngImagePlugin's limits for one compressed text or colour profile, and for all texts together
         if "data too large" in text or "too much memory" in text:

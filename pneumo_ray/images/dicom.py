@@ -120,7 +120,7 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
 
     Args:
         data: the whole file.
-        header_only: read only what describes the picture and the patient's key.
+        header_only: read only what describes the image and the patient's key.
 
     Returns:
         pydicom's dataset; its file meta information always names a transfer syntax.
@@ -140,7 +140,7 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
     )
     # pydicom drops all elements where the last one is cut short; without a preamble, the tag of the pixel data tells.
     if len(dataset) == 0 and (has_preamble(data) or b"\xe0\x7f\x10\x00" in data):
-        raise TruncatedImageError("the DICOM file ends before its picture does; copy it again from its source")
+        raise TruncatedImageError("the DICOM file ends before its image does; copy it again from its source")
     if not has_preamble(data) and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImageError("the bytes begin like DICOM but describe no object; leave the file out of the archive")
     if not dataset.file_meta.get("TransferSyntaxUID"):
@@ -172,17 +172,17 @@ def check_modality(dataset: Dataset) -> None:
 
 
 @named_errors("DICOM")
-def picture_size(dataset: Dataset) -> tuple[int, int, int]:
+def image_size(dataset: Dataset) -> tuple[int, int, int]:
     """Return rows, columns and frames by the header.
 
     Raises:
-        NoPixelsError: if the object describes no picture.
+        NoPixelsError: if the object describes no image.
         CorruptImageError: if a count is negative.
         ImageTooLargeError: above the limits of `check_size`.
     """
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     if rows < 1 or columns < 1:
-        raise NoPixelsError("the DICOM object holds no picture; leave the file out of the archive")
+        raise NoPixelsError("the DICOM object holds no image; leave the file out of the archive")
     frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel") or 1)
     if frames < 1 or samples < 1:  # no row would come of it, and no limit would hold
         raise CorruptImageError("the DICOM object claims fewer frames or samples than one; export it again")
@@ -201,7 +201,7 @@ def photometric_of(dataset: Dataset) -> str:
 def frame_to_grey(dataset: Dataset, frame: int = 0) -> np.ndarray:
     """Decode one frame and map it to grey as it is meant to be displayed.
 
-    The VOI LUT wins over the window, and the first of several is taken. Without either, an 8-bit picture is left as
+    The VOI LUT wins over the window, and the first of several is taken. Without either, an 8-bit image is left as
     it is and a deeper one is scaled between its percentiles as by `grey_levels.robust_scale`. MONOCHROME1 or
     Presentation LUT Shape INVERSE, or both, invert once. PatientOrientation R\\F is mirrored, L\\H is turned over,
     R\\H both, so that the patient's left is on the right and the feet are below; an axis with any other letter stays.
@@ -214,11 +214,11 @@ def frame_to_grey(dataset: Dataset, frame: int = 0) -> np.ndarray:
         uint8 [H, W], C-contiguous and writable.
 
     Raises:
-        NoPixelsError: if there is no picture or no such frame.
+        NoPixelsError: if there is no image or no such frame.
         UnsupportedSyntaxError: names the transfer syntax and what to install.
         DecodeError: another subclass, for damaged pixel data.
     """
-    _, _, frames = picture_size(dataset)
+    _, _, frames = image_size(dataset)
     check_frame(frame, frames)
     if "PixelData" not in dataset:
         raise NoPixelsError("the DICOM object holds no pixel data; leave the file out of the archive")
@@ -299,7 +299,7 @@ def _window_of(dataset: Dataset) -> tuple[float, float, str] | None:
 
 
 def _colour_to_grey(pixels: np.ndarray, dataset: Dataset, photometric: str) -> np.ndarray:
-    """Return the ITU-R 601 luma of a palette or colour picture."""
+    """Return the ITU-R 601 luma of a palette or colour image."""
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
         bits = 8 * pixels.dtype.itemsize

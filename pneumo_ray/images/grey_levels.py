@@ -1,8 +1,8 @@
-"""Deep pictures to 8 bits: every stored value that occurs is mapped once, and each pixel looks its level up.
+"""Deep images to 8 bits: every stored value that occurs is mapped once, and each pixel looks its level up.
 
-A 16-bit picture has at most 65,536 levels however many pixels it has, so a chain of float64 steps (DICOM PS3.3 C.11)
-costs next to nothing and needs no float64 picture. Whatever goes over all pixels goes block by block: NumPy makes
-8 bytes of every index that it is given, which for a picture at the size limit would be most of a gigabyte.
+A 16-bit image has at most 65,536 levels however many pixels it has, so a chain of float64 steps (DICOM PS3.3 C.11)
+costs next to nothing and needs no float64 image. Whatever goes over all pixels goes block by block: NumPy makes
+8 bytes of every index that it is given, which for an image at the size limit would be most of a gigabyte.
 """
 
 from collections.abc import Iterator
@@ -13,32 +13,32 @@ _BLOCK = 1 << 20
 """Pixels that are counted or looked up at once."""
 
 
-def robust_scale(picture: np.ndarray) -> np.ndarray:
-    """Scale a picture to 8 bits between its 0.5 and 99.5 % percentiles (nearest rank), so that markers do not count.
+def robust_scale(image: np.ndarray) -> np.ndarray:
+    """Scale an image to 8 bits between its 0.5 and 99.5 % percentiles (nearest rank), so that markers do not count.
 
-    Where the two percentiles coincide, minimum and maximum take their place; a constant picture becomes 0.
+    Where the two percentiles coincide, minimum and maximum take their place; a constant image becomes 0.
 
     Args:
-        picture: [H, W] of any integer or float type; values that are not finite count as 0.
+        image: [H, W] of any integer or float type; values that are not finite count as 0.
 
     Returns:
         uint8 [H, W].
     """
-    levels, index = split_levels(picture)
+    levels, index = split_levels(image)
     return look_up(to_uint8(stretch(levels, index)), index)
 
 
-def split_levels(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split a picture into its ascending levels, float64 [K], and the index of each pixel's level, unsigned [H, W]."""
-    if picture.dtype.kind in "iu" and picture.dtype.itemsize <= 2:
-        first, last = int(picture.min()), int(picture.max())
+def split_levels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split an image into its ascending levels, float64 [K], and the index of each pixel's level, unsigned [H, W]."""
+    if image.dtype.kind in "iu" and image.dtype.itemsize <= 2:
+        first, last = int(image.min()), int(image.max())
         # The difference may not fit a signed type, but wraps to the bits of the unsigned one that it does fit.
-        index = np.ascontiguousarray(picture - picture.dtype.type(first)).view(f"u{picture.dtype.itemsize}")
+        index = np.ascontiguousarray(image - image.dtype.type(first)).view(f"u{image.dtype.itemsize}")
         return np.arange(first, last + 1, dtype=np.float64), index
-    if picture.dtype.kind == "f":
-        picture = np.nan_to_num(picture, posinf=0.0, neginf=0.0)
-    levels, index = np.unique(picture, return_inverse=True)
-    return levels.astype(np.float64), index.reshape(picture.shape)
+    if image.dtype.kind == "f":
+        image = np.nan_to_num(image, posinf=0.0, neginf=0.0)
+    levels, index = np.unique(image, return_inverse=True)
+    return levels.astype(np.float64), index.reshape(image.shape)
 
 
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(255.0 * unit).astype(np.uint8)
 
 
-def _blocks(picture: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pixels of a contiguous picture in views of `_BLOCK`."""
-    flat = picture.reshape(-1)
+def _blocks(image: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the pixels of a contiguous image in views of `_BLOCK`."""
+    flat = image.reshape(-1)
     return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))

@@ -1,9 +1,9 @@
-"""A picture that hangs or kills its decoder costs its own row, not the job.
+"""An image that hangs or kills its decoder costs its own row, not the job.
 
 Decoders are written in C: no exception ends a loop in one, and one that holds Python's lock stops every thread of its
 process. So a task decodes under a watchdog that ends the whole process, and Ray starts the task again; a task that was
-started again decodes every picture in a child process, and learns there which one it is. The common case costs 40
-microseconds a picture.
+started again decodes every image in a child process, and learns there which one it is. The common case costs 40
+microseconds an image.
 """
 
 import faulthandler
@@ -19,25 +19,25 @@ from typing import Any, Protocol, TypeVar
 from pneumo_ray.errors import DecodeError
 
 DECODE_SECONDS = 60.0
-"""A full-size radiograph takes a hundredth of a second; the largest picture that is accepted, some seconds."""
+"""A full-size radiograph takes a hundredth of a second; the largest image that is accepted, some seconds."""
 
 _START_SECONDS = 120.0
 """Until a child process has imported what it needs, on a machine that is busy."""
 
 _CHILD_BYTES = 4 << 30
-"""Memory that one picture may take in a child process."""
+"""Memory that one image may take in a child process."""
 
 T = TypeVar("T")
 
 
 class DecodeTimeoutError(DecodeError):
-    """A picture whose decoder did not come back."""
+    """An image whose decoder did not come back."""
 
     kind = "timeout"
 
 
 class DecoderDiedError(DecodeError):
-    """A picture that ended the process of its decoder."""
+    """An image that ended the process of its decoder."""
 
     kind = "crash"
 
@@ -56,7 +56,7 @@ def unguarded(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
 
 @contextmanager
 def guarded(seconds: float, *, careful: bool) -> Iterator[Call]:
-    """Yield what decodes pictures, one call a picture.
+    """Yield what decodes images, one call an image.
 
     Args:
         seconds: that one call may take.

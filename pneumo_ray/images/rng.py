@@ -83,7 +83,7 @@ def gaussian_levels(key: np.uint64, shape: tuple[int, ...], sigma: float) -> NDA
     """Return Gaussian noise in grey levels, already rounded: 16 random bits a pixel, through a table of quantiles.
 
     Args:
-        key: key of the picture's noise.
+        key: key of the image's noise.
         shape: shape of the result.
         sigma: standard deviation as a fraction of full scale, above 0.
 
@@ -99,7 +99,7 @@ def smooth_field(key: np.uint64, shape: tuple[int, ...], sigma: float) -> NDArra
     """Return two smooth random fields: uniform noise through a Gaussian filter, then scaled (Simard et al., 2003).
 
     Args:
-        key: key of the picture's fields.
+        key: key of the image's fields.
         shape: rows and columns.
         sigma: standard deviation of the filter, in pixels.
 

@@ -34,12 +34,12 @@ _DESCRIPTION = "model.json"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a grey picture becomes the network's input; the same in training, scoring and explaining."""
+    """How a grey image becomes the network's input; the same in training, scoring and explaining."""
 
     image_size: int = 224
     """Height and width of the network's input, in pixels: a centre crop."""
     resize_size: int = 256
-    """Height and width that the picture is resized to before the crop, in pixels."""
+    """Height and width that the image is resized to before the crop, in pixels."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel after the division by 255."""
     std: tuple[float, float, float] = IMAGENET_STD
@@ -49,7 +49,7 @@ class Preprocessing:
         """Refuse values that cannot work.
 
         Raises:
-            ConfigError: if the crop is larger than the picture, or the mean and std are not three usable numbers.
+            ConfigError: if the crop is larger than the image, or the mean and std are not three usable numbers.
         """
         if not 0 < self.image_size <= self.resize_size:
             raise ConfigError(
@@ -61,9 +61,9 @@ class Preprocessing:
             raise ConfigError(f"std must be three positive numbers, got {self.std}")
 
     def normalise(self, batch: Tensor, *, channels_last: bool = False) -> Tensor:
-        """Turn grey pictures into the network's input: (x / 255 - mean) / std, the grey in all three channels.
+        """Turn grey images into the network's input: (x / 255 - mean) / std, the grey in all three channels.
 
-        It is one multiply-add per value, without a copy of the picture for each channel.
+        It is one multiply-add per value, without a copy of the image for each channel.
 
         Args:
             batch: uint8 [B, H, W] on any device.

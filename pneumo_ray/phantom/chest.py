@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 FloatImage = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
-_SIDES = np.array([-1.0, 1.0])  # the picture's left (the patient's right), then its right
+_SIDES = np.array([-1.0, 1.0])  # the image's left (the patient's right), then its right
 
 
 class Canvas:
@@ -25,7 +25,7 @@ class Canvas:
         angle = np.deg2rad(np.clip(view.normal(0, 2.0), -5, 5))
         self._turn = self.unit * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         self.center = np.array([self.width, self.height]) / 2 + self.unit * view.normal(0, [0.05, 0.06])
-        # The part of the picture that the collimator leaves open, float32 [H, W].
+        # The part of the image that the collimator leaves open, float32 [H, W].
         self.field = np.ones((self.height, self.width), np.float32)
         if view.random() < 0.35:
             left, right, above, below = (view.uniform(0, 0.06, 4) * (view.random(4) < 0.6) * self.width).astype(int)
@@ -34,7 +34,7 @@ class Canvas:
             self.field = cv2.GaussianBlur(self.field, (0, 0), 0.8, borderType=cv2.BORDER_REPLICATE)
 
     def blank(self) -> NDArray[np.uint8]:
-        """Return an empty mask to draw on, at twice the resolution of the picture."""
+        """Return an empty mask to draw on, at twice the resolution of the image."""
         return np.zeros((2 * self.height, 2 * self.width), np.uint8)
 
     def _fixed(self, points: FloatArray) -> list[NDArray[np.int32]]:
@@ -56,7 +56,7 @@ class Canvas:
         self.stroke(mask, curves, 0.6 * width, 0.6 * value)
 
     def finish(self, mask: NDArray[np.uint8], softness: float) -> FloatImage:
-        """Return the mask at the resolution of the picture, blurred by `softness` chest units."""
+        """Return the mask at the resolution of the image, blurred by `softness` chest units."""
         small = cv2.resize(mask, (self.width, self.height), interpolation=cv2.INTER_AREA)
         return self.blur(small, softness).astype(np.float32) * np.float32(
             1 / 255
@@ -65,7 +65,7 @@ class Canvas:
     def blur(self, image: FloatImage, softness: float) -> FloatImage:
         """Return the image blurred by a Gaussian whose sigma is `softness` chest units."""
         sigma = softness * self.unit
-        step = max(1, int(sigma / 2))  # a wide Gaussian looks the same from a small picture, and costs less
+        step = max(1, int(sigma / 2))  # a wide Gaussian looks the same from a small image, and costs less
         small = cv2.resize(image, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA) if step > 1 else image
         taps = 2 * int(np.ceil(2.5 * sigma / step)) + 1
         small = cv2.GaussianBlur(small, (taps, taps), sigma / step, borderType=cv2.BORDER_REPLICATE)
@@ -92,7 +92,7 @@ def _smooth(points: Any, rounds: int = 3) -> FloatArray:
 
 
 class _Chest:
-    """The measures of one chest on one picture, in chest units."""
+    """The measures of one chest on one image, in chest units."""
 
     def __init__(self, body: np.random.Generator, view: np.random.Generator) -> None:
         lung_height = body.uniform(1.25, 1.6) * view.uniform(0.92, 1.06)  # the second factor is breath

@@ -1,6 +1,6 @@
 """Synthetic chest radiographs of children with the true boxes of their opacities, so that everything runs without data.
 
-A picture is a sum of attenuations drawn as shapes (after the analytic phantoms of tomography: Shepp and Logan, 1974).
+An image is a sum of attenuations drawn as shapes (after the analytic phantoms of tomography: Shepp and Logan, 1974).
 Pneumonia replaces some air in the lungs by fluid and changes nothing else: no shortcut tells the classes apart.
 """
 
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.phantom.chest import Canvas, FloatImage, draw_chest
 
-_DRAWING_VERSION = 1  # raise it when the pictures change, or an archive by older code passes for a current one
+_DRAWING_VERSION = 1  # raise it when the images change, or an archive by older code passes for a current one
 _TEST_FRACTION = 0.2
 _JPEG_QUALITY = 90
-# Independent random streams. A patient keeps the body and the germ over all pictures; the rest is new for each picture.
+# Independent random streams. A patient keeps the body and the germ over all images; the rest is new for each image.
 _BODY, _GERM, _VIEW, _GRAIN, _OPACITY, _ARCHIVE = range(6)
 
 
@@ -68,21 +68,21 @@ class PhantomConfig:
 def draw_radiograph(
     seed: int, index: int, *, pneumonia: bool, image_size: int, difficulty: float, patient: int | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Draw one chest radiograph, frontal view, the patient's left on the right of the picture.
+    """Draw one chest radiograph, frontal view, the patient's left on the right of the image.
 
     Every draw is keyed by (seed, index, patient), never by the order of calls. The chest does not depend on
-    `pneumonia`: drawn both ways, the pictures are equal outside the boxes and pneumonia is brighter inside.
+    `pneumonia`: drawn both ways, the images are equal outside the boxes and pneumonia is brighter inside.
 
     Args:
         seed: seed of the archive, not negative.
-        index: number of the picture, not negative.
+        index: number of the image, not negative.
         pneumonia: whether to draw opacities.
         image_size: width in pixels; the height is drawn between 0.8 and 1.1 times this.
         difficulty: 0 makes the opacities obvious, 1 barely visible.
         patient: number that keys the body; None gives each index a body of its own.
 
     Returns:
-        The picture, uint8 [H, W], and the boxes of its opacities, int32 [n, 4], as half-open pixels (x0, y0, x1, y1);
+        The image, uint8 [H, W], and the boxes of its opacities, int32 [n, 4], as half-open pixels (x0, y0, x1, y1);
         n is 1 to 3 with pneumonia and 0 without.
 
     Raises:
@@ -205,7 +205,7 @@ def _write_images(root: Path, config: PhantomConfig, progress: Callable[[int], N
     pq.write_table(pa.table(columns, schema=schema), root / "boxes.parquet")
 
 
-# ---- the picture -----------------------------------------------------------------------------------------------------
+# ---- the image -----------------------------------------------------------------------------------------------------
 
 
 def _rng(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -260,18 +260,18 @@ def _bounding_box(opacity: FloatImage) -> tuple[int, int, int, int]:
 def _expose(
     canvas: Canvas, view: np.random.Generator, grain: np.random.Generator, density: FloatImage
 ) -> NDArray[np.uint8]:
-    """Turn attenuation into a picture: tone curve, noise, collimation, side marker; all blind to the chest."""
+    """Turn attenuation into an image: tone curve, noise, collimation, side marker; all blind to the chest."""
     gamma, gain, black = view.uniform(0.8, 1.35), view.uniform(0.8, 1.08), view.uniform(-0.02, 0.04)
     tone = np.maximum(density * np.float32(gain), 0) ** np.float32(gamma)
-    picture = 285 * (1 - np.exp(-1.7 * tone)) + 255 * black
+    image = 285 * (1 - np.exp(-1.7 * tone)) + 255 * black
     noise = cv2.GaussianBlur(grain.standard_normal(density.shape, np.float32), (0, 0), 0.6)
-    picture += np.float32(view.uniform(2.0, 6.0)) * noise
-    picture *= canvas.field
+    image += np.float32(view.uniform(2.0, 6.0)) * noise
+    image *= canvas.field
     if view.random() < 0.7:
         letter, x = ("R", view.uniform(0.015, 0.05)) if view.random() < 0.8 else ("L", view.uniform(0.91, 0.94))
         font = int(view.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX]))
         at = (int(x * canvas.width), int(view.uniform(0.08, 0.45) * canvas.height))
         mark = np.zeros(density.shape, np.uint8)
         cv2.putText(mark, letter, at, font, view.uniform(0.5, 0.9) * canvas.width / 320, 255, 1, cv2.LINE_AA)
-        picture = np.maximum(picture, view.uniform(0.8, 1.0) * mark)
-    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+        image = np.maximum(image, view.uniform(0.8, 1.0) * mark)
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The pictures that a reader of the report should see: which ones, and what they look like.
+"""The images that a reader of the report should see: which ones, and what they look like.
 
 Errors come first, because they teach most; then what the model was least sure of; then right answers spread evenly over
 the probabilities, so that the page does not show only what went wrong, nor only what is easy.
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pneumo_ray.data.archive import read_picture
+from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import seen_by_network
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.quality import contrast, sharpness
@@ -23,7 +23,7 @@ from pneumo_ray.evaluate.zone_table import OUTCOMES
 from pneumo_ray.images.decode import decode_image
 
 DISPLAY_SIZE = 224
-"""Rows and columns of a picture on the page."""
+"""Rows and columns of an image on the page."""
 UNKNOWN = "no label"
 
 Rows = NDArray[np.int64]
@@ -41,9 +41,9 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture that could be read."""
+    """An image that could be read."""
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     """[DISPLAY_SIZE, DISPLAY_SIZE], the part of it that the network saw."""
     sharpness: float
     """Of the whole file, as `quality.sharpness`."""
@@ -51,10 +51,10 @@ class Seen:
 
 
 def outcomes(scores: Scores) -> NDArray[np.str_]:
-    """Return the outcome of each picture at the stored threshold, one of `OUTCOMES` or `UNKNOWN`.
+    """Return the outcome of each image at the stored threshold, one of `OUTCOMES` or `UNKNOWN`.
 
     Args:
-        scores: of n pictures that did not fail, joined with `label`.
+        scores: of n images that did not fail, joined with `label`.
     """
     label = pc.fill_null(scores.table["label"], -1).to_numpy().astype(np.int64)
     called = scores.table["predicted"].to_numpy().astype(np.int64)
@@ -62,15 +62,15 @@ def outcomes(scores: Scores) -> NDArray[np.str_]:
 
 
 def choose(scores: Scores, count: int) -> Chosen:
-    """Choose the pictures of the page.
+    """Choose the images of the page.
 
     Args:
-        scores: of pictures that did not fail, joined with `label`.
+        scores: of images that did not fail, joined with `label`.
         count: at most this many.
 
     Returns:
         Up to 60 % errors, the largest residuals first and both kinds as evenly as there are; up to 20 % of the highest
-        mutual information; the rest from the right answers or the pictures without labels, spread over the
+        mutual information; the rest from the right answers or the images without labels, spread over the
         probabilities.
     """
     outcome, prob = outcomes(scores), scores.numbers("prob_mean")
@@ -97,8 +97,8 @@ def choose(scores: Scores, count: int) -> Chosen:
     return Chosen(picked, errors[np.argsort(-residual[errors], kind="stable")])
 
 
-def read_pictures(manifest: pa.Table, image_ids: Sequence[str], resize_size: int, image_size: int) -> list[Seen | None]:
-    """Read some pictures of an archive: what the network saw of each at the page's size, and the quality of the file.
+def read_images(manifest: pa.Table, image_ids: Sequence[str], resize_size: int, image_size: int) -> list[Seen | None]:
+    """Read some images of an archive: what the network saw of each at the page's size, and the quality of the file.
 
     Args:
         manifest: of the archive.
@@ -107,7 +107,7 @@ def read_pictures(manifest: pa.Table, image_ids: Sequence[str], resize_size: int
         image_size: of the model's preprocessing.
 
     Returns:
-        n pictures; None where the file cannot be read any more.
+        n images; None where the file cannot be read any more.
     """
     place = pc.index_in(pa.array(image_ids, pa.string()), value_set=manifest["image_id"].combine_chunks())
     rows = manifest.select(["uri", "member", "frame"]).take(place).to_pylist()
@@ -115,7 +115,7 @@ def read_pictures(manifest: pa.Table, image_ids: Sequence[str], resize_size: int
 
     def read(row: dict[str, Any]) -> Seen | None:
         try:
-            data = read_picture(row["uri"], row["member"])
+            data = read_image(row["uri"], row["member"])
             grey = decode_image(data, min_size=2 * DISPLAY_SIZE, frame=row["frame"] or 0)
         except (PneumoError, OSError):
             return None

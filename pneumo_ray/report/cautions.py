@@ -10,13 +10,13 @@ from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import words_of
 
 SHIFT = 0.10
-"""Fall of sensitivity or specificity from validation to these pictures that is worth a warning."""
+"""Fall of sensitivity or specificity from validation to these images that is worth a warning."""
 BAD_CALIBRATION = 0.05
 """Expected calibration error above which a probability should not be read as one."""
 STRONG_SHORTCUT = 0.70
 """AUC of a model that never sees a pixel from which the classes can be told by how the files were made."""
 FEW = 100
-"""Pictures of a class below which the intervals are the message."""
+"""Images of a class below which the intervals are the message."""
 
 
 def cautions(subject: Subject) -> list[str]:
@@ -28,7 +28,7 @@ def cautions(subject: Subject) -> list[str]:
     found += _shortcuts(subject)
     found += _failed(subject)
     if numbers["labelled"] < numbers["pictures"]:
-        found.append(f"{numbers['pictures'] - numbers['labelled']:,} picture(s) have no label and are not measured.")
+        found.append(f"{numbers['pictures'] - numbers['labelled']:,} image(s) have no label and are not measured.")
     return found
 
 
@@ -45,23 +45,23 @@ def _trained_on(subject: Subject) -> list[str]:
     trained = pc.sum(pc.equal(subject.chosen.table["split"], "train")).as_py() or 0
     if trained and subject.own_manifest:
         return [
-            f"The model was trained on {trained:,} of these pictures: the numbers flatter it and say nothing of new children."
+            f"The model was trained on {trained:,} of these images: the numbers flatter it and say nothing of new children."
         ]
     if trained:
         return [
-            f"{trained:,} of these pictures are in the manifest's split train. The model was trained with another manifest; if it has "
+            f"{trained:,} of these images are in the manifest's split train. The model was trained with another manifest; if it has "
             "seen them, the numbers flatter it."
         ]
     if split == "val" and subject.own_manifest:
         return [
-            "The epoch, the calibration and the threshold were chosen on these very pictures: the numbers flatter the model."
+            "The epoch, the calibration and the threshold were chosen on these very images: the numbers flatter the model."
         ]
     if subject.provenance("manifest", "protocol") == "paper" and subject.own_manifest:
         return [
             "The split protocol `paper` divides images, not children: the same child can be on both sides, and the numbers flatter the model."
         ]
     lines = []
-    for column, words in (("patient_id", "patient(s)"), ("content_sha256", "picture(s), byte for byte,")):
+    for column, words in (("patient_id", "patient(s)"), ("content_sha256", "image(s), byte for byte,")):
         if shared := _shared(subject, column):
             lines.append(
                 f"{shared:,} {words} of this split are also in the splits that train and choose the model: the numbers flatter it."
@@ -85,7 +85,7 @@ def _one_class(numbers: dict[str, Any]) -> list[str]:
     m = numbers["metrics"]["stored"]["values"]
     missing = [name for name, count in (("normal", m["tn"] + m["fp"]), ("pneumonia", m["fn"] + m["tp"])) if not count]
     return [
-        f"There is no {name} picture among these: AUC, and the rates of that class, are undefined." for name in missing
+        f"There is no {name} image among these: AUC, and the rates of that class, are undefined." for name in missing
     ]
 
 
@@ -96,8 +96,8 @@ def _shift(subject: Subject) -> list[str]:
         before, after = subject.provenance("validation", name), here[name]
         if isinstance(before, float) and after is not None and before - after > SHIFT:
             lines.append(
-                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these pictures are "
-                "not like those that the threshold was chosen on. Choose one on pictures of your own before use."
+                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these images are "
+                "not like those that the threshold was chosen on. Choose one on images of your own before use."
             )
     return lines
 
@@ -107,7 +107,7 @@ def _calibration(numbers: dict[str, Any]) -> list[str]:
     if error is None or error <= BAD_CALIBRATION:
         return []
     return [
-        f"The probabilities are off by {error:.2f} on average (expected calibration error): they rank pictures, and should not be read as chances."
+        f"The probabilities are off by {error:.2f} on average (expected calibration error): they rank images, and should not be read as chances."
     ]
 
 
@@ -115,7 +115,7 @@ def _few(numbers: dict[str, Any]) -> list[str]:
     m = numbers["metrics"]["stored"]["values"]
     counts = {"normal": m["tn"] + m["fp"], "pneumonia": m["fn"] + m["tp"]}
     return [
-        f"Only {count:,} {name} picture(s): read the intervals, not the estimates."
+        f"Only {count:,} {name} image(s): read the intervals, not the estimates."
         for name, count in counts.items()
         if 0 < count < FEW
     ]
@@ -128,7 +128,7 @@ def _failed(subject: Subject) -> list[str]:
     if len(here):
         ill, well = (pc.sum(pc.equal(here["label"], c)).as_py() or 0 for c in (1, 0))
         lines.append(
-            f"{len(here):,} picture(s) of this split could not be scored ({ill:,} pneumonia, {well:,} normal) and are in none of the numbers."
+            f"{len(here):,} image(s) of this split could not be scored ({ill:,} pneumonia, {well:,} normal) and are in none of the numbers."
         )
     if len(failed) > len(here):
         lines.append(

@@ -16,14 +16,14 @@ from pneumo_ray.report.subject import Subject
 _JPEG_QUALITY = 80
 
 
-def script_data(subject: Subject, shown: Sequence[int], pictures: Sequence[NDArray[np.uint8] | None]) -> dict[str, Any]:
+def script_data(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> dict[str, Any]:
     """Return what the page's script works with."""
     return {
         "map_size": list(subject.chosen.map_size),
         "pictures": len(subject.chosen.table),
         "colours": {name: _colour_table(name) for name in ("inferno", "viridis")},
         "slider": _slider(subject) if "metrics" in subject.numbers else None,
-        "cases": _cases(subject, shown, pictures),
+        "cases": _cases(subject, shown, images),
     }
 
 
@@ -58,16 +58,14 @@ def _slider(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _cases(
-    subject: Subject, shown: Sequence[int], pictures: Sequence[NDArray[np.uint8] | None]
-) -> list[dict[str, Any]]:
+def _cases(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> list[dict[str, Any]]:
     scores = subject.chosen
     outcome = outcomes(scores)
     maps = {kind: scores.maps(f"cam_{kind}").reshape(len(scores.table), -1) for kind in ("mean", "std")}
     names = ("image_id", "label", "target", "prob_mean", "logit_mean", "logit_std", "mutual_information")
     rows = scores.table.select(names).take(np.asarray(shown, dtype=np.int64)).to_pylist()
     cases = []
-    for row, number, picture in zip(rows, shown, pictures, strict=True):
+    for row, number, image in zip(rows, shown, images, strict=True):
         low, high = passes_interval(
             row["logit_mean"], row["logit_std"], scores.calibration.temperature, scores.calibration.intercept
         )
@@ -83,7 +81,7 @@ def _cases(
                 "residual": None if row["label"] is None else round(row["label"] - row["prob_mean"], 6),
                 "mean": [_short(v) for v in maps["mean"][number]],
                 "std": [_short(v) for v in maps["std"][number]],
-                "picture": None if picture is None else _jpeg(picture),
+                "picture": None if image is None else _jpeg(image),
             }
         )
     return cases
@@ -93,8 +91,8 @@ def _short(value: float) -> float:
     return float(f"{value:.3g}") if np.isfinite(value) else 0.0
 
 
-def _jpeg(picture: NDArray[np.uint8]) -> str:
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+def _jpeg(image: NDArray[np.uint8]) -> str:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return base64.b64encode(data.tobytes()).decode()
 
 

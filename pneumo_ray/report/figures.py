@@ -86,7 +86,7 @@ def precision_recall_figure(label: Ints, prob: Floats, threshold: float, average
 
 
 def reliability_figure(tables: dict[str, ReliabilityTable]) -> Figure:
-    """Draw how often each level of probability came true, and how many pictures have it.
+    """Draw how often each level of probability came true, and how many images have it.
 
     Args:
         tables: name of the probability and its table; the last one also as counts below.
@@ -100,7 +100,7 @@ def reliability_figure(tables: dict[str, ReliabilityTable]) -> Figure:
         last = list(tables.values())[-1]
         below.bar(last.edges[:-1], last.counts, np.diff(last.edges), align="edge", color=PNEUMONIA, alpha=0.6)
         axes.set_ylabel("share that is pneumonia")
-        below.set_ylabel("pictures")
+        below.set_ylabel("images")
         below.set_xlabel("probability of pneumonia")
         axes.set_xlim(0, 1)
         axes.set_ylim(-0.02, 1.02)
@@ -151,7 +151,7 @@ def residual_figure(label: Ints, prob: Floats, threshold: float) -> Figure:
                   label=["normal", "pneumonia"])  # fmt: skip
         left.set_yscale("symlog", linthresh=10)
         left.set_xlabel("residual: label - probability")
-        left.set_ylabel("pictures")
+        left.set_ylabel("images")
         left.legend()
         shown = np.random.default_rng(0).permutation(len(label))[: 4 * _MAX_POINTS]
         for c, colour, mark, name in ((0, NORMAL, "o", "normal"), (1, PNEUMONIA, "^", "pneumonia")):
@@ -164,12 +164,12 @@ def residual_figure(label: Ints, prob: Floats, threshold: float) -> Figure:
         right.set_ylabel("residual")
         right.legend()
         if len(shown) < len(label):
-            right.set_title(f"{len(shown):,} of {len(label):,} pictures", fontsize=9)
+            right.set_title(f"{len(shown):,} of {len(label):,} images", fontsize=9)
     return figure
 
 
 def risk_coverage_figure(curves: dict[str, RiskCoverage]) -> Figure:
-    """Draw the share of errors among the pictures that are kept, as the uncertain ones are referred.
+    """Draw the share of errors among the images that are kept, as the uncertain ones are referred.
 
     Args:
         curves: name of the uncertainty and its curve; the first two need no Monte Carlo.
@@ -181,7 +181,7 @@ def risk_coverage_figure(curves: dict[str, RiskCoverage]) -> Figure:
         for (name, curve), (colour, line) in zip(curves.items(), styles, strict=False):
             x, y = _thinned(curve.coverage, curve.risk)
             axes.plot(x, y, line, color=colour, lw=1.5, label=f"{name} (area {curve.area:.4f})")
-        axes.set_xlabel("share of the pictures kept, the most certain first")
+        axes.set_xlabel("share of the images kept, the most certain first")
         axes.set_ylabel("share of errors among them")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.4 * axes.get_ylim()[1])  # room for the legend
@@ -190,7 +190,7 @@ def risk_coverage_figure(curves: dict[str, RiskCoverage]) -> Figure:
 
 
 def zone_figure(records: Sequence[dict[str, Any]], zones: Sequence[str]) -> Figure:
-    """Draw the mean activation of the six zones as the chest lies in the picture, for each group of pictures.
+    """Draw the mean activation of the six zones as the chest lies in the image, for each group of images.
 
     Args:
         records: of `zone_table`.

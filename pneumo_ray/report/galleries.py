@@ -20,20 +20,18 @@ _SHEETS = {
 }
 
 
-def draw_galleries(
-    scores: Scores, rows: Sequence[int], pictures: Sequence[NDArray[np.uint8] | None]
-) -> dict[str, bytes]:
+def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> dict[str, bytes]:
     """Return a PNG for each outcome that occurs, and one of the most uncertain cases.
 
     Args:
-        scores: of pictures that did not fail, joined with `label`.
+        scores: of images that did not fail, joined with `label`.
         rows: of it, those that were read.
-        pictures: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+        images: of those rows, uint8 [S, S]; None where a file cannot be read any more.
 
     Returns:
         Name of the file without extension, and its content.
     """
-    read = [(row, picture) for row, picture in zip(rows, pictures, strict=True) if picture is not None]
+    read = [(row, image) for row, image in zip(rows, images, strict=True) if image is not None]
     outcome, prob = outcomes(scores), scores.numbers("prob_mean")
     information = scores.numbers("mutual_information")
     sheets: dict[str, tuple[str, list[tuple[int, NDArray[np.uint8]]]]] = {}
@@ -46,18 +44,18 @@ def draw_galleries(
         sorted(read, key=lambda pair: -information[pair[0]]),
     )
     return {
-        name: draw_panels([_case(scores, row, picture) for row, picture in members[:PER_SHEET]], title)
+        name: draw_panels([_case(scores, row, image) for row, image in members[:PER_SHEET]], title)
         for name, (title, members) in sheets.items()
         if members
     }
 
 
-def _case(scores: Scores, row: int, picture: NDArray[np.uint8]) -> Case:
+def _case(scores: Scores, row: int, image: NDArray[np.uint8]) -> Case:
     one = scores.table.slice(row, 1).to_pylist()[0]
     calibration = scores.calibration
     return scored_case(
         one,
-        picture,
+        image,
         scores.map_size,
         calibration.temperature,
         scores.threshold,

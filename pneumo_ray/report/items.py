@@ -10,7 +10,7 @@ from pneumo_ray.report.subject import Subject
 NOT_AVAILABLE = "not available"
 
 _UNITS = {
-    "grouped": "patient: pictures of one child, and exact copies of a picture, stay on one side",
+    "grouped": "patient: images of one child, and exact copies of an image, stay on one side",
     "official": "the archive's own folders; validation is carved out of the training folder by patient",
     "paper": "image: the same child can be on both sides",
 }
@@ -22,7 +22,7 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
     return [
         ("Intended use", "research use only; no clinical use is defined"),
         ("Intended population and setting", NOT_AVAILABLE),
-        ("Data sources", f"{len(subject.manifest):,} pictures of the manifest {subject.manifest_name}; their origin: {NOT_AVAILABLE}"),
+        ("Data sources", f"{len(subject.manifest):,} images of the manifest {subject.manifest_name}; their origin: {NOT_AVAILABLE}"),
         ("Dates and places of collection", NOT_AVAILABLE),
         ("Eligibility criteria", NOT_AVAILABLE),
         ("Flow of exclusions", _flow(subject)),
@@ -41,7 +41,7 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
         ("Discrimination and calibration with intervals", "sections Discrimination and Calibration" if "metrics" in numbers else NOT_AVAILABLE),
         ("Subgroups and fairness", "section Subgroups" if numbers.get("subgroups") else NOT_AVAILABLE),
         ("Robustness", "section Shortcuts and robustness" if subject.robustness else NOT_AVAILABLE),
-        ("Failure analysis", "sections Residuals, Pictures and Failures" if "metrics" in numbers else NOT_AVAILABLE),
+        ("Failure analysis", "sections Residuals, Images and Failures" if "metrics" in numbers else NOT_AVAILABLE),
         ("Explanations and their validation", f"BayesGrad-CAM, {subject.fact('config', 'passes') or '?'} passes; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
         ("External validation", NOT_AVAILABLE),
         ("Comparison with human readers", NOT_AVAILABLE),
@@ -59,7 +59,7 @@ def _flow(subject: Subject) -> str:
     ok = table.filter(pc.equal(table["status"], "ok"))
     unused = pc.sum(pc.and_(pc.is_null(ok["split"]), pc.is_valid(ok["label"]))).as_py() or 0
     return (
-        f"{len(table):,} pictures in the manifest; {unreadable:,} unreadable, {ok['label'].null_count:,} without a label, {unused:,} labelled "
+        f"{len(table):,} images in the manifest; {unreadable:,} unreadable, {ok['label'].null_count:,} without a label, {unused:,} labelled "
         f"but in no split; {subject.numbers['labelled']:,} of {'all splits' if split is None else f'the split {split}'} measured here"
     )
 

@@ -36,7 +36,7 @@ def render_page(
     subject: Subject,
     figures: dict[str, str],
     shown: Sequence[int],
-    pictures: Sequence[NDArray[np.uint8] | None],
+    images: Sequence[NDArray[np.uint8] | None],
     errors: Sequence[dict[str, Any]],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
@@ -47,10 +47,10 @@ def render_page(
         subject: what it is about.
         figures: name and SVG element of each figure.
         shown: rows of `subject.chosen` for the gallery.
-        pictures: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+        images: of those rows, uint8 [S, S]; None where a file cannot be read any more.
         errors: records of misclassified.csv.
         right_quality: median sharpness and contrast of right answers; None where none was read.
-        prevalence: share of pneumonia that the predictive values begin with; None for that of the pictures.
+        prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JSON.parse refuses NaN
@@ -63,7 +63,7 @@ def render_page(
         "css": (folder / "report.css").read_text("utf-8"),
         "js": script,
         "js_hash": _hash_source(script),
-        "title": f"Pneumonia scores: {numbers['split'] or 'all pictures'}",
+        "title": f"Pneumonia scores: {numbers['split'] or 'all images'}",
         "subtitle": _subtitle(subject),
         "labelled": "metrics" in numbers,
         "about": _about(subject),
@@ -87,7 +87,7 @@ def render_page(
         "hyperparameters": [[name, plain_text(value)] for name, value in flatten(subject.training).items()],
         "items": reporting_items(subject),
         "made": _made(subject),
-        "data": script_data(subject, shown, pictures),
+        "data": script_data(subject, shown, images),
     }  # fmt: skip
     if "metrics" in numbers:
         context |= measured(subject)
@@ -116,7 +116,7 @@ def _unit(subject: Subject) -> str:
     if not unknown:
         return "Intervals are 95 % and take whole patients as the units."
     return (
-        f"Intervals are 95 %; {unknown:,} pictures name no patient and count as patients of their own, which makes the intervals too narrow "
+        f"Intervals are 95 %; {unknown:,} images name no patient and count as patients of their own, which makes the intervals too narrow "
         "if some show the same child."
     )
 
@@ -137,7 +137,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     compared = [("comparison", "Comparison")] if context["comparison"] else []
     return [
-        ("summary", "Summary"), *(measured if context["labelled"] else []), ("gallery", "Pictures"),
+        ("summary", "Summary"), *(measured if context["labelled"] else []), ("gallery", "Images"),
         ("failures", "Failures"), ("robustness", "Robustness"), *compared, ("paper", "Paper"), ("training", "Training"),
         ("items", "Items"),
     ]  # fmt: skip
@@ -154,7 +154,7 @@ def _about(subject: Subject) -> list[str]:
     numbers = subject.numbers
     patients = subject.chosen.table["patient_id"].drop_null().unique()
     lines = [
-        f"{numbers['pictures']:,} pictures of the split {numbers['split'] or 'all'}"
+        f"{numbers['pictures']:,} images of the split {numbers['split'] or 'all'}"
         + (f" of {len(patients):,} known patients" if len(patients) else "")
         + f", {numbers['labelled']:,} of them labelled. {_unit(subject)}"
     ]
@@ -169,9 +169,9 @@ def _about(subject: Subject) -> list[str]:
 
 def _gallery_about(subject: Subject, count: int) -> str:
     return (
-        f"{count:,} of {len(subject.chosen.table):,} pictures: errors first, then the most uncertain, then right answers spread over the "
+        f"{count:,} of {len(subject.chosen.table):,} images: errors first, then the most uncertain, then right answers spread over the "
         "probabilities. Each with the evidence that BayesGrad-CAM finds, its uncertainty over the passes, and what is left of the "
-        "evidence two standard deviations lower. Without one colour scale for all, the colours of a picture tell where, not how much. "
+        "evidence two standard deviations lower. Without one colour scale for all, the colours of an image tell where, not how much. "
         "The interval beside a probability is that of the passes, not of the truth."
     )
 

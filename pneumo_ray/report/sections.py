@@ -25,7 +25,7 @@ HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"),
             ("brier", "Brier score"))  # fmt: skip
 _CONDITIONS = {"lungs_black": "lung box black", "only_lungs": "all but the lung box black"}
 MAX_ERRORS = 200
-"""Misclassified pictures that the page lists; the CSV has all."""
+"""Misclassified images that the page lists; the CSV has all."""
 ERROR_COLUMNS = ("image_id", "outcome", "prob_mean", "residual", "mutual_information", "sharpness", "contrast")
 
 
@@ -79,7 +79,7 @@ def measured(subject: Subject) -> dict[str, Any]:
 
 
 def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the zones as a table with a row a zone and a column a group of pictures."""
+    """Return the zones as a table with a row a zone and a column a group of images."""
     groups = {record["pictures"]: record["n"] for record in records}
     cells = {(r["zone"], r["pictures"]): r for r in records}
     rows = []
@@ -103,7 +103,7 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _common_error(records: Sequence[dict[str, Any]]) -> str:
-    """Return what has to be known of the Monte Carlo error that all pictures have in common."""
+    """Return what has to be known of the Monte Carlo error that all images have in common."""
     shares = [
         r["monte_carlo_error"] / r["mean"]
         for r in records
@@ -111,11 +111,11 @@ def _common_error(records: Sequence[dict[str, Any]]) -> str:
     ]
     if shares:
         return (
-            "All pictures share the dropout masks of the passes, so the Monte Carlo error is common to them and no number of pictures "
+            "All images share the dropout masks of the passes, so the Monte Carlo error is common to them and no number of images "
             f"averages it out: its standard error is at most {100 * max(shares):.2g} % of a mean here, and the intervals contain it."
         )
     return (
-        "All pictures share the dropout masks of the passes, so the Monte Carlo error is common to them; it is not known here, and the "
+        "All images share the dropout masks of the passes, so the Monte Carlo error is common to them; it is not known here, and the "
         "intervals leave it out."
     )
 
@@ -139,12 +139,12 @@ def _subgroup_rows(numbers: dict[str, Any]) -> list[list[Any]]:
 
 
 def error_rows(errors: Sequence[dict[str, Any]]) -> list[list[Any]]:
-    """Return the misclassified pictures, those of the largest residual."""
+    """Return the misclassified images, those of the largest residual."""
     return [[error[name] for name in ERROR_COLUMNS] for error in errors[:MAX_ERRORS]]
 
 
 def errors_about(numbers: dict[str, Any], quality: tuple[float, float] | None) -> str:
-    """Return what has to be known of the list of misclassified pictures.
+    """Return what has to be known of the list of misclassified images.
 
     Args:
         numbers: of the evaluation.
@@ -153,10 +153,10 @@ def errors_about(numbers: dict[str, Any], quality: tuple[float, float] | None) -
     m = numbers["metrics"]["stored"]["values"]
     total = m["fp"] + m["fn"]
     if not total:
-        return "No picture is misclassified at the stored threshold."
+        return "No image is misclassified at the stored threshold."
     listed = f" The page lists the first {MAX_ERRORS}, misclassified.csv all of them." if total > MAX_ERRORS else ""
     text = (
-        f"{total:,} pictures are misclassified at the stored threshold ({m['fp']:,} false positives, {m['fn']:,} false negatives).{listed} "
+        f"{total:,} images are misclassified at the stored threshold ({m['fp']:,} false positives, {m['fn']:,} false negatives).{listed} "
         "Sharpness is the variance of the Laplacian, contrast the standard deviation of the grey levels, both of the file at one size."
     )
     if quality is not None:
@@ -199,8 +199,8 @@ def robustness(subject: Subject) -> dict[str, Any]:
             "made; bytes per pixel is not quite innocent, because a hazy lung compresses better than a clear one. "
         )
     text += (
-        f"{found['pictures']:,} pictures, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
-        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the picture that holds the heart as well."
+        f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
+        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the image that holds the heart as well."
     )
     meanings = [[row[0], c["description"]] for row, c in zip(rows, found["conditions"], strict=True)]
     return {"robustness_rows": rows, "shortcut_text": text, "conditions": meanings}
@@ -213,8 +213,8 @@ def comparison(subject: Subject) -> dict[str, Any] | None:
         return None
     auc, errors = found["auc"], found["errors"]
     return {
-        "about": f"These scores and those of {found['name']}, on the {found['pictures']:,} labelled pictures that both have "
-        f"({found['only_here']:,} only here, {found['only_baseline']:,} only there). DeLong and McNemar take the pictures for "
+        "about": f"These scores and those of {found['name']}, on the {found['pictures']:,} labelled images that both have "
+        f"({found['only_here']:,} only here, {found['only_baseline']:,} only there). DeLong and McNemar take the images for "
         "independent; where the interval over patients disagrees, believe it.",
         "rows": [
             ["AUC here", auc["here"]],

@@ -13,7 +13,7 @@ class Subject:
     """Everything that the page shows, before it is put into words."""
 
     chosen: Scores
-    """Pictures of the split that did not fail, joined with the manifest."""
+    """Images of the split that did not fail, joined with the manifest."""
     manifest: pa.Table
     manifest_name: str
     manifest_fingerprint: str

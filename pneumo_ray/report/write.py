@@ -1,4 +1,4 @@
-"""Write the report: choose and read the pictures, draw the figures, fill the page."""
+"""Write the report: choose and read the images, draw the figures, fill the page."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.evaluate.calibration import reliability_table
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
@@ -17,7 +17,7 @@ from pneumo_ray.evaluate.numbers import WITHOUT_PASSES, probabilities, uncertain
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.uncertainty import risk_coverage
 from pneumo_ray.report import figures
-from pneumo_ray.report.cases import Chosen, Seen, choose, outcomes, read_pictures
+from pneumo_ray.report.cases import Chosen, Seen, choose, outcomes, read_images
 from pneumo_ray.report.galleries import draw_galleries
 from pneumo_ray.report.page import render_page
 from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS
@@ -31,8 +31,8 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     Args:
         subject: what it is about.
         out: folder of the report.
-        gallery: pictures on the page, at most.
-        prevalence: share of pneumonia that the predictive values begin with; None for that of the pictures.
+        gallery: images on the page, at most.
+        prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
         seed: of the bootstrap.
     """
     chosen = choose(subject.chosen, gallery)
@@ -41,7 +41,7 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     folder = storage.join(out, "figures")
     drawn = {name: save_figure(figure, folder, name) for name, figure in _figures(subject, seed).items()}
     shown = chosen.rows.tolist()
-    of_shown = [None if (found := seen.get(row)) is None else found.picture for row in shown]
+    of_shown = [None if (found := seen.get(row)) is None else found.image for row in shown]
     for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
         storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
     errors = _errors(subject.chosen, chosen, seen)
@@ -56,13 +56,13 @@ def _read(subject: Subject, wanted: NDArray[np.int64]) -> dict[int, Seen]:
     if not len(wanted):
         return {}
     if not isinstance(resize_size, int) or not isinstance(image_size, int) or not 0 < image_size <= resize_size:
-        say("the scores do not say how their pictures were prepared, so the page shows maps without pictures")
+        log("the scores do not say how their images were prepared, so the page shows maps without images")
         return {}
     names = subject.chosen.table["image_id"].take(pa.array(wanted)).to_pylist()
-    read = read_pictures(subject.manifest, names, resize_size, image_size)
-    if gone := sum(picture is None for picture in read):
-        say(f"{gone:,} of {len(read):,} pictures for the gallery cannot be read any more; the page shows their maps")
-    return {row: picture for row, picture in zip(wanted.tolist(), read, strict=True) if picture is not None}
+    read = read_images(subject.manifest, names, resize_size, image_size)
+    if gone := sum(image is None for image in read):
+        log(f"{gone:,} of {len(read):,} images for the gallery cannot be read any more; the page shows their maps")
+    return {row: image for row, image in zip(wanted.tolist(), read, strict=True) if image is not None}
 
 
 def _right_quality(scores: Scores, seen: dict[int, Seen]) -> tuple[float, float] | None:
@@ -109,7 +109,7 @@ def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
 
 
 def _errors(scores: Scores, chosen: Chosen, seen: dict[int, Seen]) -> list[dict[str, Any]]:
-    """Return a record for each misclassified picture, the largest residual first."""
+    """Return a record for each misclassified image, the largest residual first."""
     outcome = outcomes(scores)
     table = scores.table.select(["image_id", "label", "prob_mean", "mutual_information"]).take(pa.array(chosen.errors))
     records = []

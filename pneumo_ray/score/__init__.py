@@ -1,1 +1,1 @@
-"""The batch job: an archive and a model in, one explained row a picture out."""
+"""The batch job: an archive and a model in, one explained row an image out."""

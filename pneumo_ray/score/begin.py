@@ -1,6 +1,6 @@
-"""The beginning of a job, which all its runs share: which pictures, which model, which method, compiled or not.
+"""The beginning of a job, which all its runs share: which images, which model, which method, compiled or not.
 
-What is decided here is written down before the first picture is scored, so that a run that continues decides nothing
+What is decided here is written down before the first image is scored, so that a run that continues decides nothing
 anew and a folder never holds the scores of two jobs.
 """
 
@@ -22,8 +22,8 @@ from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.image_list import (
     Source,
     list_fingerprint,
-    list_pictures,
-    manifest_pictures,
+    list_images,
+    manifest_images,
     open_source,
     write_list,
 )
@@ -57,32 +57,32 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
 
     Raises:
         ConfigError: if the folder holds the scores of another model, config or archive.
-        PneumoError: if the pictures cannot be listed.
+        PneumoError: if the images cannot be listed.
     """
     size = bundle.preprocessing.image_size
     listed = None
-    pictures: Any = [storage.absolute(archive) for archive in config.archive]
+    images: Any = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
-        listed = manifest_pictures(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
-        pictures = list_fingerprint(listed)
+        listed = manifest_images(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
+        images = list_fingerprint(listed)
     names = storage.join(folder.out, "_job", "pictures.parquet")
     # The list is written before the record: where that is, both are whole.
     before = folder.read(("model", "pictures", "config", "method", "compiled"))
     if before is not None:
         folder.refuse_other("the scores of another model", before["model"], bundle.hash)
-        folder.refuse_other("the scores of another archive or manifest", before["pictures"], pictures)
+        folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options(before["method"], config.method)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} holds Parquet files of something else; choose another --out")
-    source = list_pictures(config.archive, names, size) if listed is None else write_list(listed, names, size)
+    source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, bundle, source.num_pictures)
+    compiled = worth_compiling(config, bundle, source.num_images)
     job = {
         "model": bundle.hash,
-        "pictures": pictures,
+        "pictures": images,
         "config": config.config_hash,
         "method": config.method,
         "compiled": compiled,
@@ -111,8 +111,8 @@ def _check_shared(uri: str) -> None:
         )
 
 
-def worth_compiling(config: ExplainConfig, bundle: Bundle, pictures: int) -> bool:
-    """Whether the trunk is to be compiled for so many pictures."""
+def worth_compiling(config: ExplainConfig, bundle: Bundle, images: int) -> bool:
+    """Whether the trunk is to be compiled for so many images."""
     if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
         return False
     if config.scale.compile == "on":
@@ -120,4 +120,4 @@ def worth_compiling(config: ExplainConfig, bundle: Bundle, pictures: int) -> boo
     size = bundle.preprocessing.image_size
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         bundle.model.feature_maps(torch.zeros(1, 3, size, size))
-    return bool(pictures * counter.get_total_flops() > WORTH_COMPILING["cuda" if config.scale.use_gpu else "cpu"])
+    return bool(images * counter.get_total_flops() > WORTH_COMPILING["cuda" if config.scale.use_gpu else "cpu"])

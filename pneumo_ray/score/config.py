@@ -24,7 +24,7 @@ class ScoringScale:
     use_gpu: bool = False
     """One GPU for each of them."""
     batch_size: int = 0
-    """Pictures in one forward pass; 0 chooses by the memory of the device."""
+    """Images in one forward pass; 0 chooses by the memory of the device."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the trunk with frozen weights: `auto` where the archive is large enough to pay for it."""
     wait_seconds: float = 30.0
@@ -51,12 +51,12 @@ class ScoringScale:
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """Score and explain every picture of an archive; the same command continues an interrupted job."""
+    """Score and explain every image of an archive; the same command continues an interrupted job."""
 
     model: str
     """Folder of the model that jobs/train.py wrote."""
     out: str
-    """Folder of the scores: Parquet files with one row a picture, and _run.json."""
+    """Folder of the scores: Parquet files with one row per image, and _run.json."""
     archive: tuple[str, ...] = ()
     """Folders, tar or zip files, DICOM, local or s3://, gs://; or give --manifest."""
     manifest: str | None = None
@@ -65,26 +65,26 @@ class ExplainConfig:
     """Monte Carlo dropout passes; None takes 200 where the dropout is at the head, where they cost nothing, and 20 in
     the tail. arXiv 2507.18647 has 20."""
     seed: int = 0
-    """Of the dropout masks, which all pictures share."""
+    """Of the dropout masks, which all images share."""
     target: Target = "predicted"
     """The class that the maps explain."""
     zones: ZoneMode = "image"
-    """Zones of the whole picture, or of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1."""
+    """Zones of the whole image, or of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1."""
     refer_z: float = 1.96
-    """Refer a picture where the threshold lies within this many standard deviations of its mean logit over the passes."""
+    """Refer an image where the threshold lies within this many standard deviations of its mean logit over the passes."""
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     """Precision of the network; the maps are float32 in any case."""
     decode_seconds: float = DECODE_SECONDS
-    """A picture whose decoding takes longer is a failed row (`timeout`)."""
+    """An image whose decoding takes longer is a failed row (`timeout`)."""
     scale: ScoringScale = field(default_factory=ScoringScale)
     render: bool = False
-    """Write pictures of the most uncertain and the most suspicious cases."""
+    """Write images of the most uncertain and the most suspicious cases."""
     top: int = 10
     """How many of each --render draws."""
 
     def __post_init__(self) -> None:
         if bool(self.archive) == (self.manifest is not None):
-            raise ConfigError("give the pictures either as --archive or as --manifest")
+            raise ConfigError("give the images either as --archive or as --manifest")
         if self.passes is not None and self.passes < 2:
             raise ConfigError(f"passes must be at least 2 for a standard deviation, got {self.passes}")
         if self.refer_z < 0:
@@ -102,7 +102,7 @@ class ExplainConfig:
 
     @property
     def method(self) -> dict[str, Any]:
-        """The options that the numbers of a row depend on, besides model and picture."""
+        """The options that the numbers of a row depend on, besides model and image."""
         return {name: getattr(self, name) for name in ("passes", "seed", "target", "zones", "refer_z", "amp")}
 
     @property

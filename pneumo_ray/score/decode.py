@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import read_pictures
+from pneumo_ray.data.archive import read_images
 from pneumo_ray.data.dataset import network_input
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import DecodeError
@@ -15,13 +15,13 @@ from pneumo_ray.model import Preprocessing
 
 
 class ManyFramesError(DecodeError):
-    """A file that was listed as one picture holds several."""
+    """A file that was listed as one image holds several."""
 
     kind = "many_frames"
 
 
 class Failure(NamedTuple):
-    """Why a picture has no scores."""
+    """Why an image has no scores."""
 
     stage: str
     """list, read, decode or explain."""
@@ -29,16 +29,16 @@ class Failure(NamedTuple):
     """`kind: reason`; never holds pixels, patients or paths of other files."""
 
 
-def load_picture(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
-    """Return one picture as the network sees it, uint8 [S, S], by the same steps as in training.
+def load_image(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
+    """Return one image as the network sees it, uint8 [S, S], by the same steps as in training.
 
     Args:
         uri: of its file.
         member: of that file, where it is an archive.
-        frame: of a file that holds several pictures, from 0.
+        frame: of a file that holds several images, from 0.
         preprocessing: what the model expects.
     """
-    (content,) = read_pictures([(uri, member)])
+    (content,) = read_images([(uri, member)])
     return _decode(content, frame, preprocessing, unguarded)
 
 
@@ -58,7 +58,7 @@ def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) 
         frames = inspect_image(data).frames
         if frames > 1:
             raise ManyFramesError(
-                f"the file holds {frames} pictures and was listed as one; give it the extension .dcm or .tif"
+                f"the file holds {frames} images and was listed as one; give it the extension .dcm or .tif"
             )
     return network_input(data, frame, resize_size, image_size)
 
@@ -71,14 +71,14 @@ def load_shard(
     decode_seconds: float = DECODE_SECONDS,
     careful: bool = False,
 ) -> pa.Table:
-    """Return the decoded pictures of one shard.
+    """Return the decoded images of one shard.
 
     Args:
         rows: n rows of the list.
         shard: its number.
         preprocessing: what the model expects.
-        decode_seconds: that the decoding of one picture may take.
-        careful: a picture among them may have ended the process that tried before; see `guarded`.
+        decode_seconds: that the decoding of one image may take.
+        careful: an image among them may have ended the process that tried before; see `guarded`.
 
     Returns:
         n rows: `shard`, `image_id`, `box`, `stage`, `error`, and `pixels` (S * S bytes), null where it failed.
@@ -86,7 +86,7 @@ def load_shard(
     size = preprocessing.image_size
     loaded: list[np.ndarray | Failure] = []
     listed = rows.to_pylist()
-    contents = read_pictures([(row["uri"], row["member"]) for row in listed if row["error"] is None])
+    contents = read_images([(row["uri"], row["member"]) for row in listed if row["error"] is None])
     with guarded(decode_seconds, careful=careful) as call:
         for row in listed:
             if row["error"] is not None:

@@ -1,6 +1,6 @@
-"""The model as a scorer of ready pictures: batches that fit the device, a compiled trunk where it pays, columns out.
+"""The model as a scorer of ready images: batches that fit the device, a compiled trunk where it pays, columns out.
 
-Knows no Ray: an actor of the job holds one, and so does whoever draws pictures of single cases.
+Knows no Ray: an actor of the job holds one, and so does whoever draws images of single cases.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pneumo_ray.score.schema import ScoreFacts, to_columns
 
 
 @dataclass(frozen=True)
-class ScoringModel:
+class ModelPayload:
     """A bundle taken apart, so that it travels once through the object store and its weights are mapped, not copied."""
 
     model: ModelConfig
@@ -30,7 +30,7 @@ class ScoringModel:
     facts: ScoreFacts
 
 
-def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
+def take_apart(bundle: Bundle, config: ExplainConfig) -> ModelPayload:
     """Return what a scorer needs of a bundle and a config."""
     with torch.inference_mode():
         size = bundle.preprocessing.image_size
@@ -48,14 +48,14 @@ def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
         num_groups=len(group_sizes(config.passes)),
     )
     weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
-    return ScoringModel(bundle.model.config, weights, bundle.preprocessing, facts)
+    return ModelPayload(bundle.model.config, weights, bundle.preprocessing, facts)
 
 
 class Explainer:
-    """Explains uint8 pictures with one model on one device."""
+    """Explains uint8 images with one model on one device."""
 
     def __init__(
-        self, model: ScoringModel, config: ExplainConfig, device: torch.device, *, compiled: bool = False
+        self, model: ModelPayload, config: ExplainConfig, device: torch.device, *, compiled: bool = False
     ) -> None:
         """Build the network on `device`; nothing is compiled before the first batch."""
         self.model, self.config, self.device = model, config, device
@@ -84,7 +84,7 @@ class Explainer:
             self._feature_maps = torch.compile(self.net.feature_maps, dynamic=False)
 
     def columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
-        """Return the columns of the scores of n pictures, uint8 [n, S, S]; their lung boxes count in zone mode `box`."""
+        """Return the columns of the scores of n images, uint8 [n, S, S]; their lung boxes count in zone mode `box`."""
         parts: list[dict[str, np.ndarray]] = []
         start = 0
         while start < len(pixels):
@@ -101,7 +101,7 @@ class Explainer:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def explain(self, pixels: np.ndarray, zones: Tensor | None = None, target: Target | None = None) -> Explanation:
-        """Return the explanation of at most `at_once` pictures, uint8 [n, S, S]."""
+        """Return the explanation of at most `at_once` images, uint8 [n, S, S]."""
         target, threshold = target or self.config.target, self.model.facts.threshold_logit
         # Ray's batches are read-only views of shared memory; torch wants memory that it may write.
         grey = torch.from_numpy(np.ascontiguousarray(pixels).copy()).to(self.device, non_blocking=True)
@@ -143,13 +143,13 @@ class Explainer:
         share = (parts[:, 0] / parts[:, 1]).masked_fill(~known.to(self.device), torch.nan)
         columns = to_columns(e, facts, self.config.refer_z, share)
         for name, values in columns.items():
-            if name.startswith("zone_"):  # zones of the picture would pass for zones of the lungs
+            if name.startswith("zone_"):  # zones of the image would pass for zones of the lungs
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:
-    """Return how many pictures fit at once: a ResNet-50 needs about 600 bytes a pixel in float32."""
+    """Return how many images fit at once: a ResNet-50 needs about 600 bytes a pixel in float32."""
     free, most = (torch.cuda.mem_get_info(device)[0] * 0.5, 256) if device.type == "cuda" else (2e9, 16)
     return int(max(1, min(most, free / (600 * image_size**2))))

@@ -1,4 +1,4 @@
-"""Pictures of the cases that somebody should look at first, found in the scores: the most uncertain, the most suspicious.
+"""Images of the cases that somebody should look at first, found in the scores: the most uncertain, the most suspicious.
 
 Only these few are read and explained once more; the archive is not passed over again.
 """
@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.explain.render import Case, draw_case, draw_sheet, scored_case
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.decode import Failure, load_picture
-from pneumo_ray.score.explainer import Explainer, ScoringModel
+from pneumo_ray.score.decode import Failure, load_image
+from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import part_name
 
@@ -25,15 +25,15 @@ RANKINGS = {
     "uncertain": (("mutual_information",), "Most uncertain"),
     "suspicious": (("prob_mean", "logit_mean"), "Most suspicious"),
 }
-"""Name of the pictures: the columns that rank them, the later ones where the earlier are equal, and a title."""
+"""Name of the images: the columns that rank them, the later ones where the earlier are equal, and a title."""
 
 
-def render_top(out: str, source: Source, model: ScoringModel, config: ExplainConfig) -> list[str]:
-    """Write four-panel pictures and a contact sheet of the cases that rank highest, and `index.csv`, which names them.
+def render_top(out: str, source: Source, model: ModelPayload, config: ExplainConfig) -> list[str]:
+    """Write four-panel images and a contact sheet of the cases that rank highest, and `index.csv`, which names them.
 
     Args:
-        out: folder of the scores; the pictures go to `pictures/` in it.
-        source: the list of the job's pictures.
+        out: folder of the scores; the images go to `pictures/` in it.
+        source: the list of the job's images.
         model: what scored them.
         config: `top` says how many of each.
 
@@ -49,34 +49,34 @@ def render_top(out: str, source: Source, model: ScoringModel, config: ExplainCon
         for shard, row, image_id in _highest(out, source, columns, config.top):
             scored = storage.read_table(storage.join(out, part_name(shard))).slice(row, 1).to_pylist()[0]
             picked = source.read(shard).slice(row, 1).to_pylist()[0]
-            picture = load_picture(picked["uri"], picked["member"], picked["frame"], model.preprocessing)
-            if isinstance(picture, Failure):  # it was readable when it was scored
+            image = load_image(picked["uri"], picked["member"], picked["frame"], model.preprocessing)
+            if isinstance(image, Failure):  # it was readable when it was scored
                 gone += 1
                 continue
-            case = _explained_case(explainer, picture, scored, picked["box"], labels.get(image_id))
+            case = _explained_case(explainer, image, scored, picked["box"], labels.get(image_id))
             cases.append(case)
             file = f"{name}-{len(cases):03d}.png"
             storage.write_bytes(storage.join(out, "pictures", file), draw_case(case))
             index.append((file, image_id, f"{case.prob_mean:.4f}", f"{case.mutual_information:.4f}"))
         if cases:
             sheets.append(storage.join(out, "pictures", f"{name}.png"))
-            storage.write_bytes(sheets[-1], draw_sheet(cases, f"{title} {len(cases)} of {source.num_pictures:,}"))
+            storage.write_bytes(sheets[-1], draw_sheet(cases, f"{title} {len(cases)} of {source.num_images:,}"))
     if gone:
-        say(f"{gone} case(s) could not be drawn, because their files cannot be read any more")
+        log(f"{gone} case(s) could not be drawn, because their files cannot be read any more")
     storage.write_csv(index, storage.join(out, "pictures", "index.csv"))
     return sheets
 
 
 def _explained_case(
-    explainer: Explainer, picture: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
+    explainer: Explainer, image: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
 ) -> Case:
-    """Return a picture ready to be drawn: as in the scores, and with the plain map, which they lack."""
+    """Return an image ready to be drawn: as in the scores, and with the plain map, which they lack."""
     facts = explainer.model.facts
-    e = explainer.explain(picture[None], target="pneumonia" if scored["target"] else "normal")
+    e = explainer.explain(image[None], target="pneumonia" if scored["target"] else "normal")
     zone_box = None if box is None else (box[0], box[1], box[2], box[3])
     return scored_case(
         scored,
-        picture,
+        image,
         facts.map_size,
         facts.calibration.temperature,
         facts.threshold,
@@ -88,7 +88,7 @@ def _explained_case(
 
 
 def _highest(out: str, source: Source, columns: tuple[str, ...], count: int) -> list[tuple[int, int, str]]:
-    """Return shard, row and name of the pictures with the largest values, largest first; later columns break ties."""
+    """Return shard, row and name of the images with the largest values, largest first; later columns break ties."""
     order = [*((column, "descending") for column in columns), ("image_id", "ascending")]
     best: pa.Table | None = None
     names = (storage.join(out, part_name(shard)) for shard in range(source.num_shards))

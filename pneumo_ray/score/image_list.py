@@ -1,4 +1,4 @@
-"""The list of pictures that a job scores, written once at its start: what a shard is follows from it for good."""
+"""The list of images that a job scores, written once at its start: what a shard is follows from it for good."""
 
 import hashlib
 import itertools
@@ -26,7 +26,7 @@ from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import is_retry
 
 LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
-"""Columns of a manifest: the lungs of a picture, in its own pixels; x1 and y1 are the first outside."""
+"""Columns of a manifest: the lungs of an image, in its own pixels; x1 and y1 are the first outside."""
 
 SCHEMA = pa.schema(
     [
@@ -45,19 +45,19 @@ ROW_GROUP = 4096
 
 
 MAX_SHARD_BYTES = 1 << 26
-"""Decoded pictures that travel together."""
+"""Decoded images that travel together."""
 
 
-def shard_length(num_pictures: int, image_size: int) -> int:
-    """Return how many pictures one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
+def shard_length(num_images: int, image_size: int) -> int:
+    """Return how many images one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
 
     Few enough that an interruption costs little and that they fit into memory together, enough that a large archive does
     not become a million files.
     """
     length = 64
-    while length > 16 and num_pictures < 16 * length:  # else the workers of a small archive would wait for one another
+    while length > 16 and num_images < 16 * length:  # else the workers of a small archive would wait for one another
         length //= 2
-    while length < ROW_GROUP and num_pictures / length > (2_000 if length < 512 else 20_000):
+    while length < ROW_GROUP and num_images / length > (2_000 if length < 512 else 20_000):
         length *= 2
     while length > 1 and length * image_size**2 > MAX_SHARD_BYTES:
         length //= 2
@@ -66,23 +66,23 @@ def shard_length(num_pictures: int, image_size: int) -> int:
 
 @dataclass(frozen=True)
 class Source:
-    """The list of a job's pictures."""
+    """The list of a job's images."""
 
     uri: str
     """The Parquet file that holds it."""
-    num_pictures: int
+    num_images: int
     image_size: int
     """Side of the network's input, in pixels."""
 
     @property
     def num_shards(self) -> int:
         """How many files the scores become."""
-        return -(-self.num_pictures // shard_length(self.num_pictures, self.image_size))
+        return -(-self.num_images // shard_length(self.num_images, self.image_size))
 
     def length(self, shard: int) -> int:
-        """Return how many pictures a shard holds."""
-        full = shard_length(self.num_pictures, self.image_size)
-        return min(full, self.num_pictures - shard * full)
+        """Return how many images a shard holds."""
+        full = shard_length(self.num_images, self.image_size)
+        return min(full, self.num_images - shard * full)
 
     @cached_property
     def _footer(self) -> pq.FileMetaData:
@@ -96,8 +96,8 @@ class Source:
         return storage.retried("read", self.uri, read)
 
     def read(self, shard: int) -> pa.Table:
-        """Return the pictures of one shard."""
-        full = shard_length(self.num_pictures, self.image_size)
+        """Return the images of one shard."""
+        full = shard_length(self.num_images, self.image_size)
         fs, path = storage.filesystem(self.uri)
 
         def read() -> pa.Table:
@@ -118,11 +118,11 @@ def open_source(uri: str, image_size: int) -> Source:
         with fs.open_input_file(path) as file:
             return Source(uri, pq.ParquetFile(file).metadata.num_rows, image_size)
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"the list of pictures {uri} cannot be read ({error}); choose another --out") from error
+        raise StorageError(f"the list of images {uri} cannot be read ({error}); choose another --out") from error
 
 
-def list_pictures(archives: Sequence[str], uri: str, image_size: int) -> Source:
-    """Write the list of an archive's pictures, one row a frame. Needs a running Ray to look into files of many frames.
+def list_images(archives: Sequence[str], uri: str, image_size: int) -> Source:
+    """Write the list of an archive's images, one row a frame. Needs a running Ray to look into files of many frames.
 
     Args:
         archives: as for `list_archives`.
@@ -130,19 +130,19 @@ def list_pictures(archives: Sequence[str], uri: str, image_size: int) -> Source:
         image_size: side of the network's input, in pixels.
 
     Raises:
-        ArchiveError: if the archive is missing or has no pictures.
+        ArchiveError: if the archive is missing or has no images.
     """
     count = ListingCount()
     with progress("listing", None) as tick:
         source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri, image_size)
-    if not source.num_pictures:
+    if not source.num_images:
         storage.remove(uri)
-        raise ArchiveError(f"--archive {' '.join(archives)} has no pictures in it ({count.ignored} other files)")
+        raise ArchiveError(f"--archive {' '.join(archives)} has no images in it ({count.ignored} other files)")
     return source
 
 
-def manifest_pictures(manifest: str, preprocessing: Preprocessing, *, boxes: bool) -> pa.Table:
-    """Return the list of a manifest's pictures, failed rows included.
+def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool) -> pa.Table:
+    """Return the list of a manifest's images, failed rows included.
 
     Args:
         manifest: where it is.
@@ -154,7 +154,7 @@ def manifest_pictures(manifest: str, preprocessing: Preprocessing, *, boxes: boo
     """
     table = read_manifest(storage.absolute(manifest))
     if not len(table):
-        raise ManifestError(f"manifest {manifest} has no pictures in it")
+        raise ManifestError(f"manifest {manifest} has no images in it")
     lungs: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
     if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
@@ -167,7 +167,7 @@ def manifest_pictures(manifest: str, preprocessing: Preprocessing, *, boxes: boo
 
 
 def list_fingerprint(listed: pa.Table) -> str:
-    """Return the sha256 (hex) of a list: which pictures, where they lie, and their boxes."""
+    """Return the sha256 (hex) of a list: which images, where they lie, and their boxes."""
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(ROW_GROUP):
         digest.update(json.dumps(batch.to_pylist()).encode("utf-8", "surrogatepass"))
@@ -199,7 +199,7 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
-    """Yield the rows of the entries: one each, or one a frame."""
+    """Yield the rows of the entries: one each, or one per frame."""
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
         unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
@@ -216,9 +216,9 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
+def _count(images: list[tuple[str, str | None]]) -> list[int]:
     with guarded(DECODE_SECONDS, careful=is_retry()) as call:
-        return [count_frames(uri, member, call) for uri, member in pictures]
+        return [count_frames(uri, member, call) for uri, member in images]
 
 
 def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
@@ -231,7 +231,7 @@ def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
             pending: list[pa.Table] = []
             for table in tables:
                 names = table["image_id"].to_pylist()
-                hashes.append(np.array([_hash(name) for name in names], np.uint64))  # 8 bytes a picture, not its name
+                hashes.append(np.array([_hash(name) for name in names], np.uint64))  # 8 bytes an image, not its name
                 total += len(table)
                 pending.append(table)
                 merged = pa.concat_tables(pending)
@@ -243,7 +243,7 @@ def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
                 writer.write_table(pending[0], row_group_size=ROW_GROUP)
         if hashes and (twice := total - len(np.unique(np.concatenate(hashes)))):
             raise ArchiveError(
-                f"{twice} picture(s) have an image_id that another picture has too; rename them, because a row is found by its id"
+                f"{twice} image(s) have an image_id that another image has too; rename them, because a row is found by its id"
             )
     return Source(uri, total, image_size)
 

@@ -1,7 +1,7 @@
 """The scoring job: list -> decode -> explain -> Parquet, on a laptop or a cluster, interrupted or not.
 
-The list of pictures is written once. Shard k of it becomes `part-k.parquet`, written whole or not at all by the actor
-that explained it, so what is done is what lies in the folder: a picture cannot be scored twice or lost, not even by
+The list of images is written once. Shard k of it becomes `part-k.parquet`, written whole or not at all by the actor
+that explained it, so what is done is what lies in the folder: an image cannot be scored twice or lost, not even by
 workers that outlive their driver, and whoever reads the folder while the job runs never meets half a file.
 """
 
@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
-from pneumo_ray.console import duration, progress, say
+from pneumo_ray.console import duration, log, progress
 from pneumo_ray.errors import StorageError
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.explainer import ScoringModel, take_apart
+from pneumo_ray.score.explainer import ModelPayload, take_apart
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import MONTE_CARLO, part_name
@@ -44,7 +44,7 @@ class ScoreSummary:
 
 
 def explain_archive(config: ExplainConfig) -> ScoreSummary:
-    """Score and explain every picture, or continue, or find that all is done. Needs a running Ray.
+    """Score and explain every image, or continue, or find that all is done. Needs a running Ray.
 
     Raises:
         PneumoError: one sentence about what cannot work; what was scored before stays.
@@ -65,14 +65,14 @@ def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSumma
     left = _left(source, done)
     if not left and "_run.json" in done:
         summary = _read_summary(out)
-        say(
-            f"{out} is finished: {summary.num_rows:,} rows; nothing to score (pictures that came to the archive since need another --out)"
+        log(
+            f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images that came to the archive since need another --out)"
         )
     else:
         summary = _score(config, out, bundle, job, model, left)
     if config.render:
         for sheet in render_top(out, source, model, config):
-            say(f"pictures {sheet}")
+            log(f"images {sheet}")
     return summary
 
 
@@ -82,15 +82,15 @@ def _left(source: Source, done: set[str]) -> list[int]:
 
 
 def _score(
-    config: ExplainConfig, out: str, bundle: Bundle, job: Job, model: ScoringModel, left: list[int]
+    config: ExplainConfig, out: str, bundle: Bundle, job: Job, model: ModelPayload, left: list[int]
 ) -> ScoreSummary:
     """Score the shards that are left, count all rows and write `_run.json`."""
     source = job.source
     total = sum(source.length(shard) for shard in left)
-    before = source.num_pictures - total
+    before = source.num_images - total
     network = bundle.model.config
-    say(
-        f"{source.num_pictures:,} pictures{f', {before:,} of them scored before' if before else ''}; "
+    log(
+        f"{source.num_images:,} images{f', {before:,} of them scored before' if before else ''}; "
         f"{config.passes} passes with dropout {network.dropout:g} at the {network.dropout_site} of {network.arch}"
     )
     started = time.monotonic()
@@ -98,7 +98,7 @@ def _score(
     compiled = fruitless = 0
     actors = plan_actors(config.scale)
     if job.compiled:
-        say("the network is compiled first, which takes a while and comes back")
+        log("the network is compiled first, which takes a while and comes back")
     with progress("explaining", total) as tick:
         while left:
             plan = Plan(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
@@ -117,7 +117,7 @@ def _score(
                 if fruitless > MAX_FRUITLESS:
                     raise
                 smaller = ", with half the batch" if fruitless > 1 else ""
-                say(
+                log(
                     f"a worker died; going on with the {len(left):,} of {source.num_shards:,} files that are left{smaller}"
                 )
                 actors = plan_actors(config.scale)
@@ -153,7 +153,7 @@ def _score(
     }
     storage.write_json(facts, storage.join(out, "_run.json"))
     kinds = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
-    say(
+    log(
         f"wrote {summary.num_rows:,} rows to {out}; {summary.num_failed:,} failed"
         f"{f' ({kinds}), see error_stage and error' if kinds else ''}; {total / seconds:,.1f} img/s, {duration(seconds)}"
     )
@@ -161,7 +161,7 @@ def _score(
 
 
 def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
-    """Return pictures a second from the end of the first shard to that of the last, so without the start."""
+    """Return images a second from the end of the first shard to that of the last, so without the start."""
     if len(finished) < 2:
         return None
     seconds = finished[-1][0] - finished[0][0]

@@ -1,7 +1,7 @@
 """Score a split again under every condition of `data/corruptions.py`: decode once, make conditions, explain, measure.
 
-The pictures go through the decoder, the actors and the engine of jobs/explain.py, so the condition `as_it_is` is what
-that job says of them. A block holds few pictures under all conditions, and pixels never reach the driver.
+The images go through the decoder, the actors and the engine of jobs/explain.py, so the condition `as_it_is` is what
+that job says of them. A block holds few images under all conditions, and pixels never reach the driver.
 """
 
 import time
@@ -19,7 +19,7 @@ import ray
 import ray.data
 
 from pneumo_ray import storage
-from pneumo_ray.console import duration, progress, say
+from pneumo_ray.console import duration, log, progress
 from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError, ManifestError
@@ -31,12 +31,12 @@ from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_datas
 from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
-from pneumo_ray.score.explainer import ScoringModel, take_apart
-from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_pictures
+from pneumo_ray.score.explainer import ModelPayload, take_apart
+from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
 from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
 
-MAX_PICTURES = 16
-"""Pictures of one block at most."""
+MAX_IMAGES = 16
+"""Images of one block at most."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class _Plan:
     """What every worker is told."""
 
     rows: pa.Table
-    """The list of pictures (`score/source.py`), with `label` and `patient_id`."""
+    """The list of images (`score/source.py`), with `label` and `patient_id`."""
     at_once: int
-    model: ScoringModel
+    model: ModelPayload
     config: ExplainConfig
     compiled: bool
 
@@ -62,16 +62,16 @@ def measure_robustness(
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto",
     scale: ScoringScale | None = None,
 ) -> dict[str, Any]:
-    """Score the labelled pictures of a split under all conditions and measure them. Needs a running Ray.
+    """Score the labelled images of a split under all conditions and measure them. Needs a running Ray.
 
-    Writes `robustness.parquet` (a row for every picture and condition), `robustness.json` and `robustness.csv`.
+    Writes `robustness.parquet` (a row for every image and condition), `robustness.json` and `robustness.csv`.
 
     Args:
         model: folder of the model that jobs/train.py wrote.
         manifest: manifest.parquet of the archive. Its columns lung_x0, lung_y0, lung_x1, lung_y1, where it has them,
-            are the lungs that are blackened; a picture without them has `CENTRAL_BOX`.
+            are the lungs that are blackened; an image without them has `CENTRAL_BOX`.
         out: folder of the three files; older ones are replaced.
-        split: train, val, test, or all for every labelled picture.
+        split: train, val, test, or all for every labelled image.
         passes: Monte Carlo passes; None as in jobs/explain.py.
         seed: of dropout masks, of noise and sides, and of the bootstrap.
         amp: precision of the network.
@@ -97,14 +97,14 @@ def measure_robustness(
     storage.require_writable(out)
     plan = _Plan(
         rows=rows,
-        at_once=max(1, min(MAX_PICTURES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
+        at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
         model=take_apart(bundle, config),
         config=config,
         compiled=worth_compiling(config, bundle, len(rows) * len(CONDITIONS)),
     )
     boxed = len(rows) - rows["box"].null_count
-    say(
-        f"{len(rows):,} labelled pictures of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes; lung boxes: "
+    log(
+        f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes; lung boxes: "
         f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
     )
     started = time.monotonic()
@@ -141,24 +141,24 @@ def measure_robustness(
     }
     storage.write_json(numbers, storage.join(out, "robustness.json"), allow_nan=False)
     storage.write_csv(condition_rows(records), storage.join(out, "robustness.csv"))
-    say(f"robustness: {summary_line(records, baseline)}")
+    log(f"robustness: {summary_line(records, baseline)}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in failures.items())
-    say(
+    log(
         f"wrote robustness.json, robustness.csv and {len(scored):,} rows of robustness.parquet to {out}; "
-        f"{numbers['failed']:,} pictures failed{f' ({kinds})' if kinds else ''}; {duration(seconds)}"
+        f"{numbers['failed']:,} images failed{f' ({kinds})' if kinds else ''}; {duration(seconds)}"
     )
     return numbers
 
 
 def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Any, split: str) -> pa.Table:
-    """Return the list of the labelled pictures of a split, those that preparing could not read included.
+    """Return the list of the labelled images of a split, those that preparing could not read included.
 
     Raises:
         ManifestError: if there are none.
     """
     assert config.manifest is not None
     boxes = all(name in table.column_names for name in LUNG_COLUMNS)
-    rows = manifest_pictures(config.manifest, preprocessing, boxes=boxes)
+    rows = manifest_images(config.manifest, preprocessing, boxes=boxes)
     for name in ("label", "patient_id"):
         rows = rows.append_column(name, table[name].cast(SCHEMA.field(name).type))
     chosen = pc.is_valid(table["label"])
@@ -167,7 +167,7 @@ def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Any, split:
     rows = rows.filter(chosen)
     if not len(rows):
         raise ManifestError(
-            f"manifest {config.manifest} has no labelled pictures in {_name(split)}; choose another --split, or bring labels "
+            f"manifest {config.manifest} has no labelled images in {_name(split)}; choose another --split, or bring labels "
             "with jobs/prepare.py --labels"
         )
     return rows.combine_chunks()
@@ -180,7 +180,7 @@ def _name(split: str) -> str:
 def _score(plan: _Plan, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
     if plan.compiled:
-        say("the network is compiled first, which takes a while and comes back")
+        log("the network is compiled first, which takes a while and comes back")
     shared = ray.put(plan)
     blocks = -(-len(plan.rows) // plan.at_once)
     dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
@@ -197,7 +197,7 @@ def _score(plan: _Plan, actors: ActorShares) -> pa.Table:
 
 
 def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
-    """Decode a few pictures and yield them under each condition, with the columns of `load_shard` and of the row."""
+    """Decode a few images and yield them under each condition, with the columns of `load_shard` and of the row."""
     cv2.setNumThreads(1)
     plan: _Plan = fetch_once(shared)
     size = plan.model.preprocessing.image_size
@@ -206,14 +206,14 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
         loaded = load_shard(rows, int(block), plan.model.preprocessing, careful=is_retry())
         loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
         names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
-        pictures = [
+        images = [
             None if raw is None else np.frombuffer(raw, np.uint8).reshape(size, size)
             for raw in loaded["pixels"].to_pylist()
         ]
         for condition in CONDITIONS:
             made = [
-                None if picture is None else apply_condition(picture, condition, name, plan.config.seed, box).tobytes()
-                for picture, name, box in zip(pictures, names, boxes, strict=True)
+                None if image is None else apply_condition(image, condition, name, plan.config.seed, box).tobytes()
+                for image, name, box in zip(images, names, boxes, strict=True)
             ]
             yield pa.table(
                 {
@@ -226,7 +226,7 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
 
 
 class _ConditionActor:
-    """Holds the model; turns pictures under conditions into rows of `SCHEMA`."""
+    """Holds the model; turns images under conditions into rows of `SCHEMA`."""
 
     def __init__(self, shared: Any, threads: int) -> None:
         plan: _Plan = ray.get(shared)
@@ -241,7 +241,7 @@ class _ConditionActor:
 
 
 def _failures(scored: pa.Table) -> dict[str, int]:
-    """Count the pictures that failed under any condition, by `stage: kind`."""
+    """Count the images that failed under any condition, by `stage: kind`."""
     failed = scored.filter(pc.equal(scored["status"], "failed"))
     columns = (failed[name].to_pylist() for name in ("image_id", "error_stage", "error"))
     kinds = {image_id: f"{stage}: {error.split(':', 1)[0]}" for image_id, stage, error in zip(*columns, strict=True)}

@@ -122,7 +122,7 @@ class ScoreFacts:
         explained: dict[str, np.ndarray],
         precision: str = "float32",
     ) -> pa.Table:
-        """Return the rows of some pictures, in order.
+        """Return the rows of some images, in order.
 
         Args:
             image_ids: n names.
@@ -157,9 +157,9 @@ class ScoreFacts:
 
 
 def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tensor | None) -> dict[str, np.ndarray]:
-    """Turn an explanation of B pictures into columns of B values.
+    """Turn an explanation of B images into columns of B values.
 
-    `refer` marks pictures whose decision the passes do not agree on: the threshold lies within `refer_z` standard
+    `refer` marks images whose decision the passes do not agree on: the threshold lies within `refer_z` standard
     deviations of the mean logit.
 
     Args:

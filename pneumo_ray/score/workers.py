@@ -19,7 +19,7 @@ from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.ray_cluster import available_cpus, fetch_once, is_retry, map_actors, range_dataset, wait_for_scoring
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
-from pneumo_ray.score.explainer import Explainer, ScoringModel
+from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import part_name
 
@@ -29,7 +29,7 @@ class Plan:
     """What every worker of a job is told."""
 
     source: Source
-    model: ScoringModel
+    model: ModelPayload
     config: ExplainConfig
     out: str
     compiled: bool
@@ -93,7 +93,7 @@ def decoding_cpus(actors: ActorShares) -> float:
 
 
 def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
-    """Run a dataset of explained pictures and yield its blocks.
+    """Run a dataset of explained images and yield its blocks.
 
     Raises:
         WorkersDiedError: if a process that held the model died.
@@ -107,7 +107,7 @@ def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
         ) from error
 
 
-def open_explainer(model: ScoringModel, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
+def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
     """Return the model on this actor's device."""
     device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
     if device.type == "cpu":
@@ -118,7 +118,7 @@ def open_explainer(model: ScoringModel, config: ExplainConfig, threads: int, *, 
 
 
 def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
-    """Return the scores of decoded pictures, a row each, in the schema of the scores.
+    """Return the scores of decoded images, a row each, in the schema of the scores.
 
     Args:
         explainer: what scores them.

@@ -16,11 +16,11 @@ def _require(holds: bool, sentence: str) -> None:
 
 
 @dataclass(frozen=True)
-class ImageConfig:
+class DataConfig:
     """What the network sees."""
 
     image_size: int = 224
-    """Rows and columns of the network's input, in pixels; pictures are resized to 8/7 of it and cropped."""
+    """Rows and columns of the network's input, in pixels; images are resized to 8/7 of it and cropped."""
 
     def __post_init__(self) -> None:
         _require(
@@ -72,7 +72,7 @@ class ScalingConfig:
     gpus_per_worker: float = 1.0
     """GPUs of a worker, with use-gpu; a fraction lets several trials of a study share one GPU."""
     cpus_per_worker: float = 0.0
-    """Logical CPUs that a worker reserves; 0 chooses such that one whole CPU is left to prepare the pictures."""
+    """Logical CPUs that a worker reserves; 0 chooses such that one whole CPU is left to prepare the images."""
     threads_per_worker: int = 0
     """Threads that compute in a worker without a GPU; 0 shares the machine's cores among its workers."""
     wait_seconds: float = 30.0
@@ -127,7 +127,7 @@ class TrainConfig:
     out: str
     """Folder of the run: model/, history.jsonl, state/, curves.png."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: ImageConfig = field(default_factory=ImageConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     operating_point: OperatingPointConfig = field(default_factory=OperatingPointConfig)
@@ -147,7 +147,7 @@ class TrainConfig:
     allow_leakage: bool = False
     """Train on a manifest in which a patient stands in two splits."""
     permute_labels: bool = False
-    """Give the pictures each other's labels: a model for the label randomisation test of maps, and for nothing else."""
+    """Give the images each other's labels: a model for the label randomisation test of maps, and for nothing else."""
     mlflow: bool = False
     """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
 

@@ -16,7 +16,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_flat, as_plain, flatten
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cache_of, load_training_rows
@@ -46,7 +46,7 @@ class Place:
     monitor: Monitor
     """Hears of progress instead of the terminal."""
     reserved: PlacementGroup | None
-    """Where the pictures are prepared."""
+    """Where the images are prepared."""
     in_process: bool
     """Train in the process that calls, which is then the only worker."""
     tell: Callable[[dict[str, Any]], None] | None = None
@@ -69,7 +69,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         refuse_leakage(manifest)
     if config.permute_labels:
         train, val = permute_labels(train, config.seed), permute_labels(val, config.seed)
-        say("warning: --permute-labels: the labels are random, and so is what this model will say of anybody")
+        log("warning: --permute-labels: the labels are random, and so is what this model will say of anybody")
     if "copy_of" in manifest.column_names and config.balance in ("copies", "paper"):
         raise ConfigError(
             f"the manifest already holds written copies, which --balance {config.balance} would double; use --balance none, sampler or pos-weight"
@@ -81,7 +81,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
     identity = _identity(config, manifest)
     state = _refuse_other_run(config, folder, identity)
     if state is not None and _is_finished(config, state) and is_written(config, folder.out, state):
-        say(
+        log(
             f"{folder.out} is finished: {state.epoch} epochs, best {state.best_epoch}; nothing to do (raise --epochs or choose another --out)"
         )
         return read_result(folder.out, state)
@@ -110,7 +110,7 @@ def _fit(
         initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
         folder.write(as_plain(config))
         if state is not None:
-            say(f"continuing after epoch {state.epoch}")
+            log(f"continuing after epoch {state.epoch}")
         state = _train(config, run, _source(config, train, val), initial, identity, place)
     write_results(config, run, state, manifest)
     return read_result(run, state)
@@ -249,12 +249,12 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str
 def _announce(config: TrainConfig, train: pa.Table, val: pa.Table) -> None:
     labels = train["label"].to_numpy()
     odds = effective_odds(labels, config.balance)
-    say(
+    log(
         f"training {config.model.arch} at {config.data.image_size} px on {len(train):,} images ({int((labels == 0).sum()):,} normal), "
         f"validating on {len(val):,}; balance {config.balance}: odds of pneumonia in the loss {odds:.2f}"
     )
     if config.balance == "paper":
-        say(
+        log(
             "warning: --balance paper corrects the class imbalance three times over, so the model will underestimate pneumonia; "
             "copies, sampler or pos-weight alone correct it once"
         )

@@ -101,7 +101,7 @@ def _train(job: WorkerJob) -> None:
         learner.restore(state)
     else:
         state = learner.fresh_state()
-    # The process of a trial goes on to the next: its logs and its stream of pictures must not outlive the run.
+    # The process of a trial goes on to the next: its logs and its stream of images must not outlive the run.
     with closing(_tickets(schedule, first_epoch, rank)) as tickets, ExitStack() as open_logs:
         trackers = Trackers(job.run, config, state.history) if rank == 0 else None
         if trackers is not None:

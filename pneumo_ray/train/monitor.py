@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pneumo_ray.console import QUIET_SECONDS, bar, duration, say
+from pneumo_ray.console import QUIET_SECONDS, bar, duration, log
 from pneumo_ray.errors import PneumoError
 
 
@@ -142,14 +142,14 @@ def followed(monitor: Monitor, epochs: int, tell: Callable[[dict[str, Any]], Non
                 ending = finished.wait(0.5)
                 (epoch, step, steps), records = monitor.news(heard)
                 for record in records:
-                    tell(record) if tell else say(epoch_line(record, epochs))
+                    tell(record) if tell else log(epoch_line(record, epochs))
                     last_line = time.monotonic()
                 heard += len(records)
                 if shown and task is not None and steps:
                     shown.update(task, description=f"epoch {epoch + 1}/{epochs}", completed=step, total=steps)
                 elif not terminal and time.monotonic() - last_line >= QUIET_SECONDS:
                     last_line = time.monotonic()
-                    say(f"epoch {epoch + 1:>3}/{epochs}  step {step} of {steps}" if steps else "starting the workers")
+                    log(f"epoch {epoch + 1:>3}/{epochs}  step {step} of {steps}" if steps else "starting the workers")
                 if ending:
                     return
 

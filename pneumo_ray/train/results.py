@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
-from pneumo_ray.console import duration, say
+from pneumo_ray.console import duration, log
 from pneumo_ray.evaluate.calibration import tells_nothing
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
@@ -38,7 +38,7 @@ class FitResult:
 
 
 def preprocessing(config: TrainConfig) -> Preprocessing:
-    """Return how pictures become the network's input in this run."""
+    """Return how images become the network's input in this run."""
     return Preprocessing(image_size=config.data.image_size, resize_size=base_size(config.data.image_size))
 
 
@@ -47,7 +47,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     logits, labels = state.applied_logits, state.labels
     calibration, prob = calibrated(logits, labels)
     if tells_nothing(calibration, logits):
-        say(
+        log(
             "warning: on validation the network is no better than chance, so its calibrated probabilities are all near the "
             "share of pneumonia there"
         )
@@ -67,12 +67,12 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
         operating_point=point.to_dict(),
         provenance=_provenance(config, state, manifest, metrics),
     )
-    say(
+    log(
         f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
         f"temperature {calibration.temperature:.2f}, intercept {calibration.intercept:+.2f}, threshold {point.threshold:.3f} ({point.rule}), "
         f"{duration(sum(record['seconds'] for record in state.history))} of training"
     )
-    say(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
+    log(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
 
 
 def read_result(run: str, state: TrainState) -> FitResult:

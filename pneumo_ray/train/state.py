@@ -1,4 +1,4 @@
-"""What a run needs to continue exactly: one file an epoch, written whole or not at all.
+"""What a run needs to continue exactly: one file per epoch, written whole or not at all.
 
 Ray Train's own checkpoints are registered by a controller that polls, so a worker that dies just after reporting can
 leave one that nobody knows of. Here the file's name is the truth: the highest epoch in `state/` is where the run is.
@@ -46,7 +46,7 @@ class TrainState:
     identity: dict[str, Any]
     """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One record an epoch, as in history.jsonl."""
+    """One record per epoch, as in history.jsonl."""
 
     @property
     def applied_logits(self) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from rich import box, get_console
 from rich.live import Live
 from rich.table import Table
 
-from pneumo_ray.console import QUIET_SECONDS, duration, say
+from pneumo_ray.console import QUIET_SECONDS, duration, log
 from pneumo_ray.tune.study import Study, Trial
 
 
@@ -67,7 +67,7 @@ class Board(tune.Callback):
         row["status"] = status
         if not sys.stdout.isatty():
             over = sum(row["status"] != "running" for row in self._rows.values())
-            say(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
+            log(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
 
     def _numbers(self, row: dict[str, Any]) -> str:
         if "epoch" not in row:
@@ -95,7 +95,7 @@ class Board(tune.Callback):
         def speak() -> None:
             while not over.wait(QUIET_SECONDS):
                 running = {name: row for name, row in self._rows.items() if row["status"] == "running"}
-                say(
+                log(
                     "; ".join(f"{name}{self._numbers(row)}" for name, row in running.items())
                     or "waiting for the cluster"
                 )

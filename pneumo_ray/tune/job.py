@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from pneumo_ray.config import as_plain, flatten
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.cpu_shares import TrialShares, share_trials
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
@@ -83,12 +83,12 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         share = _begin(folder, config, study, base, fingerprint(manifest), len(trials))
         left = [trial for trial in trials if read_record(_folder(base, trial)) is None]
         done = len(trials) - len(left)
-        say(
+        log(
             f"study {study.name} ({study.varies}): {len(trials)} trials of at most {base.epochs} epochs"
             f"{f', {done} of them done before' if done else ''}"
         )
         if left:
-            # Pictures are decoded once and not once a trial. Results name the manifest that was given.
+            # Images are decoded once and not once a trial. Results name the manifest that was given.
             shared = replace(base, manifest=cached_manifest(base.manifest, manifest, base.data.image_size, out))
             _run(config, study, base, shared, share, left, _records(base, trials))
         records = _records(base, trials)
@@ -142,7 +142,7 @@ def _run(
     left: list[Trial],
     past: list[dict[str, Any]],
 ) -> None:
-    say(
+    log(
         f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) a trial"
     )
     scheduler: Any = FIFOScheduler()

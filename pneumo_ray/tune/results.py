@@ -1,4 +1,4 @@
-"""What a study leaves: one row a trial, the arms compared, and the config of the best, all judged on validation only."""
+"""What a study leaves: one row per trial, the arms compared, and the config of the best, all judged on validation only."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.config import save_config
-from pneumo_ray.console import say
+from pneumo_ray.console import log
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.validation import SELECTED_BY
@@ -47,19 +47,19 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
         text = ablation_markdown(study, base, records, figures)
         storage.write_bytes(storage.join(out, "ablation.md"), text.encode())
         written.append("ablation.md")
-        say(text)
+        log(text)
     if (best := best_record(study, records)) is not None:
         trial = Trial("best", best["arm"], best["settings"], best["seed"] if study.is_search else base.seed)
         # Its folder is one of its own: jobs/train.py --config best.json trains the winner again.
         save_config(configure(base, trial), storage.join(out, "best.json"))
         written.append("best.json")
-        say(f"best on validation, by {SELECTED_BY}: {best['arm']} {json.dumps(best['settings'])}")
+        log(f"best on validation, by {SELECTED_BY}: {best['arm']} {json.dumps(best['settings'])}")
     unfinished = [f"{r['name']} {r['status']}: {r['reason']}" for r in records if r["status"] in ("diverged", "failed")]
     for line in unfinished:
-        say(f"  {line}")
+        log(f"  {line}")
     if unfinished:
-        say("remove the folder of such a trial to run it again")
-    say(f"wrote {', '.join(written)} to {out}")
+        log("remove the folder of such a trial to run it again")
+    log(f"wrote {', '.join(written)} to {out}")
 
 
 def study_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def run_trial(
     Args:
         job: what the process was told.
         trial: which one.
-        reserved: where its pictures are prepared.
+        reserved: where its images are prepared.
         tell: takes the record of every epoch.
         ended: set where the trial is to end early.
     """

@@ -15,12 +15,12 @@ def requests() -> dict[str, int]:
     return {what: int(count) for what, count, _ in rows[2:]}
 
 
-def test_a_picture_costs_two_requests_whatever_its_size(requests):
-    assert requests["read a picture of 8 kB"] == requests["read a picture of 500 kB"] == 2
+def test_a_image_costs_two_requests_whatever_its_size(requests):
+    assert requests["read an image of 8 kB"] == requests["read an image of 500 kB"] == 2
 
 
 def test_a_folder_of_up_to_a_thousand_is_listed_by_one_request_beside_its_root(requests):
-    assert requests["list a folder of 30 pictures"] <= 3
+    assert requests["list a folder of 30 images"] <= 3
 
 
 def test_the_footer_of_the_list_is_asked_for_with_the_first_shard_alone(requests):
@@ -35,5 +35,5 @@ def test_a_part_file_costs_six_requests_to_write_and_three_to_read(requests):
 
 def test_small_members_of_a_tar_file_share_requests_and_large_ones_do_not(requests):
     found = {what: count for what, count in requests.items() if what.startswith("list a tar file")}
-    assert found["list a tar file of 1,000 pictures of 8 kB"] < 100
-    assert found["list a tar file of 40 pictures of 500 kB"] > 40
+    assert found["list a tar file of 1,000 images of 8 kB"] < 100
+    assert found["list a tar file of 40 images of 500 kB"] > 40

@@ -1,4 +1,4 @@
-"""The measurements at scale, on a few hundred pictures: that each step does all of its work, not how long it takes."""
+"""The measurements at scale, on a few hundred images: that each step does all of its work, not how long it takes."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_a_measurement_is_of_a_process_that_begins_with_its_imports_alone(found)
     assert 20 < found["measured"]["first"].peak_mb < 1000
 
 
-def test_listings_of_a_tree_and_of_a_tar_file_find_every_picture(found):
+def test_listings_of_a_tree_and_of_a_tar_file_find_every_image(found):
     assert [found[step]["listed"] for step in ("list-tree", "list-tar", "held", "job-list")] == [N] * 4
 
 
@@ -43,14 +43,14 @@ def test_the_summary_and_the_evaluation_count_every_row(found):
     assert report.stat().st_size > 100_000
 
 
-def test_every_slot_of_an_epoch_and_every_validation_picture_is_in_one_ticket(found):
+def test_every_slot_of_an_epoch_and_every_validation_image_is_in_one_ticket(found):
     assert found["tickets"]["train"] == found["tickets"]["slots"] > found["training-rows"]["train"]
     assert found["tickets"]["val"] == found["training-rows"]["val"] > 0
     assert found["plans"]["slots"] == 30 * found["tickets"]["slots"]
 
 
 def test_the_audit_sees_the_copies_and_the_patients_that_were_drawn(found):
-    """One in 200 is the copy of the picture two places before it, which is of the patient before."""
+    """One in 200 is the copy of the image two places before it, which is of the patient before."""
     assert found["audit"]["patients"] == N // 2
     assert found["audit"]["duplicates"]["surplus_images"] == N // 200
     assert found["audit"]["num_patients_in_several_splits"] == 0

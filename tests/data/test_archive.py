@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from pneumo_ray.data import archive
-from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
+from pneumo_ray.data.archive import ListingCount, list_archives, read_image
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError
 
@@ -23,7 +23,7 @@ def write_tar(path, members: dict[str, bytes], mode="w") -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_a_folder_lists_its_pictures_in_order_and_counts_the_rest(tmp_path):
+def test_a_folder_lists_its_images_in_order_and_counts_the_rest(tmp_path):
     for name in (
         "b/2.jpg",
         "b/1.JPEG",
@@ -47,7 +47,7 @@ def test_any_name_is_listed_once_and_can_be_read(tmp_path, name):
     (tmp_path / name).write_bytes(b"content")
     (entry,) = list_archives([str(tmp_path)])
     assert entry.image_id == name
-    assert read_picture(entry.uri, entry.member) == b"content"
+    assert read_image(entry.uri, entry.member) == b"content"
 
 
 def test_a_name_that_is_not_utf8_is_listed_and_can_be_read(tmp_path):
@@ -55,10 +55,10 @@ def test_a_name_that_is_not_utf8_is_listed_and_can_be_read(tmp_path):
         file.write(b"content")
     (entry,) = list_archives([str(tmp_path)])
     entry.image_id.encode("utf-8")
-    assert read_picture(entry.uri, entry.member) == b"content"
+    assert read_image(entry.uri, entry.member) == b"content"
 
 
-def test_links_never_list_a_picture_twice_and_a_loop_of_links_is_one_entry(tmp_path):
+def test_links_never_list_a_image_twice_and_a_loop_of_links_is_one_entry(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     (tmp_path / "again").symlink_to(tmp_path / "a")
@@ -67,7 +67,7 @@ def test_links_never_list_a_picture_twice_and_a_loop_of_links_is_one_entry(tmp_p
     assert ids(tmp_path) == ["a/1.jpg", "loop.jpg"]
     loop = next(entry for entry in list_archives([str(tmp_path)]) if entry.image_id == "loop.jpg")
     with pytest.raises(OSError, match="symbolic links"):
-        read_picture(loop.uri, None)
+        read_image(loop.uri, None)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_members_of_a_tar_file_are_read_in_place(tmp_path, name, mode):
     write_tar(tmp_path / name, {"train/NORMAL/1.jpg": b"one", "../../evil.jpg": b"two", "readme.txt": b"no"}, mode)
     entries = list(list_archives([str(tmp_path / name)]))
     assert [entry.image_id for entry in entries] == ["train/NORMAL/1.jpg", "../../evil.jpg"]
-    assert [read_picture(e.uri, e.member) for e in reversed(entries)] == [b"two", b"one"]
+    assert [read_image(e.uri, e.member) for e in reversed(entries)] == [b"two", b"one"]
     assert sorted(os.listdir(tmp_path)) == [name]
     assert not (tmp_path.parent.parent / "evil.jpg").exists()
 
@@ -88,10 +88,10 @@ def test_members_of_a_zip_file_inside_a_folder(tmp_path):
         pack.writestr("__MACOSX/a/._1.jpg", b"no")
     (entry,) = list_archives([str(tmp_path)])
     assert entry.image_id == "x.zip/a/1.jpg"
-    assert read_picture(entry.uri, entry.member) == b"one"
+    assert read_image(entry.uri, entry.member) == b"one"
 
 
-def test_two_members_of_one_name_are_two_pictures(tmp_path):
+def test_two_members_of_one_name_are_two_images(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for data in (b"first", b"second"):
             info = tarfile.TarInfo("1.jpg")
@@ -99,7 +99,7 @@ def test_two_members_of_one_name_are_two_pictures(tmp_path):
             tar.addfile(info, io.BytesIO(data))
     entries = list(list_archives([str(tmp_path / "x.tar")]))
     assert len({entry.image_id for entry in entries}) == 2
-    assert [read_picture(e.uri, e.member) for e in entries] == [b"first", b"second"]
+    assert [read_image(e.uri, e.member) for e in entries] == [b"first", b"second"]
 
 
 def test_a_broken_archive_keeps_its_good_members_and_says_that_it_breaks_off(tmp_path):
@@ -125,7 +125,7 @@ def test_a_missing_archive_and_an_empty_file_are_named(tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"")
     (entry,) = list_archives([str(tmp_path)])
     with pytest.raises(EmptyFileError):
-        read_picture(entry.uri, entry.member)
+        read_image(entry.uri, entry.member)
 
 
 def test_links_in_a_tar_file_lead_to_its_own_members_or_fail(tmp_path):
@@ -147,10 +147,10 @@ def test_links_in_a_tar_file_lead_to_its_own_members_or_fail(tmp_path):
             tar.addfile(info)
     entries = {entry.image_id: entry for entry in list_archives([str(tmp_path / "a.tar")])}
     for name in ("real.jpg", "hard.jpg", "soft.jpg"):
-        assert read_picture(entries[name].uri, name) == b"content"
+        assert read_image(entries[name].uri, name) == b"content"
     for name in set(entries) - {"real.jpg", "hard.jpg", "soft.jpg"}:
         with pytest.raises(ArchiveError):
-            read_picture(entries[name].uri, name)
+            read_image(entries[name].uri, name)
     assert len(entries) == 9
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "secret.jpg"]
 
@@ -161,7 +161,7 @@ def test_a_member_of_a_zip_file_that_climbs_is_read_in_place(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "in" / "x.zip", "w") as pack:
         pack.writestr(name, b"content")
     (entry,) = list_archives([str(tmp_path / "in" / "x.zip")])
-    assert read_picture(entry.uri, entry.member) == b"content"
+    assert read_image(entry.uri, entry.member) == b"content"
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["in", "x.zip"]
 
 
@@ -186,12 +186,12 @@ def test_a_member_is_read_up_to_the_limit_and_refused_above(tmp_path, monkeypatc
                 pack.writestr(member, data)
     else:
         write_tar(tmp_path / name, members, "w:gz")
-    assert read_picture(str(tmp_path / name), "fits.jpg") == members["fits.jpg"]
+    assert read_image(str(tmp_path / name), "fits.jpg") == members["fits.jpg"]
     with pytest.raises(ImageTooLargeError, match="3 MiB"):
-        read_picture(str(tmp_path / name), "bomb.jpg")
+        read_image(str(tmp_path / name), "bomb.jpg")
 
 
-def test_a_member_without_a_name_is_a_picture_all_the_same(tmp_path):
+def test_a_member_without_a_name_is_a_image_all_the_same(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as pack:
         pack.writestr("n", b"one")
     data = bytearray((tmp_path / "x.zip").read_bytes())
@@ -204,7 +204,7 @@ def test_a_member_without_a_name_is_a_picture_all_the_same(tmp_path):
     (tmp_path / "x.zip").write_bytes(data)
     (entry,) = list_archives([str(tmp_path / "x.zip")])
     assert entry.image_id == "unnamed"
-    assert read_picture(entry.uri, entry.member) == b"one"
+    assert read_image(entry.uri, entry.member) == b"one"
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tar.xz"])
@@ -218,7 +218,7 @@ def test_a_header_that_claims_more_than_any_memory_breaks_the_archive_off(tmp_pa
         tar.addfile(member, io.BytesIO(b"one"))
         tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))
     good, bad = list_archives([str(tmp_path / name)])
-    assert read_picture(good.uri, good.member) == b"one"
+    assert read_image(good.uri, good.member) == b"one"
     assert bad.error.startswith("the archive breaks off: ")
     assert not bad.error.endswith(": ")
 

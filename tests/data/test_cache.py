@@ -4,13 +4,13 @@ from pneumo_ray.data import cache
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
 
 
-def pictures(n: int, size: int, seed: int = 0) -> list:
+def images(n: int, size: int, seed: int = 0) -> list:
     rng = np.random.default_rng(seed)
     return [((f"{seed}-{i:064x}"[:64], i % 2), rng.integers(0, 256, (size, size)).astype(np.uint8)) for i in range(n)]
 
 
-def test_pictures_come_back_in_any_order(tmp_path):
-    made = pictures(7, 16)
+def test_images_come_back_in_any_order(tmp_path):
+    made = images(7, 16)
     name = write_shard(str(tmp_path), 16, made)
     order = [6, 0, 3, 3]
     read = read_cached(str(tmp_path), 16, [name] * 4, order)
@@ -18,7 +18,7 @@ def test_pictures_come_back_in_any_order(tmp_path):
 
 
 def test_a_scan_finds_every_key_and_passes_over_damage(tmp_path):
-    first, second = pictures(3, 16, 1), pictures(4, 16, 2)
+    first, second = images(3, 16, 1), images(4, 16, 2)
     names = [write_shard(str(tmp_path), 16, first), write_shard(str(tmp_path), 16, second)]
     (tmp_path / "half.arrow").write_bytes((tmp_path / names[0]).read_bytes()[:700])
     (tmp_path / "x.arrow.1234.tmp").write_bytes(b"left behind")
@@ -32,14 +32,14 @@ def test_a_scan_finds_every_key_and_passes_over_damage(tmp_path):
 
 
 def test_shards_of_another_size_or_decoder_are_not_used(tmp_path, monkeypatch):
-    write_shard(str(tmp_path), 16, pictures(2, 16))
+    write_shard(str(tmp_path), 16, images(2, 16))
     assert scan_cache(str(tmp_path), 32) == {}
     monkeypatch.setattr(cache, "DECODE_VERSION", b"next")
     assert scan_cache(str(tmp_path), 16) == {}
 
 
 def test_the_name_of_a_shard_follows_from_its_keys(tmp_path):
-    made = pictures(3, 8)
+    made = images(3, 8)
     assert write_shard(str(tmp_path), 8, made) == write_shard(str(tmp_path), 8, made)
     assert write_shard(str(tmp_path), 8, made[:2]) != write_shard(str(tmp_path), 8, made)
     assert len(list(tmp_path.iterdir())) == 2

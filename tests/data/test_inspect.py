@@ -15,8 +15,8 @@ from pneumo_ray.images.decode import decode_image
 
 
 def jpeg(seed: int = 0, size: int = 300) -> bytes:
-    picture = np.random.default_rng(seed).integers(0, 256, (20, 20)).astype(np.uint8)
-    return cv2.imencode(".jpg", cv2.resize(picture, (size, size)))[1].tobytes()
+    image = np.random.default_rng(seed).integers(0, 256, (20, 20)).astype(np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(image, (size, size)))[1].tobytes()
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_file_that_vanished_is_a_failed_row(tmp_path):
     assert row["error"] == "unreadable: No such file or directory"
 
 
-def test_the_cache_holds_the_resized_picture_once_for_equal_files(archive, tmp_path):
+def test_the_cache_holds_the_resized_image_once_for_equal_files(archive, tmp_path):
     config = InspectConfig(size=64, cache_folder=cache_folder(str(tmp_path / "run"), 64))
     rows = inspected(archive, config)
     ok = [r for r in rows if r["status"] == "ok"]

@@ -78,7 +78,7 @@ def labelled(rows: pa.Table, path) -> pa.Table:
     return apply_labels(rows, read_labels(str(path)), str(path))
 
 
-def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
+def test_labels_name_images_by_id_or_by_unique_file_name(tmp_path):
     (tmp_path / "l.csv").write_text("image_id,label,patient_id,age\na/0.jpg,normal,p1,3\n2.jpg,1,p2,\n")
     merged = labelled(table(label=[1, 1, None], subtype=["virus"] * 3), tmp_path / "l.csv")
     assert merged["label"].to_pylist() == [0, 1, 1]
@@ -90,7 +90,7 @@ def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image_id,label\nzz.jpg,1\n", "names 1 picture.*'zz.jpg'"),
+        ("image_id,label\nzz.jpg,1\n", "names 1 image.*'zz.jpg'"),
         ("image_id,label\na/0.jpg,1\n0.jpg,1\n", "more than once"),
         ("image_id,label\na/0.jpg,perhaps\n", "label 'perhaps'"),
         ("file,label\na/0.jpg,1\n", "no column image_id"),

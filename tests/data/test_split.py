@@ -168,7 +168,7 @@ def test_protocols_of_folders_need_folders(protocol):
         assign_splits(manifest([r | {"split": None} for r in kermany_like()]), protocol, 0)
 
 
-def test_permuted_labels_keep_the_counts_and_lose_the_pictures():
+def test_permuted_labels_keep_the_counts_and_lose_the_images():
     rows = pa.table({"image_id": [str(i) for i in range(1000)], "label": pa.array([0] * 300 + [1] * 700, pa.int8())})
     permuted = permute_labels(rows, 0)
     assert sum(permuted["label"].to_pylist()) == 700

@@ -1,4 +1,4 @@
-"""Scores and manifests as files, drawn from a known distribution, with pictures behind them where a test wants some."""
+"""Scores and manifests as files, drawn from a known distribution, with images behind them where a test wants some."""
 
 import json
 from collections.abc import Callable
@@ -50,13 +50,13 @@ def _write_scores(folder: Path, logit: np.ndarray, run: dict | None = None, name
 
 
 def _write_truth(
-    path: Path, label: np.ndarray, n: int = N, names: list[str] | None = None, pictures: Path | None = None, **columns
+    path: Path, label: np.ndarray, n: int = N, names: list[str] | None = None, images: Path | None = None, **columns
 ):
     ids = names or [f"{i}.jpg" for i in range(n)]
     rows = [
         {
             "image_id": ids[i] if i < n else "bad.jpg",
-            "uri": None if pictures is None else str(pictures / f"{i}.png"),
+            "uri": None if images is None else str(images / f"{i}.png"),
             "label": None if i == n or label[i] < 0 else int(label[i]),
             "split": "test" if i < n else None,
             "subtype": None if i == n else (["bacteria", "virus"][i % 2] if label[i] == 1 else "normal"),
@@ -65,12 +65,12 @@ def _write_truth(
         }
         for i in range(n + 1)
     ]
-    if pictures is not None:
-        pictures.mkdir()
+    if images is not None:
+        images.mkdir()
         rng = np.random.default_rng(2)
         for i in range(n):
             grey = cv2.resize(rng.integers(0, 255, (8, 8), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(pictures / f"{i}.png"), grey)
+            cv2.imwrite(str(images / f"{i}.png"), grey)
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
     for name, values in columns.items():
         table = table.append_column(name, pa.array([*values, None]))
@@ -80,13 +80,13 @@ def _write_truth(
 
 @pytest.fixture(scope="session")
 def write_scores() -> Callable[..., Path]:
-    """Write scores of pictures 0.jpg, 1.jpg, ... (or `names`) and of one failed file; further columns by keyword."""
+    """Write scores of images 0.jpg, 1.jpg, ... (or `names`) and of one failed file; further columns by keyword."""
     return _write_scores
 
 
 @pytest.fixture(scope="session")
 def write_truth() -> Callable[..., Path]:
-    """Write the manifest of the same pictures, two to a patient, with real PNG files in the folder `pictures`."""
+    """Write the manifest of the same images, two to a patient, with real PNG files in the folder `images`."""
     return _write_truth
 
 

@@ -71,7 +71,7 @@ def test_the_threshold_of_flags_comes_from_validation_and_is_applied_to_the_test
     assert (found.num_true_positives, found.num_false_positives) == (100, 100)
 
 
-def test_maps_are_compared_picture_by_picture():
+def test_maps_are_compared_image_by_image():
     rng = np.random.default_rng(0)
     maps = rng.random((20, 7, 7))
     a = scores(maps)

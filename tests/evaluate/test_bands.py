@@ -31,7 +31,7 @@ def test_the_band_is_that_of_patients_drawn_one_by_one():
     np.testing.assert_allclose(np.array(found)[:, 3:], expected[:, 3:], atol=0.03)
 
 
-def test_more_patients_make_a_narrower_band_and_pictures_of_one_patient_do_not():
+def test_more_patients_make_a_narrower_band_and_images_of_one_patient_do_not():
     label, prob = drawn(200)
     one = roc_band(label, prob, range(200), GRID)
     ten_times = [np.tile(values, 10) for values in (label, prob)]

@@ -126,7 +126,7 @@ def test_one_class_leaves_the_areas_undefined_and_still_counts_errors() -> None:
     assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (1, 1)
 
 
-def test_a_single_picture_of_a_class_has_an_area_and_no_error() -> None:
+def test_a_single_image_of_a_class_has_an_area_and_no_error() -> None:
     found = delong(np.array([1, 0, 0]), np.array([0.5, 0.1, 0.7]), np.array([0.9, 0.1, 0.7]))
     assert (found.here, found.baseline, found.difference) == (0.5, 1.0, -0.5)
     assert (found.standard_error, found.interval, found.p) == (None, None, None)
@@ -154,7 +154,7 @@ def test_mcnemars_chi_square_is_that_of_the_textbook() -> None:
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 1), (12, 12), (3, 21), (0, 24)])
-def test_fewer_than_25_discordant_pictures_are_tested_exactly(b: int, c: int) -> None:
+def test_fewer_than_25_discordant_images_are_tested_exactly(b: int, c: int) -> None:
     found = mcnemar(*decisions(b, c))
     assert (found.test, found.p) == ("exact binomial", pytest.approx(binomtest(b, b + c, 0.5).pvalue))
     assert mcnemar(*decisions(b, 25 - b)).test == "chi-square with continuity correction"
@@ -196,8 +196,8 @@ def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
     assert by_patient == pytest.approx(wald, abs=0.1 * (wald[1] - wald[0]))
 
 
-def test_copies_of_a_picture_fool_delong_and_not_the_interval_over_patients() -> None:
-    """Four copies of every picture double DeLong's confidence and say nothing new."""
+def test_copies_of_a_image_fool_delong_and_not_the_interval_over_patients() -> None:
+    """Four copies of every image double DeLong's confidence and say nothing new."""
     label, a, b = drawn(200, seed=6, decimals=4)
     once = compare(scores(a, label), scores(b, label))
     fourfold = [np.repeat(values, 4) for values in (a, b, label, np.arange(200))]
@@ -223,7 +223,7 @@ def test_the_order_of_rows_changes_no_digit() -> None:
     assert compare(turned, shuffled) == compare(first, second)
 
 
-def test_pictures_of_one_set_alone_are_counted_and_left_out() -> None:
+def test_images_of_one_set_alone_are_counted_and_left_out() -> None:
     label, a, b = drawn(40, seed=9)
     names = np.array([f"{i:05d}" for i in range(40)])
     found = compare(
@@ -237,18 +237,18 @@ def test_pictures_of_one_set_alone_are_counted_and_left_out() -> None:
     assert found["auc"]["standard_error"] == pytest.approx(math.sqrt(variance))
 
 
-def test_pictures_without_a_label_are_not_compared() -> None:
+def test_images_without_a_label_are_not_compared() -> None:
     found = compare(scores([0.1, 0.9, 0.5], [0, 1, None]), scores([0.3, 0.7, 0.5], [0, 1, None]))
     assert (found["pictures"], found["only_here"], found["only_baseline"]) == (2, 0, 0)
 
 
 def test_scores_that_cannot_be_compared_are_refused_in_one_sentence() -> None:
     a = scores([0.1, 0.9], [0, 1])
-    with pytest.raises(ManifestError, match=r"no labelled picture in common \(2 here, 3 in the baseline\); give"):
+    with pytest.raises(ManifestError, match=r"no labelled image in common \(2 here, 3 in the baseline\); give"):
         compare(a, scores([0.1] * 3, [0] * 3, names="xyz"))
-    with pytest.raises(ManifestError, match="no labelled picture"):
+    with pytest.raises(ManifestError, match="no labelled image"):
         compare(a, scores([0.1, 0.9], [None, None]))
-    with pytest.raises(ManifestError, match="1 of 2 pictures have another label"):
+    with pytest.raises(ManifestError, match="1 of 2 images have another label"):
         compare(a, scores([0.1, 0.9], [1, 1]))
 
 

@@ -19,7 +19,7 @@ def figure() -> Figure:
     return made
 
 
-def test_the_files_are_a_picture_and_a_drawing_the_same_every_time(tmp_path):
+def test_the_files_are_a_image_and_a_drawing_the_same_every_time(tmp_path):
     save_figure(figure(), str(tmp_path), "one")
     first = (tmp_path / "one.svg").read_bytes()
     save_figure(figure(), str(tmp_path), "one")

@@ -20,7 +20,7 @@ def files(drawn, write_scores, write_truth, tmp_path_factory) -> tuple[str, str]
     """Manifest and scores."""
     folder = tmp_path_factory.mktemp("job")
     scores = write_scores(folder / "scores", drawn[1])
-    return str(write_truth(folder / "m.parquet", drawn[0], pictures=folder / "pictures")), str(scores)
+    return str(write_truth(folder / "m.parquet", drawn[0], images=folder / "pictures")), str(scores)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_every_error_is_listed_whatever_the_page_shows(files, drawn, prob, tmp_p
     residual = [abs(float(row["residual"])) for row in rows]
     assert residual == sorted(residual, reverse=True)
     page = (tmp_path / "report.html").read_text()
-    assert f"{len(wrong)} pictures are misclassified" in page
-    assert "No picture is misclassified" not in page
+    assert f"{len(wrong)} images are misclassified" in page
+    assert "No image is misclassified" not in page
 
 
 def test_the_quality_of_errors_is_that_of_their_files(files, tmp_path):
@@ -56,7 +56,7 @@ def test_numbers_only(files, tmp_path):
     assert names == {"metrics.json", "metrics.csv", "subgroups.csv", "referral.csv", "zones.csv", "failures.csv"}
 
 
-def test_two_models_are_compared_on_the_same_pictures(files, drawn, prob, write_scores, tmp_path, capsys):
+def test_two_models_are_compared_on_the_same_images(files, drawn, prob, write_scores, tmp_path, capsys):
     other = write_scores(tmp_path / "other", 0.5 * drawn[1] + np.random.default_rng(7).normal(size=len(prob)))
     found = write_evaluation(EvaluateConfig(files[0], str(tmp_path / "out"), files[1], baseline=str(other), gallery=0))
     compared = found["comparison"]
@@ -74,7 +74,7 @@ def test_two_models_are_compared_on_the_same_pictures(files, drawn, prob, write_
 
 def measured(manifest: str, **changes) -> dict:
     record = {
-        "condition": "as_it_is", "severity": 0, "description": "the picture as it is", "auc_difference": 0.0,
+        "condition": "as_it_is", "severity": 0, "description": "the image as it is", "auc_difference": 0.0,
         "auc_difference_interval": [0.0, 0.0], "decisions_changed": 0.0,
         "values": dict.fromkeys(("auc", "recall", "specificity", "ece"), 0.5), "intervals": {"auc": [0.4, 0.6]},
     }  # fmt: skip
@@ -103,7 +103,7 @@ def test_robustness_of_this_model_is_in_the_report_and_a_shortcut_is_a_warning(f
     page = (tmp_path / "report.html").read_text()
     assert "0.830 (0.770 to 0.880)" in page
     assert "reaches an AUC of 0.830: the classes differ" in page
-    assert "central part of the picture that holds the heart" in page
+    assert "central part of the image that holds the heart" in page
 
 
 @pytest.mark.parametrize("content", ["[]", "not JSON", "3"])

@@ -10,7 +10,7 @@ from pneumo_ray.evaluate.metrics import BOOTSTRAP_METRICS, bootstrap_intervals
 
 
 def drawn(patients: int = 1500, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """One to four pictures a patient, which are alike; scores with ties."""
+    """One to four images a patient, which are alike; scores with ties."""
     rng = np.random.default_rng(seed)
     of = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
     label = (rng.random(patients) < 0.4).astype(np.int64)[of]
@@ -31,8 +31,8 @@ def test_every_interval_is_the_limit_of_the_bootstrap():
         assert low_closed == pytest.approx(low, abs=0.1 * width), name
 
 
-def test_patients_and_not_pictures_are_the_units():
-    """Every picture ten times over tells nothing new."""
+def test_patients_and_not_images_are_the_units():
+    """Every image ten times over tells nothing new."""
     label, prob, patients = drawn(300)
     once = linearised_intervals(label, prob, 0.45, patients)
     ten_times = linearised_intervals(np.tile(label, 10), np.tile(prob, 10), 0.45, patients * 10)

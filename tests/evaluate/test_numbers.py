@@ -119,7 +119,7 @@ def test_without_labels_the_labelled_parts_are_left_out(write_scores, write_trut
 
 
 @pytest.mark.parametrize("label", [[0], [1], [1] * 30, [0] * 30])
-def test_one_class_or_one_picture_leaves_undefined_what_is_undefined(write_scores, write_truth, tmp_path, label):
+def test_one_class_or_one_image_leaves_undefined_what_is_undefined(write_scores, write_truth, tmp_path, label):
     scores = write_scores(tmp_path / "s", np.linspace(-3, 3, len(label)))
     truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label))
     numbers = write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores), report=False))

@@ -1,4 +1,4 @@
-"""Sharpness and contrast, held against the calculus of sine waves and against pictures whose blur is known."""
+"""Sharpness and contrast, held against the calculus of sine waves and against images whose blur is known."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from pneumo_ray.evaluate.quality import SIDE, contrast, sharpness
 
 
 def scene(height: int, width: int) -> np.ndarray:
-    """The same waves at any size, as a photograph of one object: from 1 to 20 periods across the picture."""
+    """The same waves at any size, as a photograph of one object: from 1 to 20 periods across the image."""
     rng = np.random.default_rng(0)
     y, x = (np.arange(height)[:, None] + 0.5) / height, (np.arange(width)[None, :] + 0.5) / width
     waves = np.zeros((height, width))
@@ -27,8 +27,8 @@ def test_the_sharpness_of_a_wave_is_the_variance_of_its_second_difference(period
     k, amplitude = 2 * np.pi * periods / SIDE, 100
     wave = np.round(128 + amplitude * np.cos(k * np.arange(SIDE))).astype(np.uint8)
     expected = 2 * amplitude**2 * (1 - np.cos(k)) ** 2
-    for picture in (np.tile(wave, (SIDE, 1)), np.tile(wave[:, None], (1, SIDE))):
-        assert sharpness(picture) == pytest.approx(expected, rel=0.02, abs=20 / 12)
+    for image in (np.tile(wave, (SIDE, 1)), np.tile(wave[:, None], (1, SIDE))):
+        assert sharpness(image) == pytest.approx(expected, rel=0.02, abs=20 / 12)
 
 
 def test_contrast_is_the_standard_deviation_of_the_grey_levels() -> None:
@@ -45,11 +45,11 @@ def test_the_same_scene_in_more_pixels_is_as_sharp_and_as_rich(size: tuple[int, 
     small, large = scene(SIDE, SIDE), scene(*size)
     assert sharpness(large) == pytest.approx(sharpness(small), rel=0.1)
     assert contrast(large) == pytest.approx(contrast(small), rel=0.02)
-    raw = [cv2.Laplacian(picture, cv2.CV_32F).var() for picture in (small, large)]
+    raw = [cv2.Laplacian(image, cv2.CV_32F).var() for image in (small, large)]
     assert raw[1] < raw[0] / 4
 
 
-def test_a_wide_picture_is_not_squashed() -> None:
+def test_a_wide_image_is_not_squashed() -> None:
     """Its area is twice that of a square of the same wave, so its sides shrink by a further root of 2.
 
     A wave is then faster by that factor, and its curvature's variance larger by the 4th power of it. Squashed to a
@@ -72,28 +72,28 @@ def test_blur_takes_from_the_sharpness_what_it_takes_from_a_wave(sigma: int) -> 
 
 
 def test_halving_the_contrast_halves_it_and_quarters_the_sharpness() -> None:
-    picture = 2 * (scene(600, 500) // 2)
-    faint = picture // 2 + 64
-    assert contrast(faint) == pytest.approx(contrast(picture) / 2)
-    assert sharpness(faint) == pytest.approx(sharpness(picture) / 4, rel=1e-4)
+    image = 2 * (scene(600, 500) // 2)
+    faint = image // 2 + 64
+    assert contrast(faint) == pytest.approx(contrast(image) / 2)
+    assert sharpness(faint) == pytest.approx(sharpness(image) / 4, rel=1e-4)
 
 
 def test_brightness_and_negatives_change_nothing() -> None:
-    picture = scene(400, 500) // 2
-    for other in (picture + 100, 255 - picture):
-        assert sharpness(other) == pytest.approx(sharpness(picture), rel=1e-4)
-        assert contrast(other) == pytest.approx(contrast(picture))
+    image = scene(400, 500) // 2
+    for other in (image + 100, 255 - image):
+        assert sharpness(other) == pytest.approx(sharpness(image), rel=1e-4)
+        assert contrast(other) == pytest.approx(contrast(image))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 100_000), (3, 5), (3000, 2), (400, 600)])
-def test_a_flat_picture_of_any_shape_has_neither(shape: tuple[int, int]) -> None:
+def test_a_flat_image_of_any_shape_has_neither(shape: tuple[int, int]) -> None:
     flat = np.full(shape, 90, np.uint8)
     assert sharpness(flat) == pytest.approx(0, abs=1e-4)
     assert contrast(flat) == pytest.approx(0, abs=1e-4)
 
 
-def test_measuring_leaves_the_picture_as_it_was() -> None:
-    picture = scene(SIDE, SIDE)
-    before = picture.copy()
-    assert {type(sharpness(picture)), type(contrast(picture))} == {float}
-    np.testing.assert_array_equal(picture, before)
+def test_measuring_leaves_the_image_as_it_was() -> None:
+    image = scene(SIDE, SIDE)
+    before = image.copy()
+    assert {type(sharpness(image)), type(contrast(image))} == {float}
+    np.testing.assert_array_equal(image, before)

@@ -36,14 +36,14 @@ def rows(label: np.ndarray, prob: np.ndarray, condition: Condition, failed: tupl
 
 @pytest.fixture
 def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, probabilities of the pictures as they are, and worse ones; float32, as they are stored."""
+    """Labels, probabilities of the images as they are, and worse ones; float32, as they are stored."""
     rng = np.random.default_rng(0)
     label = (rng.random(N) < 0.6).astype(int)
     good, bad = (1 / (1 + np.exp(-(spread * label + rng.normal(size=N) - 1))) for spread in (3, 1))
     return label, good.astype(np.float32), bad.astype(np.float32)
 
 
-def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_picture_as_it_is(drawn):
+def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_image_as_it_is(drawn):
     label, good, bad = drawn
     plain, noisy = measure_conditions(
         pa.concat_tables([rows(label, bad, NOISE), rows(label, good, AS_IT_IS)]), THRESHOLD
@@ -63,7 +63,7 @@ def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_
     json.dumps([plain, noisy], allow_nan=False)
 
 
-def test_pictures_are_paired_by_name_and_not_by_row(drawn):
+def test_images_are_paired_by_name_and_not_by_row(drawn):
     label, good, bad = drawn
     order = np.random.default_rng(1).permutation(N)
     straight = [rows(label, good, AS_IT_IS), rows(label, bad, NOISE)]
@@ -72,8 +72,8 @@ def test_pictures_are_paired_by_name_and_not_by_row(drawn):
     assert first["decisions_changed"] == second["decisions_changed"] > 0
 
 
-def test_failed_pictures_are_counted_and_left_out_of_the_comparison(drawn):
-    """Picture 0 failed as it is, picture 1 under noise: 118 are compared, 119 measured."""
+def test_failed_images_are_counted_and_left_out_of_the_comparison(drawn):
+    """Image 0 failed as it is, image 1 under noise: 118 are compared, 119 measured."""
     label, good, bad = drawn
     table = pa.concat_tables([rows(label, good, AS_IT_IS, (0,)), rows(label, bad, NOISE, (1,))])
     plain, noisy = measure_conditions(table, THRESHOLD)
@@ -85,7 +85,7 @@ def test_failed_pictures_are_counted_and_left_out_of_the_comparison(drawn):
 
 
 @pytest.mark.parametrize("failed", [(), tuple(range(N))])
-def test_one_class_or_no_picture_at_all_is_none_where_undefined(drawn, failed):
+def test_one_class_or_no_image_at_all_is_none_where_undefined(drawn, failed):
     _, good, bad = drawn
     ill = np.ones(N, int)
     records = measure_conditions(

@@ -11,7 +11,7 @@ N = 300
 
 
 def manifest(label: np.ndarray, **changes) -> pa.Table:
-    """Pictures of the splits train, test, train, ..., whose metadata say nothing unless they are changed."""
+    """Images of the splits train, test, train, ..., whose metadata say nothing unless they are changed."""
     n, rng = len(label), np.random.default_rng(1)
     columns = {
         "image_id": [f"{i}.jpg" for i in range(n)],
@@ -36,7 +36,7 @@ def label() -> np.ndarray:
 
 
 def test_metadata_that_say_nothing_reach_about_a_half(label):
-    """150 pictures: the standard error of an AUC of 0.5 is 0.05."""
+    """150 images: the standard error of an AUC of 0.5 is 0.05."""
     found = metadata_baseline(manifest(label), "test")
     assert abs(found.auc - 0.5) < 0.15
     assert found.interval[0] < 0.5 < found.interval[1]
@@ -69,12 +69,12 @@ def test_the_mode_alone_gives_the_classes_away_also_beside_an_unknown_one(label)
     assert metadata_baseline(table, "test").auc > 0.98
 
 
-def test_facts_that_all_pictures_share_tell_exactly_nothing(label):
+def test_facts_that_all_images_share_tell_exactly_nothing(label):
     same = {"width": [224] * N, "height": [224] * N, "num_bytes": [9000] * N}
     assert metadata_baseline(manifest(label, **same), "test").auc == 0.5
 
 
-def test_the_measured_pictures_are_not_fitted_on(label):
+def test_the_measured_images_are_not_fitted_on(label):
     """Width is the label in train and its opposite in test: a baseline that saw the test would not be at 0."""
     shown = np.where(np.arange(N) % 2 == 0, label, 1 - label)
     table = manifest(label, width=(1000 + 500 * shown).tolist(), height=[1000] * N, num_bytes=[9000] * N)
@@ -89,8 +89,8 @@ def test_the_measured_pictures_are_not_fitted_on(label):
         ({"width": [0] * N}, "test", "sizes"),
         ({"label": [1, 0] * (N // 2)}, "test", "train are all of one class"),
         ({"label": [0, 1, 1, 1] * (N // 4)}, "test", "test are all of one class"),
-        ({"label": [None, 1] * (N // 2)}, "test", "no labelled pictures in the split train"),
-        ({}, "val", "no labelled pictures in the split val"),
+        ({"label": [None, 1] * (N // 2)}, "test", "no labelled images in the split train"),
+        ({}, "val", "no labelled images in the split val"),
         ({}, "train", "fitted on the split train"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_is_undefined_is_none_and_says_why(label, changes, split, reason):
     assert reason in found.reason
 
 
-def test_pictures_that_lack_a_fact_are_counted_and_the_others_measured(label):
+def test_images_that_lack_a_fact_are_counted_and_the_others_measured(label):
     size = [None if i < 10 else 9000 + i for i in range(N)]
     found = metadata_baseline(manifest(label, num_bytes=size), "test")
     assert (found.left_out, found.fitted_on, found.measured_on) == (10, N // 2 - 5, N // 2 - 5)

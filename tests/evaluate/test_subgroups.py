@@ -1,4 +1,4 @@
-"""Which parts of the pictures are measured, which are only named, and which are left out with a reason."""
+"""Which parts of the images are measured, which are only named, and which are left out with a reason."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn)
     assert found["subtype", "common against all normals"]["values"]["auc"] is not None
 
 
-def test_of_a_class_with_few_pictures_nothing_is_said(groups, drawn):
+def test_of_a_class_with_few_images_nothing_is_said(groups, drawn):
     side = np.where(drawn[0] == 1, "a", "b").astype(object)
     side[np.flatnonzero(drawn[0] == 0)[:9]] = "a"
     found = groups(side=side.tolist())["side", "a"]
@@ -80,17 +80,15 @@ def test_a_column_named_like_one_of_the_scores_is_refused(groups):
         groups(logit=["x", "y"] * (N // 2))
 
 
-def test_scores_that_lack_pictures_or_have_them_twice_are_refused(drawn, write_scores, write_truth, tmp_path):
+def test_scores_that_lack_images_or_have_them_twice_are_refused(drawn, write_scores, write_truth, tmp_path):
     label, logit = drawn
     truth = str(write_truth(tmp_path / "m.parquet", label))
     part = write_scores(tmp_path / "part", logit[:200])
-    with pytest.raises(
-        ManifestError, match=r"40 of 240 pictures of the split test .* have no scores, such as '200.jpg'"
-    ):
+    with pytest.raises(ManifestError, match=r"40 of 240 images of the split test .* have no scores, such as '200.jpg'"):
         write_evaluation(EvaluateConfig(truth, str(tmp_path / "out"), str(part)))
     twice = write_scores(tmp_path / "twice", logit)
     (twice / "part-000001.parquet").write_bytes((twice / "part-000000.parquet").read_bytes())
-    with pytest.raises(ManifestError, match=r"241 picture.s. more than once"):
+    with pytest.raises(ManifestError, match=r"241 image.s. more than once"):
         write_evaluation(EvaluateConfig(truth, str(tmp_path / "out"), str(twice)))
 
 
@@ -101,5 +99,5 @@ def test_numbers_that_no_metric_can_take_are_refused(drawn, write_scores, write_
     bad = np.where(np.arange(N) < 3, value, 0.5).astype(np.float32)
     scores = write_scores(tmp_path / "s", drawn[1], **{column: bad})
     truth = write_truth(tmp_path / "m.parquet", drawn[0])
-    with pytest.raises(ManifestError, match=f"3 scored picture.s. have no usable {column}"):
+    with pytest.raises(ManifestError, match=f"3 scored image.s. have no usable {column}"):
         write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores)))

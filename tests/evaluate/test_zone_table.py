@@ -30,13 +30,13 @@ def scores(
     return Scores(pa.table(columns), (1, 1), ZONES, 0.5, explains)
 
 
-def found(table: list[dict[str, Any]], pictures: str, zone: str = ZONES[0]) -> dict[str, Any]:
-    (record,) = [record for record in table if (record["pictures"], record["zone"]) == (pictures, zone)]
+def found(table: list[dict[str, Any]], images: str, zone: str = ZONES[0]) -> dict[str, Any]:
+    (record,) = [record for record in table if (record["pictures"], record["zone"]) == (images, zone)]
     return record
 
 
 def clustered(seed: int, num_patients: int, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Activations of one to four alike pictures a patient, and the patients."""
+    """Activations of one to four alike images a patient, and the patients."""
     rng = np.random.default_rng(seed)
     patients = np.repeat(np.arange(num_patients), rng.integers(1, 5, num_patients))
     return 5 + spread * rng.normal(size=num_patients)[patients] + 0.3 * rng.normal(size=len(patients)), patients
@@ -60,20 +60,20 @@ def test_means_by_class_and_outcome_by_hand() -> None:
     assert {record["explained_class"] for record in table} == {"pneumonia"}
 
 
-def test_with_one_picture_a_patient_the_interval_is_students() -> None:
+def test_with_one_image_a_patient_the_interval_is_students() -> None:
     values = np.random.default_rng(0).gamma(2, size=30).astype(np.float32)
     record = found(zone_table(scores(values, [0] * 30, [0] * 30, map(str, range(30)))), "normal")
     student = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
     assert (record["low"], record["high"]) == (pytest.approx(student.low), pytest.approx(student.high))
 
 
-def test_a_picture_without_a_patient_is_a_patient_of_its_own() -> None:
+def test_a_image_without_a_patient_is_a_patient_of_its_own() -> None:
     values = np.arange(1.0, 9)
     alone = zone_table(scores(values, [0] * 8, [0] * 8, [None] * 8))
     assert alone == zone_table(scores(values, [0] * 8, [0] * 8, map(str, range(8))))
 
 
-def test_copies_of_pictures_under_one_patient_carry_no_information() -> None:
+def test_copies_of_images_under_one_patient_carry_no_information() -> None:
     values, names = np.arange(1.0, 13) ** 2, [str(i) for i in range(12)]
     once = found(zone_table(scores(values, [0] * 12, [0] * 12, names)), "normal")
     copied = found(zone_table(scores(np.tile(values, 5), [0] * 60, [0] * 60, names * 5)), "normal")
@@ -82,7 +82,7 @@ def test_copies_of_pictures_under_one_patient_carry_no_information() -> None:
 
 
 def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
-    """Of the mean and of the ratio, where some patients have pictures of both classes."""
+    """Of the mean and of the ratio, where some patients have images of both classes."""
     values, patients = clustered(1, 300, spread=2.0)
     values = np.abs(values)
     label = np.random.default_rng(2).integers(0, 2, len(values))
@@ -100,21 +100,21 @@ def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """420 means over 40 patients; three binomial sd are 3.2 points. Taken as independent, pictures cover far less."""
-    covered = {"by patient": 0, "by picture": 0}
+    """420 means over 40 patients; three binomial sd are 3.2 points. Taken as independent, images cover far less."""
+    covered = {"by patient": 0, "by image": 0}
     rng = np.random.default_rng(7)
     for _ in range(70):
         patients = np.repeat(np.arange(40), rng.integers(1, 5, 40))
         values = 5 + rng.normal(size=(40, 6))[patients] + 0.3 * rng.normal(size=(len(patients), 6))
-        for name, groups in (("by patient", patients.astype(str)), ("by picture", [None] * len(values))):
+        for name, groups in (("by patient", patients.astype(str)), ("by image", [None] * len(values))):
             table = zone_table(scores(values, [1] * len(values), [1] * len(values), groups))
             covered[name] += sum(r["low"] <= 5 <= r["high"] for r in table if r["pictures"] == "pneumonia")
     assert 0.92 <= covered["by patient"] / 420 <= 0.98
-    assert covered["by picture"] / 420 < 0.85
+    assert covered["by image"] / 420 < 0.85
 
 
 def test_a_ratio_that_every_patient_shares_is_certain() -> None:
-    """Each patient's pneumonia is twice as active as their own normal picture, however much patients differ."""
+    """Each patient's pneumonia is twice as active as their own normal image, however much patients differ."""
     base = np.array([1.0, 2, 4, 8, 16])
     table = zone_table(scores([*base, *(2 * base)], [0] * 5 + [1] * 5, [1] * 10, [*"abcde", *"abcde"]))
     record = found(table, "pneumonia")
@@ -133,13 +133,13 @@ def test_what_is_undefined_is_none() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_pictures_without_a_label_or_an_activation_do_not_count() -> None:
+def test_images_without_a_label_or_an_activation_do_not_count() -> None:
     record = found(zone_table(scores([1, 3, 9, np.nan], [0, 0, None, 0], [0] * 4, "abcd")), "normal")
     assert (record["n"], record["patients"], record["mean"]) == (2, 2, 2)
 
 
 def test_where_maps_explain_the_prediction_there_are_no_classes_and_outcomes_name_what_is_explained() -> None:
-    """The fifth picture was called pneumonia, but its map explains normality: it was that near the threshold."""
+    """The fifth image was called pneumonia, but its map explains normality: it was that near the threshold."""
     given = scores([1, 3, 4, 6, 100], [0, 0, 1, 1, 1], [0, 1, 0, 1, 1], "abcde", "predicted", target=[0, 1, 0, 1, 0])
     table = zone_table(given)
     explained = {record["pictures"]: record["explained_class"] for record in table}
@@ -152,7 +152,7 @@ def test_where_maps_explain_the_prediction_there_are_no_classes_and_outcomes_nam
     assert (found(table, "true positive")["mean"], found(table, "true positive")["n"]) == (6, 1)
 
 
-def test_the_order_of_pictures_changes_nothing() -> None:
+def test_the_order_of_images_changes_nothing() -> None:
     values, patients = clustered(4, 50)
     label = np.random.default_rng(5).integers(0, 2, len(values))
     order = np.random.default_rng(6).permutation(len(values))

@@ -29,7 +29,7 @@ def test_the_peak_is_in_the_box_where_it_lies_and_nowhere_else():
     assert pointing_game(at, [[(0, 0, 3, 3), (20, 4, 24, 8)]], SIZE).tolist() == [True]
 
 
-def test_a_blank_map_and_a_picture_without_a_box_are_misses():
+def test_a_blank_map_and_a_image_without_a_box_are_misses():
     blank = np.zeros((1, 7, 7), np.float32)
     everything = [[(0, 0, 28, 28)]]
     assert pointing_game(blank, everything, SIZE).tolist() == [False]
@@ -76,7 +76,7 @@ def test_insertion_and_deletion_of_a_score_that_reads_one_corner():
     assert good[1] < 0.7 * bad[1]
 
 
-def test_the_curves_begin_and_end_at_the_blurred_and_the_whole_picture():
+def test_the_curves_begin_and_end_at_the_blurred_and_the_whole_image():
     x, seen = torch.rand(2, 3, 16, 16), []
 
     def score(images: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_the_curves_begin_and_end_at_the_blurred_and_the_whole_picture():
         return images.sum((1, 2, 3))
 
     insertion_deletion(score, x, torch.rand(2, 4, 4), steps=5, blur_sigma=2.0)
-    assert torch.equal(seen[1], x)  # deletion begins with the picture
+    assert torch.equal(seen[1], x)  # deletion begins with the image
     assert torch.equal(seen[-2], x)  # insertion ends with it
     assert torch.equal(seen[0], seen[-1])  # and both meet the blurred one
     assert not torch.equal(seen[0], x)

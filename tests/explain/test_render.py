@@ -15,7 +15,7 @@ def case(**changes) -> Case:
     cam[1, 5] = 1.0
     base = Case(
         title="a.jpg",
-        picture=rng.integers(0, 256, (112, 112)).astype(np.uint8),
+        image=rng.integers(0, 256, (112, 112)).astype(np.uint8),
         cam=cam,
         cam_mean=cam,
         cam_std=cam * 0.2,

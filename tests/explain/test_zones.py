@@ -17,7 +17,7 @@ IMAGE_SIZES = st.tuples(st.integers(9, 64), st.integers(9, 64))
 
 @st.composite
 def boxes(draw: st.DrawFn) -> tuple[tuple[int, int], Box]:
-    """A picture and a box inside it, at least 3 rows by 2 columns."""
+    """An image and a box inside it, at least 3 rows by 2 columns."""
     height, width = draw(IMAGE_SIZES)
     y0, x0 = draw(st.integers(0, height - 3)), draw(st.integers(0, width - 2))
     return (height, width), (x0, y0, draw(st.integers(x0 + 2, width)), draw(st.integers(y0 + 3, height)))
@@ -31,16 +31,16 @@ def random_maps(map_size: tuple[int, int]) -> Tensor:
     return torch.rand(3, *map_size, generator=torch.Generator().manual_seed(0)) + 0.01
 
 
-def zone_means(picture: Tensor, box: Box) -> Tensor:
+def zone_means(image: Tensor, box: Box) -> Tensor:
     """Mean of [N, H, W] over thirds by halves of the box, by masks of pixels: a pixel's zone from its own place."""
     x0, y0, x1, y1 = box
-    rows, columns = torch.arange(picture.shape[1]), torch.arange(picture.shape[2])
+    rows, columns = torch.arange(image.shape[1]), torch.arange(image.shape[2])
     third_starts = torch.tensor([y0 + math.floor(i * (y1 - y0) / 3 + 0.5) for i in range(4)])
     half_starts = torch.tensor([x0, x0 + math.floor((x1 - x0) / 2 + 0.5), x1])
     row_band = torch.bucketize(rows, third_starts, right=True) - 1
     column_side = torch.bucketize(columns, half_starts, right=True) - 1
     means = [
-        picture[:, row_band == band][:, :, column_side == side].mean((1, 2)) for band in range(3) for side in range(2)
+        image[:, row_band == band][:, :, column_side == side].mean((1, 2)) for band in range(3) for side in range(2)
     ]
     return torch.stack(means, 1)
 
@@ -55,11 +55,11 @@ def test_operator_equals_upsampling_then_averaging(map_size: tuple[int, int], im
 
 
 @settings(deadline=None, max_examples=60)
-@given(map_size=MAP_SIZES, picture=boxes())
+@given(map_size=MAP_SIZES, image=boxes())
 def test_operator_in_a_box_equals_upsampling_then_averaging(
-    map_size: tuple[int, int], picture: tuple[tuple[int, int], Box]
+    map_size: tuple[int, int], image: tuple[tuple[int, int], Box]
 ) -> None:
-    image_size, box = picture
+    image_size, box = image
     maps = random_maps(map_size)
     operator = zone_operator(map_size, image_size, box=box)
     torch.testing.assert_close(operator.sum(1), torch.ones(6))
@@ -68,11 +68,11 @@ def test_operator_in_a_box_equals_upsampling_then_averaging(
 
 
 @settings(deadline=None, max_examples=60)
-@given(map_size=MAP_SIZES, picture=boxes())
-def test_outside_share_equals_the_share_of_the_upsampled_picture(
-    map_size: tuple[int, int], picture: tuple[tuple[int, int], Box]
+@given(map_size=MAP_SIZES, image=boxes())
+def test_outside_share_equals_the_share_of_the_upsampled_image(
+    map_size: tuple[int, int], image: tuple[tuple[int, int], Box]
 ) -> None:
-    image_size, (x0, y0, x1, y1) = picture
+    image_size, (x0, y0, x1, y1) = image
     maps = random_maps(map_size)
     fine = upsampled(maps, image_size)
     expected = 1 - fine[:, y0:y1, x0:x1].sum((1, 2)) / fine.sum((1, 2))
@@ -82,7 +82,7 @@ def test_outside_share_equals_the_share_of_the_upsampled_picture(
 
 
 def test_names_stand_for_the_patients_side() -> None:
-    """A map lit at the top left of the picture lies in the patient's right upper zone: the paper's Upper West."""
+    """A map lit at the top left of the image lies in the patient's right upper zone: the paper's Upper West."""
     lit = torch.zeros(6, 4)
     lit[0, 0] = 1
     means = zone_operator((6, 4), (60, 40)) @ lit.flatten()
@@ -101,7 +101,7 @@ def test_zone_rows_that_do_not_divide_by_three() -> None:
     assert covered == [(4, 3), (4, 2), (3, 3), (3, 2), (4, 3), (4, 2)]
 
 
-def test_outside_of_the_whole_picture_is_nothing_and_a_blank_map_has_no_share() -> None:
+def test_outside_of_the_whole_image_is_nothing_and_a_blank_map_has_no_share() -> None:
     maps = torch.stack([torch.ones(7, 7), torch.zeros(7, 7)])
     share = outside_share(maps, (224, 200), (0, 0, 200, 224))
     assert share[0] == 0
@@ -111,10 +111,10 @@ def test_outside_of_the_whole_picture_is_nothing_and_a_blank_map_has_no_share() 
 
 
 @pytest.mark.parametrize("box", [(0, 0, 41, 60), (-1, 0, 40, 60), (5, 5, 5, 30), (0, 30, 40, 20)])
-def test_a_box_outside_the_picture_is_refused(box: Box) -> None:
-    with pytest.raises(ValueError, match="leaves the picture"):
+def test_a_box_outside_the_image_is_refused(box: Box) -> None:
+    with pytest.raises(ValueError, match="leaves the image"):
         zone_operator((7, 7), (60, 40), box=box)
-    with pytest.raises(ValueError, match="leaves the picture"):
+    with pytest.raises(ValueError, match="leaves the image"):
         outside_operator((7, 7), (60, 40), box)
 
 

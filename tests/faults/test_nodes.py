@@ -77,7 +77,7 @@ def scores(out: Path) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def many(under_many_names, tmp_path_factory) -> Path:
-    """1,280 pictures, which are 40 shards."""
+    """1,280 images, which are 40 shards."""
     return under_many_names(tmp_path_factory.mktemp("many"), 16)
 
 
@@ -101,7 +101,7 @@ def whole_scores(many, model, tmp_path_factory) -> pa.Table:
     return scores(out)
 
 
-def holds_every_picture_once(out: Path, whole: pa.Table) -> None:
+def holds_every_image_once(out: Path, whole: pa.Table) -> None:
     found = scores(out)
     assert found.num_rows == len(set(found["image_id"].to_pylist())) == 1280
     assert found.equals(whole)
@@ -115,7 +115,7 @@ def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_sco
     said = job.ends()
     assert "a worker died; going on" in said
     assert "wrote 1,280 rows" in said
-    holds_every_picture_once(tmp_path, whole_scores)
+    holds_every_image_once(tmp_path, whole_scores)
 
 
 @pytest.mark.faults
@@ -130,7 +130,7 @@ def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, mode
     nodes.kill_node(node_of(actors[0], others))
     nodes.add_node(2)
     assert "wrote 1,280 rows" in job.ends()
-    holds_every_picture_once(tmp_path, whole_scores)
+    holds_every_image_once(tmp_path, whole_scores)
 
 
 @pytest.mark.faults
@@ -157,7 +157,7 @@ def test_after_the_head_restarts_the_same_commands_continue(nodes, phantom_run, 
     records = [[{key: record[key] for key in keys} for record in history(run)[:common]] for run in (whole, hit)]
     assert records[0] == records[1]
     assert "wrote 1,280 rows" in nodes.job(*explain(many, model, scored)).ends()
-    holds_every_picture_once(scored, whole_scores)
+    holds_every_image_once(scored, whole_scores)
 
 
 @pytest.mark.faults

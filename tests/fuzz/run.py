@@ -38,14 +38,14 @@ CHUNK = 100
 
 
 LIMIT, BUNDLE = "size limit", "model bundle"
-"""Rows of their own: whole pictures of the largest size, which are not mutated, and models."""
+"""Rows of their own: whole images of the largest size, which are not mutated, and models."""
 
 
 @cache
 def _seeds() -> dict[str, list[bytes]]:
-    from seeds import archive_seeds, picture_seeds
+    from seeds import archive_seeds, image_seeds
 
-    return picture_seeds() | archive_seeds()
+    return image_seeds() | archive_seeds()
 
 
 def formats() -> list[str]:
@@ -56,10 +56,10 @@ def formats() -> list[str]:
 def hostile_file(name: str, number: int, seed: int) -> bytes | tuple[bytes, bytes]:
     """Return file `number` of a format; of a bundle, its two files."""
     from mutations import mutate, mutate_bundle
-    from seeds import limit_picture
+    from seeds import limit_image
 
     if name == LIMIT:
-        return limit_picture(number)
+        return limit_image(number)
     rng = Random(f"{seed}/{name}/{number}")
     if name == BUNDLE:
         from targets import seeded_bundle
@@ -217,7 +217,7 @@ def fuzz(
     rehearse: bool = False,
 ) -> Report:
     """Examine `files` files, an equal share of each format; a tenth of a share of the bundles, which take a tenth of a second."""
-    from seeds import NUM_LIMIT_PICTURES
+    from seeds import NUM_LIMIT_IMAGES
 
     share = max(1, files // max(1, len(set(names) - {LIMIT, BUNDLE})))
     report = Report({name: Row() for name in names}, seed, keep, max_seconds)
@@ -225,7 +225,7 @@ def fuzz(
     for name in names:
         last = first + (max(1, share // 10) if name == BUNDLE and len(names) > 1 else share)
         if name == LIMIT:
-            last = min(last, NUM_LIMIT_PICTURES)
+            last = min(last, NUM_LIMIT_IMAGES)
         chunk = 1 if name == LIMIT else CHUNK
         tasks += [(name, begin, min(begin + chunk, last), seed) for begin in range(first, last, chunk)]
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -250,7 +250,7 @@ def fuzz(
                         if message is not None:
                             report.add(child.task[0], *message)  # type: ignore[index]
                             continue
-                        # A picture at the size limit is measured in a process that holds nothing else.
+                        # An image at the size limit is measured in a process that holds nothing else.
                         if tasks and LIMIT not in (child.task[0], tasks[0][0]):  # type: ignore[index]
                             child.give(tasks.popleft())
                             continue

@@ -35,7 +35,7 @@ _LARGEST_SAMPLE = 150_000
 """Bytes of a pydicom test file above which it is left out, because mutations would rarely meet its header."""
 
 
-def picture_seeds() -> dict[str, list[bytes]]:
+def image_seeds() -> dict[str, list[bytes]]:
     """Return files by format, the names of the rows in the table."""
     return {
         "JPEG baseline": [
@@ -107,7 +107,7 @@ def picture_seeds() -> dict[str, list[bytes]]:
 
 
 def archive_seeds() -> dict[str, list[bytes]]:
-    """Return archives by format; each holds pictures, a link or a folder, and a name that climbs."""
+    """Return archives by format; each holds images, a link or a folder, and a name that climbs."""
     return {
         "tar": [_tar("w"), _tar("w", tarfile.PAX_FORMAT), _tar("w", tarfile.USTAR_FORMAT)],
         "tar.gz": [_tar("w:gz")],
@@ -116,13 +116,13 @@ def archive_seeds() -> dict[str, list[bytes]]:
     }
 
 
-def limit_picture(number: int) -> bytes:
-    """Return a whole picture as large as is allowed; most of them are small files.
+def limit_image(number: int) -> bytes:
+    """Return a whole image as large as is allowed; most of them are small files.
 
     Args:
-        number: below `NUM_LIMIT_PICTURES`.
+        number: below `NUM_LIMIT_IMAGES`.
     """
-    return _LIMIT_PICTURES[number]()
+    return _LIMIT_IMAGES[number]()
 
 
 def bundle_seed(folder: Path) -> None:
@@ -349,7 +349,7 @@ def _limit_jpeg2000() -> bytes:
     return _encapsulated(stream, _dataset(_blank(1, np.uint16), JPEG2000Lossless))
 
 
-_LIMIT_PICTURES: tuple[Callable[[], bytes], ...] = (
+_LIMIT_IMAGES: tuple[Callable[[], bytes], ...] = (
     lambda: _encode(Image.fromarray(_blank(4, bands=4)), "WEBP", lossless=True, method=0),
     lambda: _encode(Image.fromarray(_blank(1, np.uint16)), "TIFF", compression="tiff_lzw"),
     lambda: _encode(Image.fromarray(_noise(np.float32)), "TIFF"),
@@ -362,4 +362,4 @@ _LIMIT_PICTURES: tuple[Callable[[], bytes], ...] = (
     lambda: _compressed(RLELossless, _blank(1, np.uint16)),
     _limit_jpeg2000,
 )
-NUM_LIMIT_PICTURES = len(_LIMIT_PICTURES)
+NUM_LIMIT_IMAGES = len(_LIMIT_IMAGES)

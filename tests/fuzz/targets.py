@@ -1,6 +1,6 @@
 """What is done with one hostile file, and what must be true afterwards.
 
-Either the file is a picture (an archive, a model), or it is refused with a `PneumoError`. An `OSError` of the file
+Either the file is an image (an archive, a model), or it is refused with a `PneumoError`. An `OSError` of the file
 system is allowed where the contract of a function allows it. Everything else is a defect.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumo_ray.data.archive import Entry, list_archives, read_picture
+from pneumo_ray.data.archive import Entry, list_archives, read_image
 from pneumo_ray.data.frames import count_frames
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.errors import ModelError, PneumoError
@@ -30,16 +30,16 @@ def examine(kind: str, data: bytes, folder: Path) -> str:
     """Do with the bytes what the jobs would do; return `ok` or the kind of refusal.
 
     Args:
-        kind: `picture`, or the extension of an archive.
+        kind: `image`, or the extension of an archive.
         data: the hostile file.
         folder: for files that have to lie somewhere; what is left there is removed.
     """
     if kind == "picture":
-        return _examine_picture(data, folder)
+        return _examine_image(data, folder)
     return _examine_archive(data, folder, kind)
 
 
-def _examine_picture(data: bytes, folder: Path) -> str:
+def _examine_image(data: bytes, folder: Path) -> str:
     frames = 1
     try:
         info = inspect_image(data)
@@ -88,14 +88,14 @@ def _examine_archive(data: bytes, folder: Path, extension: str) -> str:
     outcomes = set()
     try:
         entries = list(list_archives([str(path)]))
-        _require(len({entry.image_id for entry in entries}) == len(entries), "two pictures have one name")
+        _require(len({entry.image_id for entry in entries}) == len(entries), "two images have one name")
         for entry in entries[:20]:
             entry.image_id.encode("utf-8")
             if entry.error is not None:
                 outcomes.add("breaks off")
                 continue
             try:
-                content = read_picture(entry.uri, entry.member)
+                content = read_image(entry.uri, entry.member)
                 _require(not content.startswith(b"root:"), "a file of the host was read")
                 outcomes.add("ok")
             except DecodeError as error:
@@ -109,7 +109,7 @@ def _examine_archive(data: bytes, folder: Path, extension: str) -> str:
         outcomes.add("refused")
     finally:
         path.unlink()
-    return next((name for name in ("unreadable member", "breaks off", "ok") if name in outcomes), "no pictures")
+    return next((name for name in ("unreadable member", "breaks off", "ok") if name in outcomes), "no images")
 
 
 def examine_bundle(description: bytes, weights: bytes, folder: Path) -> str:

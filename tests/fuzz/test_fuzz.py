@@ -29,7 +29,7 @@ def test_hostile_files_of_every_format_are_read_or_refused(tmp_path):
         assert refused, f"{name}: the mutations do no harm"
 
 
-def test_pictures_at_the_size_limit_stay_below_a_gigabyte(tmp_path):
+def test_images_at_the_size_limit_stay_below_a_gigabyte(tmp_path):
     """A WebP of 34 bytes, a TIFF of 1 MB, and one of floats: they took 2.4, 1.3 and 5.5 GB."""
     ended = fuzz(tmp_path, "--formats", "size limit", "--files", "3")
     assert ended.returncode == 0, ended.stdout + ended.stderr

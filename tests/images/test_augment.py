@@ -40,7 +40,7 @@ def draws_with(n: int = 1, **fields) -> AugmentDraws:
 
 
 def texture(size: int, seed: int = 0, *, smoothness: float = 6.0) -> np.ndarray:
-    """A smooth grey picture that fades to black at its border, so that no operation loses any of it."""
+    """A smooth grey image that fades to black at its border, so that no operation loses any of it."""
     noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(size=(size, size)), (0, 0), smoothness)
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     window = np.clip(1.6 * (0.75 - np.hypot(*np.meshgrid(axis, axis))), 0, 1)
@@ -69,7 +69,7 @@ def test_center_crop_is_torchvisions(size, crop):
     np.testing.assert_array_equal(center_crop(image, crop), to_grey(tvf.center_crop(as_tensor(image), [crop, crop])))
 
 
-def test_a_crop_larger_than_the_picture_is_refused():
+def test_a_crop_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="no centre crop of 9"):
         center_crop(np.zeros((8, 8), np.uint8), 9)
 
@@ -112,7 +112,7 @@ def test_a_flip_is_exact(which):
     np.testing.assert_array_equal(both, center_crop(base, 224))
 
 
-def test_the_whole_picture_as_crop_is_a_plain_resize():
+def test_the_whole_image_as_crop_is_a_plain_resize():
     base = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
     result = augment_image(base, draws_with(crop=[0.0, 0.0, 1.0, 1.0]), 224)
     expected = to_grey(tvf.resize(as_tensor(base), [224, 224], BILINEAR, antialias=False))
@@ -203,7 +203,7 @@ def test_elastic_displacement_has_the_size_that_was_asked_for():
 )
 @few
 def test_one_table_is_torchvisions_brightness_and_contrast_one_after_another(copy, own):
-    """Saturation included: the picture runs from black to white. The table rounds once, hence one level."""
+    """Saturation included: the image runs from black to white. The table rounds once, hence one level."""
     base = np.random.default_rng(0).beta(0.5, 0.5, (64, 64)) * 255
     base = np.rint(base).astype(np.uint8)
     expected = as_tensor(base) / 255
@@ -213,7 +213,7 @@ def test_one_table_is_torchvisions_brightness_and_contrast_one_after_another(cop
     np.testing.assert_allclose(augment_image(base, draws, 64), to_grey(expected) * 255, atol=0.51)
 
 
-def test_the_mean_of_contrast_is_that_of_the_cropped_picture():
+def test_the_mean_of_contrast_is_that_of_the_cropped_image():
     """Half of the base is white, but the crop holds black only: contrast has nothing to turn about."""
     base = np.zeros((256, 256), dtype=np.uint8)
     base[:, 128:] = 255
@@ -224,8 +224,8 @@ def test_the_mean_of_contrast_is_that_of_the_cropped_picture():
 # Noise
 
 
-def test_noise_is_gaussian_and_on_a_share_of_the_pictures():
-    """Difference from the plain picture: 30 % of pictures, mean 0, sigma 0.02 of 255, rounded to levels."""
+def test_noise_is_gaussian_and_on_a_share_of_the_images():
+    """Difference from the plain image: 30 % of images, mean 0, sigma 0.02 of 255, rounded to levels."""
     config = dataclasses.replace(AugmentConfig.none(), noise_probability=0.3)
     n, size = 1000, 32
     bases = np.full((n, base_size(size), base_size(size)), 128, dtype=np.uint8)
@@ -253,7 +253,7 @@ def test_noise_saturates_instead_of_wrapping(level):
 
 @given(st.integers(0, 2**32), st.randoms(), st.sampled_from([0.0, 2.0]))
 @settings(deadline=None, max_examples=10)
-def test_a_result_depends_on_its_own_picture_and_slot_only(seed, random, elastic_alpha):
+def test_a_result_depends_on_its_own_image_and_slot_only(seed, random, elastic_alpha):
     """Permuted, split into batches of one, or mixed with originals and copies: the same pixels."""
     n, size = 12, 32
     config = AugmentConfig(elastic_alpha=elastic_alpha)
@@ -268,7 +268,7 @@ def test_a_result_depends_on_its_own_picture_and_slot_only(seed, random, elastic
     np.testing.assert_array_equal(augment_batch(bases[order], all_draws[order], size), whole[order])
 
 
-def test_the_parameters_of_one_picture_are_uncorrelated():
+def test_the_parameters_of_one_image_are_uncorrelated():
     """Of copy and slot alike: sample correlations have standard deviation 1 / sqrt(n)."""
     n = 20_000
     draws = draw_augmentations(
@@ -396,7 +396,7 @@ def test_a_copy_of_an_original_radiograph_is_like_it_but_not_equal():
         ("affine_translate", 1.1),
     ],
 )
-def test_a_range_that_makes_no_picture_is_refused_by_the_name_of_its_option(field, value):
+def test_a_range_that_makes_no_image_is_refused_by_the_name_of_its_option(field, value):
     with pytest.raises(ConfigError, match=rf"^augment\.{field} must be .*, got .*\.$"):
         AugmentConfig(**{field: value})
 

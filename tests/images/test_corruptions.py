@@ -22,20 +22,20 @@ SIZE = 224
 
 
 def smooth(seed: int = 0, size: int = SIZE) -> np.ndarray:
-    """A picture without edges, grey levels 60 to 190, far from black and white."""
+    """An image without edges, grey levels 60 to 190, far from black and white."""
     noise = gaussian_filter(np.random.default_rng(seed).normal(size=(size, size)), 12)
     return (60 + 130 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
 
 
-def applied(name: str, severity: int, picture: np.ndarray, image_id: str = "a", **changes) -> np.ndarray:
-    return apply_condition(picture, Condition(name, severity), image_id, changes.pop("seed", 0), **changes)
+def applied(name: str, severity: int, image: np.ndarray, image_id: str = "a", **changes) -> np.ndarray:
+    return apply_condition(image, Condition(name, severity), image_id, changes.pop("seed", 0), **changes)
 
 
 def powers(name: str, setting: float) -> set[float]:
     return {setting, 1 / setting} if name == "gamma" else {setting, -setting}
 
 
-def test_every_condition_stands_once_and_the_undisturbed_picture_first():
+def test_every_condition_stands_once_and_the_undisturbed_image_first():
     assert CONDITIONS[0] == AS_IT_IS
     assert len(set(CONDITIONS)) == len(CONDITIONS) == 1 + 3 * len(SEVERITIES) + 3
     assert {condition.name for condition in CONDITIONS} == set(SETTINGS)
@@ -44,15 +44,15 @@ def test_every_condition_stands_once_and_the_undisturbed_picture_first():
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_a_condition_gives_a_picture_of_its_own_and_leaves_the_original(condition):
-    picture = smooth()
-    before = picture.copy()
-    picture.flags.writeable = False
-    out = apply_condition(picture, condition, "a", 0)
-    assert out.shape == picture.shape
+def test_a_condition_gives_a_image_of_its_own_and_leaves_the_original(condition):
+    image = smooth()
+    before = image.copy()
+    image.flags.writeable = False
+    out = apply_condition(image, condition, "a", 0)
+    assert out.shape == image.shape
     assert out.dtype == np.uint8
-    assert np.array_equal(picture, before)
-    assert np.array_equal(out, picture) == (condition == AS_IT_IS)
+    assert np.array_equal(image, before)
+    assert np.array_equal(out, image) == (condition == AS_IT_IS)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
@@ -65,7 +65,7 @@ def test_noise_has_its_standard_deviation_and_no_bias(severity):
     assert abs(noise.mean()) < 5 * sigma / SIZE
 
 
-def test_the_severities_of_a_picture_share_their_noise_and_pictures_and_seeds_do_not():
+def test_the_severities_of_a_image_share_their_noise_and_images_and_seeds_do_not():
     grey = np.full((SIZE, SIZE), 127, np.uint8)
     mild, strong = (applied("noise", severity, grey).astype(float).ravel() for severity in (1, 3))
     other, reseeded = (applied("noise", 1, grey, **c).astype(float).ravel() for c in ({"image_id": "b"}, {"seed": 1}))
@@ -75,37 +75,37 @@ def test_the_severities_of_a_picture_share_their_noise_and_pictures_and_seeds_do
 
 
 @pytest.mark.parametrize(("size", "severity"), [(224, 1), (224, 3), (448, 2)])
-def test_blur_is_scipys_and_scales_with_the_picture(size, severity):
+def test_blur_is_scipys_and_scales_with_the_image(size, severity):
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (size, size)).astype(np.uint8)
+    image = rng.integers(0, 256, (size, size)).astype(np.uint8)
     sigma = SEVERITIES["blur"][severity - 1] * size / 224
-    expected = gaussian_filter(picture.astype(float), sigma, mode="nearest", truncate=3)
-    assert np.abs(applied("blur", severity, picture) - expected).max() < 2
+    expected = gaussian_filter(image.astype(float), sigma, mode="nearest", truncate=3)
+    assert np.abs(applied("blur", severity, image) - expected).max() < 2
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
 def test_jpeg_is_pillows_of_that_quality(severity):
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=SEVERITIES["jpeg"][severity - 1])
-    assert np.abs(applied("jpeg", severity, picture).astype(int) - np.asarray(Image.open(stream))).max() <= 2
+    Image.fromarray(image).save(stream, "JPEG", quality=SEVERITIES["jpeg"][severity - 1])
+    assert np.abs(applied("jpeg", severity, image).astype(int) - np.asarray(Image.open(stream))).max() <= 2
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
 def test_contrast_keeps_the_mean_and_scales_the_deviation(severity):
-    picture = smooth()
-    out = applied("contrast", severity, picture).astype(float)
-    assert out.mean() == pytest.approx(picture.mean(), abs=0.5)
-    assert out.std() == pytest.approx(SEVERITIES["contrast"][severity - 1] * picture.std(), rel=0.05)
+    image = smooth()
+    out = applied("contrast", severity, image).astype(float)
+    assert out.mean() == pytest.approx(image.mean(), abs=0.5)
+    assert out.std() == pytest.approx(SEVERITIES["contrast"][severity - 1] * image.std(), rel=0.05)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
-def test_gamma_is_a_power_of_the_grey_level_for_some_pictures_and_its_inverse_for_others(severity):
-    picture, setting = smooth(), SEVERITIES["gamma"][severity - 1]
+def test_gamma_is_a_power_of_the_grey_level_for_some_images_and_its_inverse_for_others(severity):
+    image, setting = smooth(), SEVERITIES["gamma"][severity - 1]
     found = set()
     for number in range(20):
-        out = applied("gamma", severity, picture, f"{number}")
-        errors = {power: np.abs(out - 255 * (picture / 255.0) ** power).max() for power in powers("gamma", setting)}
+        out = applied("gamma", severity, image, f"{number}")
+        errors = {power: np.abs(out - 255 * (image / 255.0) ** power).max() for power in powers("gamma", setting)}
         power = min(errors, key=errors.__getitem__)
         assert errors[power] <= 0.5 + 1e-9
         found.add(power)
@@ -127,17 +127,17 @@ def test_rotation_turns_a_disc_by_its_angle_about_the_centre(severity):
     assert found == powers("rotation", SEVERITIES["rotation"][severity - 1])
 
 
-def test_rotation_of_an_even_picture_makes_no_corner():
+def test_rotation_of_an_even_image_makes_no_corner():
     even = np.full((SIZE, SIZE), 140, np.uint8)
     assert np.array_equal(applied("rotation", 3, even), even)
 
 
 @pytest.mark.parametrize("lungs", [None, (10, 20, 100, 90)])
 def test_the_two_blackouts_are_complements(lungs):
-    picture = smooth()
+    image = smooth()
     x0, y0, x1, y1 = lungs or central_box(SIZE)
-    without, alone = (applied(name, 0, picture, lungs=lungs) for name in ("lungs_black", "only_lungs"))
-    assert np.array_equal(without + alone, picture)
+    without, alone = (applied(name, 0, image, lungs=lungs) for name in ("lungs_black", "only_lungs"))
+    assert np.array_equal(without + alone, image)
     assert not without[y0:y1, x0:x1].any()
     assert (alone > 0).sum() == (x1 - x0) * (y1 - y0)
 

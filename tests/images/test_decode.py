@@ -40,7 +40,7 @@ def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 
 def smooth(height: int = 120, width: int = 160) -> np.ndarray:
-    """A picture with slow gradients and no symmetry, uint8 [H, W]."""
+    """An image with slow gradients and no symmetry, uint8 [H, W]."""
     y, x = np.mgrid[0:height, 0:width]
     return (127 + 60 * np.sin(x / 17) + 60 * np.cos(y / 11 + x / 40)).astype(np.uint8)
 
@@ -54,13 +54,13 @@ def luma(rgb: np.ndarray) -> np.ndarray:
     return rgb[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-def nearest_rank_scale(picture: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(picture, [0.5, 99.5], method="inverted_cdf").astype(np.float64)
+def nearest_rank_scale(image: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(image, [0.5, 99.5], method="inverted_cdf").astype(np.float64)
     if low == high:
-        low, high = float(picture.min()), float(picture.max())
+        low, high = float(image.min()), float(image.max())
     if low == high:
-        return np.zeros(picture.shape, np.uint8)
-    return np.rint(255 * np.clip((picture - low) / (high - low), 0, 1)).astype(np.uint8)
+        return np.zeros(image.shape, np.uint8)
+    return np.rint(255 * np.clip((image - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
 def png(width: int, height: int, *, before: bytes = b"", pixels: bytes = b"") -> bytes:
@@ -168,46 +168,46 @@ def test_one_bit_is_black_and_white():
 
 @QUICK
 @given(arrays(np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 65535)))
-def test_16_bit_is_scaled_between_its_nearest_rank_percentiles(picture):
+def test_16_bit_is_scaled_between_its_nearest_rank_percentiles(image):
     for file_format in ("PNG", "TIFF"):
-        assert np.array_equal(decode_image(encode(Image.fromarray(picture), file_format)), nearest_rank_scale(picture))
+        assert np.array_equal(decode_image(encode(Image.fromarray(image), file_format)), nearest_rank_scale(image))
 
 
-def test_a_bright_marker_does_not_darken_a_16_bit_picture():
-    picture = smooth().astype(np.uint16) * 16
-    picture[:4, :4] = 65535
+def test_a_bright_marker_does_not_darken_a_16_bit_image():
+    image = smooth().astype(np.uint16) * 16
+    image[:4, :4] = 65535
     plain = nearest_rank_scale(smooth().astype(np.uint16) * 16)
-    assert np.abs(decode_image(encode(Image.fromarray(picture), "PNG"))[8:].astype(int) - plain[8:]).max() <= 3
+    assert np.abs(decode_image(encode(Image.fromarray(image), "PNG"))[8:].astype(int) - plain[8:]).max() <= 3
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_32_bit_tiff_is_scaled_like_16_bit(dtype):
-    picture = smooth().astype(dtype) * 1000 - 50_000
-    assert np.array_equal(decode_image(encode(Image.fromarray(picture), "TIFF")), nearest_rank_scale(picture))
+    image = smooth().astype(dtype) * 1000 - 50_000
+    assert np.array_equal(decode_image(encode(Image.fromarray(image), "TIFF")), nearest_rank_scale(image))
 
 
 def test_values_that_are_not_finite_count_as_zero():
-    picture = smooth().astype(np.float32)
-    holes = picture.copy()
+    image = smooth().astype(np.float32)
+    holes = image.copy()
     for k, value in enumerate([np.nan, np.inf, -np.inf]):
-        holes[10 * k : 10 * k + 5], picture[10 * k : 10 * k + 5] = value, 0
-    assert np.array_equal(decode_image(encode(Image.fromarray(holes), "TIFF")), nearest_rank_scale(picture))
+        holes[10 * k : 10 * k + 5], image[10 * k : 10 * k + 5] = value, 0
+    assert np.array_equal(decode_image(encode(Image.fromarray(holes), "TIFF")), nearest_rank_scale(image))
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_a_constant_picture_is_black_and_a_lone_bright_pixel_is_white():
-    picture = np.full((40, 40), 777, np.uint16)
-    assert not decode_image(encode(Image.fromarray(picture), "PNG")).any()
-    picture[3, 4] = 779  # less than 0.5 % of the pixels: both percentiles are 777
-    grey = decode_image(encode(Image.fromarray(picture), "PNG"))
+def test_a_constant_image_is_black_and_a_lone_bright_pixel_is_white():
+    image = np.full((40, 40), 777, np.uint16)
+    assert not decode_image(encode(Image.fromarray(image), "PNG")).any()
+    image[3, 4] = 779  # less than 0.5 % of the pixels: both percentiles are 777
+    grey = decode_image(encode(Image.fromarray(image), "PNG"))
     assert grey[3, 4] == 255
     assert grey.sum() == 255
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_min_is_white_tiff_is_a_negative(depth):
-    picture = smooth().astype(depth) * (250 if depth is np.uint16 else 1)
-    data = encode(Image.fromarray(picture), "TIFF")
+    image = smooth().astype(depth) * (250 if depth is np.uint16 else 1)
+    data = encode(Image.fromarray(image), "TIFF")
     tag = struct.pack("<HHI", 262, 3, 1)
     negative = data.replace(tag + struct.pack("<I", 1), tag + struct.pack("<I", 0))
     assert negative != data
@@ -220,7 +220,7 @@ def test_min_is_white_tiff_is_a_negative(depth):
 @pytest.mark.parametrize("min_size", [None, 30])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation_is_undone(file_format, min_size):
-    """Orientation says where row 0 and column 0 of the stored picture lie in the upright one (EXIF 2.3, table 6)."""
+    """Orientation says where row 0 and column 0 of the stored image lie in the upright one (EXIF 2.3, table 6)."""
     stored = {
         1: lambda a: a,
         2: np.fliplr,
@@ -243,7 +243,7 @@ def test_exif_orientation_is_undone(file_format, min_size):
             assert grey.shape == (inspect_image(data).height, inspect_image(data).width)
 
 
-def test_broken_exif_does_not_lose_a_good_picture():
+def test_broken_exif_does_not_lose_a_good_image():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encode(Image.fromarray(smooth()), "JPEG", exif=exif)
@@ -293,7 +293,7 @@ def test_a_tiff_has_pages_and_the_rest_have_one():
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_header_and_picture_agree(name):
+def test_header_and_image_agree(name):
     info, grey = inspect_image(SAMPLES[name]), decode_image(SAMPLES[name])
     assert grey.shape == (info.height, info.width) == (120, 160)
     assert grey.dtype == np.uint8
@@ -367,15 +367,15 @@ def test_the_limit_itself_is_allowed():
 
 
 def test_the_limit_counts_every_band_and_deep_values_more(monkeypatch):
-    """What a decoder allocates, not what the picture shows: a WebP of 34 bytes took 2.4 GB, a float TIFF 5.5."""
-    picture = smooth(10, 20)
+    """What a decoder allocates, not what the image shows: a WebP of 34 bytes took 2.4 GB, a float TIFF 5.5."""
+    grey = smooth(10, 20)
     glass = colour(10, 20)
-    glass.putalpha(Image.fromarray(picture))
+    glass.putalpha(Image.fromarray(grey))
     for image, file_format, samples in (
-        (Image.fromarray(picture), "PNG", 1),
-        (Image.fromarray(picture.astype(np.uint16)), "TIFF", 1),
-        (Image.fromarray(picture.astype(np.float32)), "TIFF", DEEP_SAMPLES),
-        (Image.fromarray(picture.astype(np.int32)), "TIFF", DEEP_SAMPLES),
+        (Image.fromarray(grey), "PNG", 1),
+        (Image.fromarray(grey.astype(np.uint16)), "TIFF", 1),
+        (Image.fromarray(grey.astype(np.float32)), "TIFF", DEEP_SAMPLES),
+        (Image.fromarray(grey.astype(np.int32)), "TIFF", DEEP_SAMPLES),
         (colour(10, 20), "JPEG", 3),
         (colour(10, 20).convert("CMYK"), "JPEG", 4),
         (glass, "WEBP", 4),
@@ -392,15 +392,15 @@ def test_the_limit_counts_every_band_and_deep_values_more(monkeypatch):
 @pytest.mark.parametrize(
     "dtype", [np.uint8, np.int8, np.uint16, ">u2", np.int16, ">i2", np.uint32, np.int32, np.float32]
 )
-def test_levels_and_index_make_the_picture_again_block_by_block(dtype, monkeypatch):
+def test_levels_and_index_make_the_image_again_block_by_block(dtype, monkeypatch):
     monkeypatch.setattr(grey_levels, "_BLOCK", 7)
     lowest, highest = (-1e6, 1e6) if np.dtype(dtype).kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    picture = np.random.default_rng(0).uniform(lowest, highest, (9, 11)).astype(dtype)
-    picture[0, :2] = lowest, highest
-    levels, index = grey_levels.split_levels(picture)
-    assert np.array_equal(grey_levels.look_up(levels, index), picture)
+    image = np.random.default_rng(0).uniform(lowest, highest, (9, 11)).astype(dtype)
+    image[0, :2] = lowest, highest
+    levels, index = grey_levels.split_levels(image)
+    assert np.array_equal(grey_levels.look_up(levels, index), image)
     assert (np.diff(levels) > 0).all()
-    assert np.array_equal(grey_levels.robust_scale(picture), nearest_rank_scale(picture))
+    assert np.array_equal(grey_levels.robust_scale(image), nearest_rank_scale(image))
 
 
 def test_a_jpeg_of_a_thousand_scans_is_refused():

@@ -153,7 +153,7 @@ def test_the_window_is_in_rescaled_units():
     assert np.abs(difference).max() <= 1
 
 
-def test_a_negative_slope_turns_the_picture_around():
+def test_a_negative_slope_turns_the_image_around():
     stored = ramp()
     falling = decode_image(to_bytes(radiograph(stored, RescaleSlope=-1, RescaleIntercept=4095)))
     rising = decode_image(to_bytes(radiograph(stored)))
@@ -185,7 +185,7 @@ def test_without_a_window_percentiles_set_the_range(dtype):
     assert np.array_equal(decode_image(to_bytes(radiograph(stored))), expected)
 
 
-def test_a_constant_picture_is_black_and_its_negative_white():
+def test_a_constant_image_is_black_and_its_negative_white():
     stored = np.full((9, 9), 777, np.uint16)
     assert not decode_image(to_bytes(radiograph(stored))).any()
     assert (decode_image(to_bytes(radiograph(stored, PhotometricInterpretation="MONOCHROME1"))) == 255).all()
@@ -195,13 +195,13 @@ def test_a_constant_picture_is_black_and_its_negative_white():
     ("slope", "intercept"), [("nan", "0"), ("inf", "0"), ("1", "-inf"), ("1e308", "0"), ("0", "7")]
 )
 def test_a_rescale_that_leaves_one_flat_grey_is_refused(slope, intercept):
-    """It would be scored like a picture."""
+    """It would be scored like an image."""
     with pytest.raises(CorruptImageError, match="rescale"):
         decode_image(to_bytes(radiograph(ramp(), RescaleSlope=slope, RescaleIntercept=intercept)))
 
 
 @pytest.mark.parametrize("elements", [{}, {"RescaleSlope": 1, "RescaleIntercept": 0}])
-def test_an_8_bit_picture_without_a_window_is_left_as_it_is(elements):
+def test_an_8_bit_image_without_a_window_is_left_as_it_is(elements):
     stored = np.random.default_rng(0).integers(60, 90, (31, 33), dtype=np.uint8)
     assert np.array_equal(decode_image(to_bytes(radiograph(stored, **elements))), stored)
 
@@ -269,7 +269,7 @@ def test_modality_lut_comes_before_the_window():
 
 @pytest.mark.parametrize("syntax", NATIVE)
 @pytest.mark.parametrize("shape", [(3, 5, 7), (3, 4, 6)])
-def test_each_frame_is_its_own_picture(syntax, shape):
+def test_each_frame_is_its_own_image(syntax, shape):
     frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     data = to_bytes(radiograph(frames, syntax))
     assert inspect_image(data).frames == 3
@@ -350,15 +350,15 @@ def test_a_colour_space_without_conversion_is_unsupported():
 # pydicom's own files
 
 
-def test_one_picture_in_six_syntaxes_comes_out_the_same():
+def test_one_image_in_six_syntaxes_comes_out_the_same():
     names = ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "MR_small_padded.dcm"]
     names += ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"]
-    pictures = [frame_to_grey(read_dataset(FILES[name].read_bytes())) for name in names]
+    images = [frame_to_grey(read_dataset(FILES[name].read_bytes())) for name in names]
     dataset = pydicom.dcmread(FILES["MR_small.dcm"])
     shown = apply_windowing(dataset.pixel_array, dataset)
-    assert np.abs(pictures[0] - 255 * (shown + 32768) / 65535).max() <= 0.5
-    for picture in pictures[1:]:
-        assert np.array_equal(picture, pictures[0])
+    assert np.abs(images[0] - 255 * (shown + 32768) / 65535).max() <= 0.5
+    for image in images[1:]:
+        assert np.array_equal(image, images[0])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -464,7 +464,7 @@ def test_headers_that_claim_too_much_are_refused(read):
 
 
 @pytest.mark.parametrize("read", [decode_image, inspect_image])
-def test_a_picture_of_minus_one_frames_is_refused_and_does_not_vanish(read):
+def test_a_image_of_minus_one_frames_is_refused_and_does_not_vanish(read):
     """`range(-1)` would make no row of it."""
     with pytest.raises(CorruptImageError, match="frames"):
         read(to_bytes(radiograph(ramp(), NumberOfFrames="-1")))

@@ -1,4 +1,4 @@
-"""What hangs or dies while it decodes: which picture it was is known, and the next is decoded."""
+"""What hangs or dies while it decodes: which image it was is known, and the next is decoded."""
 
 import io
 import os
@@ -42,7 +42,7 @@ def test_the_time_until_a_child_has_started_does_not_count():
         assert call(os.getpid) == call(os.getpid)
 
 
-def test_a_picture_that_wants_more_memory_than_one_may_have_is_refused():
+def test_a_image_that_wants_more_memory_than_one_may_have_is_refused():
     with guarded(30.0, careful=True) as call, pytest.raises(RuntimeError, match="MemoryError"):
         call(np.ones, 10**9)
 

@@ -34,9 +34,7 @@ def says(result: subprocess.CompletedProcess, *parts: str) -> None:
 def test_prepare_names_a_missing_and_an_empty_archive_and_writes_nothing(tmp_path):
     says(run("jobs/prepare.py", "--archive", str(tmp_path / "none"), "--out", str(tmp_path / "out")), "does not exist")
     (tmp_path / "empty").mkdir()
-    says(
-        run("jobs/prepare.py", "--archive", str(tmp_path / "empty"), "--out", str(tmp_path / "out")), "has no pictures"
-    )
+    says(run("jobs/prepare.py", "--archive", str(tmp_path / "empty"), "--out", str(tmp_path / "out")), "has no images")
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +164,7 @@ def test_every_job_runs_submitted(head, phantom_archive, tmp_path):
     said = run_submitted(head, "jobs/explain.py", "--manifest", manifest, "--model", model, "--out", scores)
     assert "wrote 80 rows" in said
     said = run_submitted(head, "jobs/evaluate.py", "--manifest", manifest, "--scores", scores, "--out", report)
-    assert "17 labelled of 17 pictures, split test" in said
+    assert "17 labelled of 17 images, split test" in said
     assert Path(report, "report.html").exists()
 
 

@@ -17,7 +17,7 @@ from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
-from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
+from pneumo_ray.train.config import DataConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 from pneumo_ray.train.state import latest_epoch
 from pneumo_ray.tune.config import StudyConfig
@@ -32,7 +32,7 @@ def options(manifest: str, out: str) -> dict:
         "manifest": manifest,
         "out": out,
         "model": MODEL,
-        "data": ImageConfig(image_size=32),
+        "data": DataConfig(image_size=32),
         "scaling": ScalingConfig(threads_per_worker=1),
         "batch_size": 16,
         "epochs": 1,
@@ -125,17 +125,17 @@ def test_a_bucket_that_is_not_there_is_one_sentence(
     s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path
 ):
     nowhere, out = bucket.replace("s3://", "s3://no-"), str(tmp_path / "out")
-    pictures, manifest, model = str(phantom_archive), str(phantom_run / "manifest.parquet"), tmp_path / "model"
+    images, manifest, model = str(phantom_archive), str(phantom_run / "manifest.parquet"), tmp_path / "model"
     save_bundle(model, PneumoniaNet(MODEL), preprocessing=Preprocessing(32, 37))
     for action, error in (
         (lambda: prepare(PrepareConfig(archive=(nowhere,), out=out)), ArchiveError),
-        (lambda: prepare(PrepareConfig(archive=(pictures,), out=nowhere)), StorageError),
+        (lambda: prepare(PrepareConfig(archive=(images,), out=nowhere)), StorageError),
         (lambda: fit(TrainConfig(**options(storage.join(nowhere, "m.parquet"), out))), ManifestError),
         (lambda: fit(TrainConfig(**options(manifest, nowhere))), StorageError),
         (lambda: run_study(StudyConfig(**options(manifest, nowhere), study="balance")), StorageError),
-        (lambda: explain_archive(ExplainConfig(archive=(pictures,), model=nowhere, out=out)), ModelError),
+        (lambda: explain_archive(ExplainConfig(archive=(images,), model=nowhere, out=out)), ModelError),
         (lambda: explain_archive(ExplainConfig(archive=(nowhere,), model=str(model), out=out)), ArchiveError),
-        (lambda: explain_archive(ExplainConfig(archive=(pictures,), model=str(model), out=nowhere)), StorageError),
+        (lambda: explain_archive(ExplainConfig(archive=(images,), model=str(model), out=nowhere)), StorageError),
         (lambda: write_evaluation(EvaluateConfig(manifest=manifest, scores=nowhere, out=out)), PneumoError),
     ):
         with pytest.raises(error, match="no-bucket"):

@@ -26,7 +26,7 @@ many = settings(deadline=None, max_examples=25)
 
 
 def pair(seed: int, index: int, size: int = 128, difficulty: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the healthy picture, the ill one and the ill one's boxes."""
+    """Return the healthy image, the ill one and the ill one's boxes."""
     healthy, none = draw_radiograph(seed, index, pneumonia=False, image_size=size, difficulty=difficulty)
     ill, boxes = draw_radiograph(seed, index, pneumonia=True, image_size=size, difficulty=difficulty)
     assert none.shape == (0, 4)
@@ -41,10 +41,10 @@ def inside(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-# ---- one picture -----------------------------------------------------------------------------------------------------
+# ---- one image -----------------------------------------------------------------------------------------------------
 
 
-def test_picture_does_not_depend_on_the_order_of_calls() -> None:
+def test_image_does_not_depend_on_the_order_of_calls() -> None:
     def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
         return draw_radiograph(7, index, pneumonia=True, image_size=96, difficulty=0.5)
 
@@ -78,7 +78,7 @@ def test_pneumonia_changes_nothing_outside_the_boxes_and_brightens_inside(
 @given(seed=seeds, index=indices, size=sizes)
 @example(seed=1, index=1233, size=320)  # a closed collimator hides the base of the lungs
 def test_boxes_are_tight_around_what_changed(seed: int, index: int, size: int) -> None:
-    """Every edge of a box lies within a few pixels of changed ones, found from the two pictures alone."""
+    """Every edge of a box lies within a few pixels of changed ones, found from the two images alone."""
     healthy, ill, boxes = pair(seed, index, size)
     changed = ill - healthy >= 2
     slack = 5
@@ -104,7 +104,7 @@ def test_opacities_lie_in_the_lungs() -> None:
         assert all(x1 <= np.ceil(middle) or x0 >= np.floor(middle) for x0, _, x1, _ in boxes)
 
 
-def test_lungs_are_the_dark_part_of_the_chest_and_the_heart_is_on_the_right_of_the_picture() -> None:
+def test_lungs_are_the_dark_part_of_the_chest_and_the_heart_is_on_the_right_of_the_image() -> None:
     mean = np.mean(
         [
             cv2.resize(draw_radiograph(0, index, pneumonia=False, image_size=128, difficulty=0)[0], (128, 128))

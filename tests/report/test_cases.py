@@ -1,4 +1,4 @@
-"""Which pictures the report shows."""
+"""Which images the report shows."""
 
 from collections import Counter
 

@@ -62,13 +62,13 @@ def test_a_fall_from_validation_is_said_and_a_small_one_is_not(subject):
     assert not said(subject, "was")
 
 
-def test_pictures_that_were_trained_or_chosen_on_are_said(subject):
+def test_images_that_were_trained_or_chosen_on_are_said(subject):
     trained = with_column(subject, split=["train"] * 240 + [None])
     whole = replace(trained, numbers=subject.numbers | {"split": None})
     assert said(whole, "trained on 240 of these")
     assert said(with_provenance(whole), "another manifest")
     chosen = with_column(subject, split=["val"] * 240 + [None])
-    assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these very pictures")
+    assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these very images")
     paper = with_column(subject)
     print_of_it = paper.run["model"]["provenance"]["manifest"]["fingerprint"]
     assert said(with_provenance(paper, manifest={"fingerprint": print_of_it, "protocol": "paper"}), "not children")
@@ -76,7 +76,7 @@ def test_pictures_that_were_trained_or_chosen_on_are_said(subject):
     assert not said(replace(subject, numbers=subject.numbers | {"split": None}), "trained")
 
 
-def test_patients_and_pictures_on_both_sides_are_counted(subject):
+def test_patients_and_images_on_both_sides_are_counted(subject):
     sides = ["train" if i % 2 else "test" for i in range(240)] + [None]
     both = with_column(subject, split=sides)
     assert said(replace(both, chosen=both.chosen.of_split("test")), "120 patient(s)")
@@ -84,7 +84,7 @@ def test_patients_and_pictures_on_both_sides_are_counted(subject):
     patients = [f"{i}" for i in range(241)]
     alike = with_column(subject, split=sides, patient_id=patients, content_sha256=copies)
     alike = replace(alike, chosen=alike.chosen.of_split("test"))
-    assert said(alike, "10 picture(s), byte for byte")
+    assert said(alike, "10 image(s), byte for byte")
     assert not said(alike, "patient(s)")
 
 
@@ -94,7 +94,7 @@ def test_shortcuts_calibration_and_failures_are_said(subject):
         assert said(found, "sees only the size") == warned
     one = subject.chosen.table.slice(0, 1)
     kind = "1 pneumonia, 0 normal" if one["label"][0].as_py() else "0 pneumonia, 1 normal"
-    assert said(replace(subject, failed=one), f"1 picture(s) of this split could not be scored ({kind})")
+    assert said(replace(subject, failed=one), f"1 image(s) of this split could not be scored ({kind})")
     error = subject.numbers["metrics"]["stored"]["values"]["ece"]
     assert said(subject, "off by") == (error > 0.05)
 

@@ -59,7 +59,7 @@ def test_no_word_of_a_file_becomes_markup(drawn, write_scores, write_truth, tmp_
     pq.write_table(table, part)
     device = [f"{ATTACK}{i % 3}" for i in range(len(label))]
     truth = write_truth(
-        tmp_path / "m.parquet", label, names=names, pictures=tmp_path / "p", **{f"device {ATTACK}": device}
+        tmp_path / "m.parquet", label, names=names, images=tmp_path / "p", **{f"device {ATTACK}": device}
     )
     write_evaluation(EvaluateConfig(manifest=str(truth), scores=str(scores), out=str(tmp_path / "out")))
     page = (tmp_path / "out" / "report.html").read_text()

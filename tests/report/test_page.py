@@ -31,7 +31,7 @@ def report(drawn, write_scores, write_truth, tmp_path_factory) -> Path:
     (scores / "_run.json").write_text(json.dumps(run))
     write_evaluation(
         EvaluateConfig(
-            manifest=str(write_truth(folder / "m.parquet", label, names=names, pictures=folder / "pictures")),
+            manifest=str(write_truth(folder / "m.parquet", label, names=names, images=folder / "pictures")),
             scores=str(scores),
             out=str(folder / "out"),
         )
@@ -122,7 +122,7 @@ def test_a_rare_disease_keeps_its_prevalence(write_scores, write_truth, drawn, t
     label, logit = drawn
     write_evaluation(
         EvaluateConfig(
-            manifest=str(write_truth(tmp_path / "m.parquet", label, pictures=tmp_path / "pictures")),
+            manifest=str(write_truth(tmp_path / "m.parquet", label, images=tmp_path / "pictures")),
             scores=str(write_scores(tmp_path / "scores", logit)),
             out=str(tmp_path / "out"),
             prevalence=0.0004,
@@ -226,7 +226,7 @@ def test_a_blank_limit_is_none(page):
         assert page.locator("#count").inner_text() == everything, name
 
 
-def test_a_picture_without_mutual_information_is_unknown_and_comes_last(browser, report, tmp_path):
+def test_a_image_without_mutual_information_is_unknown_and_comes_last(browser, report, tmp_path):
     def without(found: re.Match) -> str:
         data = json.loads(found[2])
         data["cases"] = data["cases"][:5]
@@ -250,7 +250,7 @@ def test_a_picture_without_mutual_information_is_unknown_and_comes_last(browser,
     page.close()
 
 
-def test_every_picture_says_what_it_is_not_for(page):
+def test_every_image_says_what_it_is_not_for(page):
     said = page.locator(".case", has_text="research use only").count()
     assert said == page.locator(".case").count() > 0
 
@@ -272,7 +272,7 @@ def test_a_script_that_is_not_the_page_s_own_does_not_run(browser, report):
     page.close()
 
 
-def test_more_pictures_come_on_demand_and_are_painted(page):
+def test_more_images_come_on_demand_and_are_painted(page):
     assert page.locator(".case").count() == 24
     page.locator("#more").click()
     assert page.locator(".case").count() == 48
@@ -331,7 +331,7 @@ def test_a_name_with_html_in_it_shows_as_text(page, report):
     assert "<img src=x" not in report.read_text()
 
 
-def test_every_picture_has_words_for_those_who_cannot_see_it(page):
+def test_every_image_has_words_for_those_who_cannot_see_it(page):
     images = page.locator("[role=img], canvas, img").all()
     assert len(images) > 100
     assert all(image.get_attribute("aria-label") for image in images)
@@ -442,24 +442,24 @@ def test_numbers_are_written_for_people():
     assert written == ["1,234", "0.123", "0.000", "0.0012", "1e-09", "undefined"]
 
 
-def test_without_labels_or_pictures_there_is_a_page_all_the_same(write_scores, write_truth, tmp_path):
+def test_without_labels_or_images_there_is_a_page_all_the_same(write_scores, write_truth, tmp_path):
     """The gallery shows the maps; what needs labels is left out, and said to be."""
-    truth = write_truth(tmp_path / "m.parquet", np.full(30, -1), 30, pictures=tmp_path / "pictures")
+    truth = write_truth(tmp_path / "m.parquet", np.full(30, -1), 30, images=tmp_path / "pictures")
     shutil.rmtree(tmp_path / "pictures")
     scores = write_scores(tmp_path / "s", np.linspace(-2, 2, 30))
     write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores)))
     text = (tmp_path / "out" / "report.html").read_text()
-    assert "None of these pictures has a label" in text
+    assert "None of these images has a label" in text
     assert 'id="threshold"' not in text
     assert text.count('"picture": null') == 30
 
 
 @pytest.mark.parametrize("label", [[0], [1] * 30])
-def test_one_class_or_one_picture_makes_a_page(write_scores, write_truth, tmp_path, label):
-    truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label), pictures=tmp_path / "pictures")
+def test_one_class_or_one_image_makes_a_page(write_scores, write_truth, tmp_path, label):
+    truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label), images=tmp_path / "pictures")
     scores = write_scores(tmp_path / "s", np.linspace(-3, 3, len(label)))
     write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores)))
     text = (tmp_path / "out" / "report.html").read_text()
-    assert f"There is no {'pneumonia' if label == [0] else 'normal'} picture among these" in text
+    assert f"There is no {'pneumonia' if label == [0] else 'normal'} image among these" in text
     inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
     assert len(json.loads(inside, parse_constant=pytest.fail)["cases"]) == len(label)

@@ -16,8 +16,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 def encoded(pixels: np.ndarray, kind: str, mode: str | None = None) -> bytes:
     stream = io.BytesIO()
-    picture = Image.fromarray(pixels)
-    (picture.convert(mode) if mode else picture).save(stream, kind)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(stream, kind)
     return stream.getvalue()
 
 
@@ -58,7 +58,7 @@ def dicom_file():
 
 @pytest.fixture(scope="session")
 def nasty(tmp_path_factory) -> tuple[Path, dict[str, str]]:
-    """An archive, and for each picture in it `ok` or the stage and kind of its failure."""
+    """An archive, and for each image in it `ok` or the stage and kind of its failure."""
     root = tmp_path_factory.mktemp("nasty") / "archive"
     root.mkdir()
     rng = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from pneumo_ray.score.image_list import (
     ROW_GROUP,
     Source,
     list_fingerprint,
-    list_pictures,
-    manifest_pictures,
+    list_images,
+    manifest_images,
     open_source,
     shard_length,
     write_list,
@@ -50,7 +50,7 @@ def test_shards_cover_the_list_fit_into_memory_and_are_never_cut_by_a_row_group(
 def test_every_shard_reads_its_own_rows(tmp_path):
     n = 2 * ROW_GROUP + 77
     write_manifest(manifest(n), str(tmp_path / "m.parquet"))
-    listed = manifest_pictures(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
+    listed = manifest_images(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
     made = write_list(listed, str(tmp_path / "list.parquet"), 224)
     assert open_source(made.uri, 224) == made
     names = [name for shard in range(made.num_shards) for name in made.read(shard)["image_id"].to_pylist()]
@@ -60,7 +60,7 @@ def test_every_shard_reads_its_own_rows(tmp_path):
 def test_a_process_reads_the_footer_of_the_list_once_and_not_for_every_shard(tmp_path):
     """It grows with the list: read for each shard it would cost the square of the archive. Here it is gone after the first."""
     write_manifest(manifest(3 * ROW_GROUP), str(tmp_path / "m.parquet"))
-    listed = manifest_pictures(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
+    listed = manifest_images(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
     made = write_list(listed, str(tmp_path / "list.parquet"), 224)
     shipped = pickle.loads(pickle.dumps(made))
     assert shipped.read(0)["image_id"][0].as_py() == "0.jpg"
@@ -76,13 +76,13 @@ def test_a_process_reads_the_footer_of_the_list_once_and_not_for_every_shard(tmp
 
 @pytest.mark.parametrize("lost", [None, 0, 1, 2, 3])
 def test_lung_boxes_are_carried_over_to_the_crop_and_none_is_made_up(tmp_path, lost):
-    """A picture of 200 x 100 becomes 256 x 256, and the crop of 224 begins at 16."""
+    """An image of 200 x 100 becomes 256 x 256, and the crop of 224 begins at 16."""
     corners = [[50, 25, 100, 75], [50, 25, 100, 75], [0, 0, 2, 2]]
     if lost is not None:
         corners[1][lost] = None
     boxes = dict(zip(LUNG_COLUMNS, zip(*corners, strict=True), strict=True))
     write_manifest(manifest(3, **boxes), str(tmp_path / "m.parquet"))
-    listed = manifest_pictures(str(tmp_path / "m.parquet"), Preprocessing(224, 256), boxes=True)
+    listed = manifest_images(str(tmp_path / "m.parquet"), Preprocessing(224, 256), boxes=True)
     expected = [48, 48, 112, 176]
     assert listed["box"].to_pylist() == [expected, expected if lost is None else None, None]
 
@@ -97,8 +97,8 @@ def test_the_fingerprint_of_a_list_knows_places_and_boxes_and_not_labels():
 
 def test_an_empty_manifest_is_named(tmp_path):
     write_manifest(manifest(0), str(tmp_path / "m.parquet"))
-    with pytest.raises(ManifestError, match="no pictures"):
-        manifest_pictures(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
+    with pytest.raises(ManifestError, match="no images"):
+        manifest_images(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
 
 
 def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp_path, monkeypatch):
@@ -107,8 +107,8 @@ def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp
         tar.addfile(info, io.BytesIO(b""))
     monkeypatch.setattr(source, "_hash", lambda name: 7)
     (tmp_path / "2.jpg").write_bytes(b"x")
-    with pytest.raises(ArchiveError, match="1 picture"):
-        list_pictures([str(tmp_path)], str(tmp_path / "out" / "list.parquet"), 224)
+    with pytest.raises(ArchiveError, match="1 image"):
+        list_images([str(tmp_path)], str(tmp_path / "out" / "list.parquet"), 224)
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The scoring job on a real Ray: one row a picture whatever the picture is, the same numbers however it is run."""
+"""The scoring job on a real Ray: one row per image whatever the image is, the same numbers however it is run."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from pneumo_ray.explain import ZONES, BayesGradCAM
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.run_folder import FolderInUseError, folder_lock
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
-from pneumo_ray.score.decode import load_picture
+from pneumo_ray.score.decode import load_image
 from pneumo_ray.score.explainer import Explainer, take_apart
 from pneumo_ray.score.job import explain_archive
 
@@ -67,7 +67,7 @@ def phantom_config(phantom_run: Path, model: Path, out: Path, **changes) -> Expl
     return replace(ExplainConfig(model=str(model), out=str(out), manifest=manifest, amp="off"), **changes)
 
 
-def test_every_picture_is_exactly_one_row_and_a_failure_says_where_and_why(nasty_scores, nasty):
+def test_every_image_is_exactly_one_row_and_a_failure_says_where_and_why(nasty_scores, nasty):
     table = scores(nasty_scores)
     found = {
         row["image_id"]: "ok" if row["status"] == "ok" else f"{row['error_stage']}: {row['error'].split(':')[0]}"
@@ -99,13 +99,13 @@ def test_the_run_file_counts_what_happened(nasty_scores, nasty):
     assert facts["model"]["hash"] == table["model_hash"][0].as_py()
 
 
-def test_a_row_is_what_the_engine_says_of_the_picture(phantom_scores, phantom_run, model):
+def test_a_row_is_what_the_engine_says_of_the_image(phantom_scores, phantom_run, model):
     bundle, table = load_bundle(model), scores(phantom_scores)
     manifest = {row["image_id"]: row for row in read_manifest(str(phantom_run / "manifest.parquet")).to_pylist()}
     engine = BayesGradCAM(bundle.model, passes=20, seed=0, temperature=bundle.temperature)
     for row in table.to_pylist()[::17]:
-        picture = load_picture(manifest[row["image_id"]]["uri"], None, None, bundle.preprocessing)
-        e = engine(bundle.preprocessing.normalise(torch.from_numpy(picture.copy())[None]))
+        image = load_image(manifest[row["image_id"]]["uri"], None, None, bundle.preprocessing)
+        e = engine(bundle.preprocessing.normalise(torch.from_numpy(image.copy())[None]))
         assert row["prob_mean"] == pytest.approx(float(e.prob_mean), abs=1e-5)
         assert row["mutual_information"] == pytest.approx(float(e.mutual_information), abs=1e-5)
         assert np.allclose(row["cam_mean"], e.cam_mean.flatten(), atol=1e-4)
@@ -194,11 +194,11 @@ def test_lung_boxes_divide_the_lungs_and_rows_without_one_have_no_zones(ray_clus
         if row["image_id"] == first:
             assert row["zone_mean_left_lower"] is row["outside_share"] is None
             assert row["prob_mean"] is not None
-        else:  # the box is the whole picture
+        else:  # the box is the whole image
             assert row["outside_share"] == pytest.approx(0, abs=1e-6)
 
 
-def test_pictures_are_those_of_the_highest_rows(phantom_scores, phantom_run, model, capsys):
+def test_images_are_those_of_the_highest_rows(phantom_scores, phantom_run, model, capsys):
     explain_archive(phantom_config(phantom_run, model, phantom_scores, render=True, top=3))
     index = [line.split(",") for line in (phantom_scores / "pictures" / "index.csv").read_text().splitlines()[1:]]
     table = scores(phantom_scores)
@@ -304,7 +304,7 @@ def test_a_row_is_under_a_kilobyte(phantom_scores):
 def test_a_driver_killed_again_and_again_loses_nothing_and_scores_nothing_twice(
     phantom_archive, model, tmp_path, shards_before_the_kill
 ):
-    """Killed before anything is written, and after some shards; 320 pictures are 20 shards."""
+    """Killed before anything is written, and after some shards; 320 images are 20 shards."""
     archive = tmp_path / "archive"
     for number in range(4):
         (archive / str(number)).mkdir(parents=True)

@@ -33,7 +33,7 @@ def radiograph(number: int, **changes: object) -> Dataset:
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
     for keyword, value in IDENTIFIERS.items():
         setattr(dataset, keyword, value)
-    dataset.PatientID += str(number // 2)  # two pictures of each patient
+    dataset.PatientID += str(number // 2)  # two images of each patient
     pixels = np.random.default_rng(number).integers(0, 256, (80, 70), dtype=np.uint8)
     dataset.Modality, dataset.PhotometricInterpretation = "CR", "MONOCHROME2"
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 80, 70, 1
@@ -82,7 +82,7 @@ def test_no_patient_is_named_in_what_prepare_and_explain_say_and_write(ray_clust
     assert len(manifest) == 19
     assert sum(row["status"] == "failed" for row in manifest) >= 5
     patients = {row["patient_id"] for row in manifest if row["image_id"].split("/")[-1][:-4].isdigit()}
-    assert len(patients) == 6, "two pictures of one patient belong together all the same"
+    assert len(patients) == 6, "two images of one patient belong together all the same"
     assert json.loads((tmp_path / "scores" / "_run.json").read_text())["rows"] == 19
 
     logs = Path(ray_cluster._private.worker._global_node.get_session_dir_path()) / "logs"

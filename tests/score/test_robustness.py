@@ -1,4 +1,4 @@
-"""The robustness job on a real Ray: its undisturbed pictures are those of jobs/explain.py, and none is lost."""
+"""The robustness job on a real Ray: its undisturbed images are those of jobs/explain.py, and none is lost."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
-from pneumo_ray.score.decode import load_picture
+from pneumo_ray.score.decode import load_image
 from pneumo_ray.score.image_list import LUNG_COLUMNS
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.robustness import measure_robustness
@@ -28,7 +28,7 @@ LUNGS = (20, 10, 110, 80)
 
 @pytest.fixture(scope="module")
 def marked(phantom_run, tmp_path_factory) -> Path:
-    """The phantoms' manifest with lung boxes for every other picture, and one test file cut in half."""
+    """The phantoms' manifest with lung boxes for every other image, and one test file cut in half."""
     folder = tmp_path_factory.mktemp("marked")
     table = read_manifest(str(phantom_run / "manifest.parquet"))
     uris, splits = table["uri"].to_pylist(), table["split"].to_pylist()
@@ -54,7 +54,7 @@ def rows(out: Path) -> pa.Table:
     return pq.read_table(out / "robustness.parquet")
 
 
-def test_every_labelled_picture_has_one_row_a_condition_and_a_cut_file_is_counted(measured, marked):
+def test_every_labelled_image_has_one_row_a_condition_and_a_cut_file_is_counted(measured, marked):
     table, facts = rows(measured), json.loads((measured / "robustness.json").read_text())
     manifest = read_manifest(str(marked))
     names = set(manifest.filter(pc.equal(manifest["split"], "test"))["image_id"].to_pylist())
@@ -68,7 +68,7 @@ def test_every_labelled_picture_has_one_row_a_condition_and_a_cut_file_is_counte
     assert {record["n"] for record in facts["conditions"]} == {len(names) - 1}
 
 
-def test_undisturbed_pictures_score_exactly_what_jobs_explain_gives_them(measured, marked, model, tmp_path):
+def test_undisturbed_images_score_exactly_what_jobs_explain_gives_them(measured, marked, model, tmp_path):
     explain_archive(ExplainConfig(model=str(model), out=str(tmp_path), manifest=str(marked), amp="off"))
     explained = pa.concat_tables([pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))])
     plain = rows(measured).filter(pc.equal(rows(measured)["condition"], "as_it_is"))
@@ -79,7 +79,7 @@ def test_undisturbed_pictures_score_exactly_what_jobs_explain_gives_them(measure
         assert plain[name].to_pylist() == explained[name].to_pylist()
 
 
-def test_a_condition_scores_what_the_engine_says_of_the_picture_with_its_own_lungs(measured, marked, model):
+def test_a_condition_scores_what_the_engine_says_of_the_image_with_its_own_lungs(measured, marked, model):
     """A phantom becomes 73 x 73, and the crop of 64 begins at 4: a corner of the box is round(73 c / side) - 4."""
     bundle, manifest = load_bundle(model), read_manifest(str(marked)).to_pylist()
     engine = BayesGradCAM(bundle.model, passes=20, seed=0, temperature=bundle.temperature)
@@ -89,13 +89,13 @@ def test_a_condition_scores_what_the_engine_says_of_the_picture_with_its_own_lun
     chosen = [row for row in manifest if row["split"] == "test" and found[row["image_id"], "as_it_is", 0] is not None]
     assert {row["lung_x0"] is None for row in chosen[:4]} == {True, False}
     for row in chosen[:4]:
-        picture = load_picture(row["uri"], None, None, bundle.preprocessing)
+        image = load_image(row["uri"], None, None, bundle.preprocessing)
         lungs = None
         if row["lung_x0"] is not None:
             scale = np.array([73 / row["width"], 73 / row["height"]] * 2)
             x0, y0, x1, y1 = (np.round(np.array(LUNGS) * scale) - 4).clip(0, 64).astype(int).tolist()
             lungs = (x0, y0, x1, y1)
-        made = np.stack([apply_condition(picture, condition, row["image_id"], 0, lungs) for condition in CONDITIONS])
+        made = np.stack([apply_condition(image, condition, row["image_id"], 0, lungs) for condition in CONDITIONS])
         e = engine(bundle.preprocessing.normalise(torch.from_numpy(made)))
         expected = [found[row["image_id"], condition.name, condition.severity] for condition in CONDITIONS]
         assert np.allclose(e.prob_mean, expected, atol=1e-5)
@@ -152,7 +152,7 @@ def test_what_cannot_work_is_said_in_one_sentence_before_anything_is_written(mar
     out = str(tmp_path / "out")
     with pytest.raises(ModelError, match="not a complete"):
         measure_robustness(str(tmp_path / "nowhere"), str(marked), out)
-    with pytest.raises(ManifestError, match="no labelled pictures in the split test"):
+    with pytest.raises(ManifestError, match="no labelled images in the split test"):
         measure_robustness(str(model), str(tmp_path / "unlabelled.parquet"), out)
     with pytest.raises(ConfigError, match="split must be"):
         measure_robustness(str(model), str(marked), out, "holdout")

@@ -100,6 +100,6 @@ def test_one_class_or_no_labels_cannot_be_trained_on(phantom_run, tmp_path):
     write_manifest(
         manifest.set_column(column, "label", pa.nulls(len(manifest), pa.int8())), str(tmp_path / "none.parquet")
     )
-    with pytest.raises(ManifestError, match="no labelled picture"):
+    with pytest.raises(ManifestError, match="no labelled image"):
         load_training_rows(str(tmp_path / "none.parquet"))
     assert len(usable(manifest)) == len(manifest)

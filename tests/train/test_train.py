@@ -20,7 +20,7 @@ from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, PneumoErr
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.run_folder import FolderInUseError, RunFolder
-from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
+from pneumo_ray.train.config import DataConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
 from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import load_state
@@ -33,7 +33,7 @@ def config(phantom_run: Path, out: Path, workers: int = 1, **changes) -> TrainCo
         manifest=str(phantom_run / "manifest.parquet"),
         out=str(out),
         model=ModelConfig(arch="resnet18", weights="none"),
-        data=ImageConfig(image_size=32),
+        data=DataConfig(image_size=32),
         optim=OptimConfig(lr=1e-3),
         scaling=ScalingConfig(num_workers=workers),
         batch_size=16,

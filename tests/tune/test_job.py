@@ -21,7 +21,7 @@ from pneumo_ray.config import load_config
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.model import ModelConfig, load_bundle
-from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
+from pneumo_ray.train.config import DataConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.job import Halving, run_study
 
@@ -33,7 +33,7 @@ def study(phantom_run: Path, out: Path, **changes) -> StudyConfig:
         manifest=str(phantom_run / "manifest.parquet"),
         out=str(out),
         model=ModelConfig(arch="resnet18", weights="none"),
-        data=ImageConfig(image_size=32),
+        data=DataConfig(image_size=32),
         optim=OptimConfig(lr=1e-3),
         batch_size=16,
         epochs=2,
@@ -167,7 +167,7 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster
     assert trial_json(tmp_path / "out", "second-seed0")["status"] == "finished"
 
 
-def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, phantom_archive, tmp_path, capsys):
+def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, phantom_archive, tmp_path, capsys):
     prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(tmp_path / "run"), protocol="official"))
     space = tmp_path / "space.json"
     ranges = {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "balance": ["none", "sampler"]}
@@ -175,7 +175,7 @@ def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, p
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 1, "search": "optuna"}
     asked = study(tmp_path / "run", tmp_path / "out", max_concurrent=1, **options)
     first = run_study(asked)
-    assert "pictures once, for all trials" in capsys.readouterr().out
+    assert "images once, for all trials" in capsys.readouterr().out
     shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()}
     cached = pq.read_table(tmp_path / "out/manifest.parquet")
     assert cached["cache_file"].null_count == 0
@@ -184,7 +184,7 @@ def test_optuna_draws_and_continues_and_pictures_are_decoded_once(ray_cluster, p
     }
     assert load_config(TrainConfig, str(tmp_path / "out/best.json")).manifest == str(tmp_path / "run/manifest.parquet")
     more = run_study(replace(asked, trials=3))
-    assert "pictures once" not in capsys.readouterr().out
+    assert "images once" not in capsys.readouterr().out
     assert more[:2] == first
     assert [record["status"] for record in more] == ["finished"] * 3
     assert len({record["settings"]["optim.lr"] for record in more}) == 3

@@ -12,7 +12,7 @@ from pneumo_ray.data.sampling import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.model import ModelConfig
-from pneumo_ray.train.config import ImageConfig, TrainConfig
+from pneumo_ray.train.config import DataConfig, TrainConfig
 from pneumo_ray.tune.comparison import best_record, differences
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.results import ablation_markdown, study_rows, write_results
@@ -237,7 +237,7 @@ def test_an_overconfident_half_is_what_the_bias_shows():
 
 def test_the_best_config_is_one_that_train_takes(tmp_path):
     study = Study("s", "x", arms={"a": {"augment.crop_area": None}, "b": {"augment.crop_area": [0.5, 0.9]}})
-    base = replace(BASE, out=str(tmp_path), data=ImageConfig(64))
+    base = replace(BASE, out=str(tmp_path), data=DataConfig(64))
     found = records({"a": [0.3], "b": [0.2]})
     names = ("val_auc", "ece", "recall", "specificity", "bias")
     for record in found:
