@@ -11,7 +11,7 @@ independent, so the spread of their means is the error of the whole.
 import torch
 from torch import Tensor
 
-from pneumo_ray.model.network import DropoutSite
+from pneumo_ray.model.config import DropoutSite
 
 DEFAULT_PASSES: dict[DropoutSite, int] = {"head": 200, "tail": 20}
 """Monte Carlo passes where none are asked for: at the head they are rows of one matrix product, in the tail each is a

@@ -7,17 +7,19 @@ every logit, which no temperature can mend (Saerens, Latinne and Decaestecker 20
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.special import logit as log_odds
-from torch import Tensor
 
 from pneumo_ray.errors import ModelError
 
-Values = TypeVar("Values", float, NDArray[np.float64], Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Values = TypeVar("Values", float, NDArray[np.float64], "Tensor")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pneumo_ray.data.config import Balance
 from pneumo_ray.data.dataset import load_bases
-from pneumo_ray.data.sampling import Balance, epoch_plan, epoch_slots
+from pneumo_ray.data.sampling import epoch_plan, epoch_slots
 from pneumo_ray.images.augment import augment_batch, center_crop, draw_augmentations
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.rng import UInt64s, image_key

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import t as student
 
 from pneumo_ray.config import load_config, parse
-from pneumo_ray.data.sampling import BALANCE_MODES
+from pneumo_ray.data.config import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.model import ModelConfig
