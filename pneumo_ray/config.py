@@ -2,6 +2,8 @@
 
 A job's config is a frozen dataclass. The values it ran with are written as JSON beside its results, and
 `--config FILE` takes them back; options given beside it win.
+
+Every config module imports this one, and `--help` imports nothing else: only the standard library stands at its top.
 """
 
 import dataclasses
@@ -11,16 +13,44 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-import tyro
-
-from pneumo_ray import storage
 from pneumo_ray.errors import ConfigError, PneumoError
 
 Config = TypeVar("Config")
+
+Amp = Literal["auto", "bf16", "fp16", "off"]
+"""Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
+
+CountRange = int | tuple[int, int]
+"""A number of processes, or the fewest and the most of them."""
+
+
+def count_range(count: CountRange) -> tuple[int, int]:
+    """Return the fewest and the most processes that a count allows."""
+    return (count, count) if isinstance(count, int) else count
+
+
+def require(holds: bool, sentence: str) -> None:
+    """Refuse a value of a config.
+
+    Args:
+        holds: whether the value can work.
+        sentence: names the option and says what it must be.
+
+    Raises:
+        ConfigError: with the sentence, if it does not hold.
+    """
+    if not holds:
+        raise ConfigError(sentence)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the known word nearest to `word`, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequence[str] | None = None) -> None:
@@ -67,6 +97,8 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
         ConfigError: if a value cannot work, or the file given with `--config` cannot be used.
         SystemExit: with code 2 for words that are no options, after saying so.
     """
+    import tyro
+
     words = list(argv)
     default: Any = None
     for position, word in enumerate(words):
@@ -106,6 +138,8 @@ def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
     Raises:
         ConfigError: if the file is missing, not JSON, or not an object.
     """
+    from pneumo_ray import storage
+
     try:
         values = json.loads(storage.read_bytes(uri))
     except FileNotFoundError as error:
@@ -118,10 +152,11 @@ def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
 
 
 def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> Any:
+    import tyro
+
     hints = typing.get_type_hints(kind)
     if unknown := [key for key in values if key not in hints]:
-        near = difflib.get_close_matches(unknown[0], hints, n=1)
-        hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+        hint = did_you_mean(prefix + unknown[0], [prefix + name for name in hints])
         raise ConfigError(f"--config {path} has the unknown option {prefix}{unknown[0]}{hint}")
     arguments: dict[str, Any] = {}
     for spec in dataclasses.fields(kind):
@@ -139,6 +174,8 @@ def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> An
 
 def save_config(config: Any, uri: str) -> None:
     """Write a config as JSON, such that `load_config` returns its equal."""
+    from pneumo_ray import storage
+
     storage.write_json(as_plain(config), uri)
 
 

@@ -8,23 +8,23 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from pneumo_ray.evaluate.localisation import energy_in_box, pointing_game
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.explain.faithfulness import energy_in_box, pointing_game
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.images.augment import boxes_of_input
-from pneumo_ray.model import Preprocessing
 
 
-def pointing_line(scores: Scores, boxes: pa.Table, preprocessing: Preprocessing) -> str:
+def pointing_line(scores: Scores, boxes: pa.Table, resize_size: int, image_size: int) -> str:
     """Return in plain text how the maps of true positives agree with true boxes.
 
     Args:
         scores: of pictures that did not fail, joined with the `label` of the manifest.
         boxes: see `pointing`.
-        preprocessing: of the model.
+        resize_size: of the model's preprocessing.
+        image_size: of the model's preprocessing.
     """
     label = pc.fill_null(scores.table["label"], -1).to_numpy()
-    found = pointing(scores, label, boxes, preprocessing.resize_size, preprocessing.image_size)
+    found = pointing(scores, label, boxes, resize_size, image_size)
     return (
         f"pointing game: in {found.hits} of {found.total} true positives the map's maximum lies in a true box; "
         f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the picture"

@@ -1,10 +1,10 @@
-"""Do the maps show what the network uses, and where the disease is? Measures from the literature, one function each.
+"""Do the maps show what the network uses? Measures from the literature, one function each.
 
-Maps are coarse [h, w] and are upsampled bilinearly to the picture, as everywhere here. Boxes are half-open in pixels.
+Maps are coarse [h, w] and are upsampled bilinearly to the image, as everywhere here.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,77 +16,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from pneumo_ray.explain.bayes import eval_mode
 from pneumo_ray.explain.cam import signed_maps
-from pneumo_ray.explain.zones import Box
 from pneumo_ray.model.network import PneumoniaNet
-
-Maps = NDArray[np.float32]
-
-
-def upsample(maps: Maps, image_size: tuple[int, int]) -> Maps:
-    """Return maps [n, h, w] at the size of the picture, float32 [n, H, W]."""
-    return F.interpolate(torch.from_numpy(np.ascontiguousarray(maps))[:, None], size=image_size, mode="bilinear")[
-        :, 0
-    ].numpy()
-
-
-def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return [H, W], true inside any of the boxes; what lies outside the picture is cut off."""
-    mask = np.zeros(image_size, bool)
-    for x0, y0, x1, y1 in boxes:
-        mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
-    return mask
-
-
-def pointing_game(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return whether the maximum of each map lies in a true box (Zhang et al. 2016, arXiv 1608.00507).
-
-    A blank map is a miss, and so is a picture without a box. No tolerance is added around the boxes.
-
-    Args:
-        maps: [n, h, w], after ReLU.
-        boxes: true boxes of each picture, in its pixels.
-        image_size: rows and columns of the pictures.
-
-    Returns:
-        bool [n].
-    """
-    hits = np.zeros(len(maps), bool)
-    for number, (fine, true) in enumerate(zip(upsample(maps, image_size), boxes, strict=True)):
-        if fine.max() > 0:
-            row, column = np.unravel_index(np.argmax(fine), image_size)
-            hits[number] = any(x0 <= column < x1 and y0 <= row < y1 for x0, y0, x1, y1 in true)
-    return hits
-
-
-def energy_in_box(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the share of each map that lies in its true boxes (Wang et al. 2020, arXiv 1910.01279); NaN for a blank map."""
-    shares = np.full(len(maps), np.nan)
-    for number, (fine, true) in enumerate(zip(upsample(maps, image_size), boxes, strict=True)):
-        if (total := float(fine.sum(dtype=np.float64))) > 0:
-            shares[number] = float(fine[inside_mask(true, image_size)].sum(dtype=np.float64)) / total
-    return shares
-
-
-def overlap(
-    maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int], threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return IoU and Dice of `map >= threshold * its maximum` with the true boxes, each [n]; 0 for a blank map."""
-    iou, dice = np.zeros(len(maps)), np.zeros(len(maps))
-    for number, (fine, true) in enumerate(zip(upsample(maps, image_size), boxes, strict=True)):
-        marked = (fine >= threshold * fine.max()) & (fine > 0)
-        truth = inside_mask(true, image_size)
-        both, either = int((marked & truth).sum()), int((marked | truth).sum())
-        iou[number] = both / either if either else 0.0
-        dice[number] = 2 * both / (either + both) if either else 0.0
-    return iou, dice
-
-
-def tune_overlap_threshold(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> float:
-    """Return the threshold, as a share of the maximum, with the best mean IoU. Tune on validation, measure on test."""
-    candidates = [step / 20 for step in range(1, 20)]
-    means = [float(overlap(maps, boxes, image_size, threshold)[0].mean()) for threshold in candidates]
-    return candidates[int(np.argmax(means))]
-
 
 @torch.inference_mode()
 def insertion_deletion(

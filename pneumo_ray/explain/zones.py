@@ -5,10 +5,13 @@ the right lung is on the left of the picture.
 """
 
 import itertools
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the picture; x1 and y1 are the first pixels outside."""
@@ -28,7 +31,7 @@ ALIASES = {
 patient's left."""
 
 
-def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box: Box | None = None) -> Tensor:
+def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box: Box | None = None) -> "Tensor":
     """Return the matrix that turns a coarse map into the zone means of its upsampled picture.
 
     Bilinear upsampling (`align_corners=False`) and averaging are both linear, so their composition is one matrix and no
@@ -51,18 +54,18 @@ def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box
         ValueError: if the picture is smaller than the map, or the box leaves it or is under 3 rows by 2 columns.
     """
     x0, y0, x1, y1 = (0, 0, image_size[1], image_size[0]) if box is None else box
-    rows, columns = _upsampling(map_size, image_size)
+    rows, columns = upsampling(map_size, image_size)
     _check_box((x0, y0, x1, y1), image_size)
     if y1 - y0 < 3 or x1 - x0 < 2:
         raise ValueError(f"box {(x0, y0, x1, y1)} is under 3 rows by 2 columns, too small for six zones; enlarge it")
     thirds = [y0 + (2 * i * (y1 - y0) + 3) // 6 for i in range(4)]
     halves = [x0 + (i * (x1 - x0) + 1) // 2 for i in range(3)]
-    bands = torch.stack([rows[a:b].mean(0) for a, b in itertools.pairwise(thirds)])
-    sides = torch.stack([columns[a:b].mean(0) for a, b in itertools.pairwise(halves)])
-    return torch.kron(bands, sides).float()
+    bands = np.stack([rows[a:b].mean(0) for a, b in itertools.pairwise(thirds)])
+    sides = np.stack([columns[a:b].mean(0) for a, b in itertools.pairwise(halves)])
+    return _tensor(np.kron(bands, sides))
 
 
-def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box: Box) -> Tensor:
+def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box: Box) -> "Tensor":
     """Return the two functionals whose ratio is the share of activation outside a box.
 
     Args:
@@ -77,15 +80,15 @@ def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box
     Raises:
         ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
     """
-    rows, columns = _upsampling(map_size, image_size)
+    rows, columns = upsampling(map_size, image_size)
     _check_box(box, image_size)
     x0, y0, x1, y1 = box
-    whole = torch.kron(rows.sum(0), columns.sum(0))
-    inside = torch.kron(rows[y0:y1].sum(0), columns[x0:x1].sum(0))
-    return (torch.stack([(whole - inside).clamp(min=0), whole]) / (image_size[0] * image_size[1])).float()
+    whole = np.kron(rows.sum(0), columns.sum(0))
+    inside = np.kron(rows[y0:y1].sum(0), columns[x0:x1].sum(0))
+    return _tensor(np.stack([np.maximum(whole - inside, 0), whole]) / (image_size[0] * image_size[1]))
 
 
-def outside_share(maps: Tensor, image_size: tuple[int, int], box: Box) -> Tensor:
+def outside_share(maps: "Tensor", image_size: tuple[int, int], box: Box) -> "Tensor":
     """Return the share of activation that lies outside a box, from 0 to 1; NaN for a blank map, which has none.
 
     Args:
@@ -105,15 +108,41 @@ def outside_share(maps: Tensor, image_size: tuple[int, int], box: Box) -> Tensor
     return outside / whole
 
 
-def _upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the float64 matrices [H, h] and [W, w] that bilinear upsampling is made of."""
+def upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the matrices that bilinear upsampling (`align_corners=False`) is made of: `rows @ map @ columns.T`.
+
+    Args:
+        map_size: rows and columns (h, w) of the coarse map.
+        image_size: rows and columns (H, W) of the image that it explains, in pixels.
+
+    Returns:
+        float64 [H, h] and [W, w]; each row sums to 1.
+
+    Raises:
+        ValueError: if the image is smaller than the map.
+    """
     if image_size[0] < map_size[0] or image_size[1] < map_size[1]:
         raise ValueError(f"image_size {image_size} is smaller than map_size {map_size}; give both as rows, columns")
-    rows, columns = (
-        F.interpolate(torch.eye(coarse, dtype=torch.float64)[None], size=fine, mode="linear", align_corners=False)[0].mT
-        for coarse, fine in zip(map_size, image_size, strict=True)
-    )
+    rows, columns = (_interpolation(coarse, fine) for coarse, fine in zip(map_size, image_size, strict=True))
     return rows, columns
+
+
+def _interpolation(coarse: int, fine: int) -> NDArray[np.float64]:
+    """Return [fine, coarse]: pixel i has its centre at (i + 1/2) coarse / fine - 1/2 cells, not before the first."""
+    center = np.maximum((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0)
+    before = center.astype(np.int64)
+    after = np.minimum(before + 1, coarse - 1)
+    share = center - before
+    matrix = np.zeros((fine, coarse))
+    np.add.at(matrix, (np.arange(fine), before), 1 - share)
+    np.add.at(matrix, (np.arange(fine), after), share)
+    return matrix
+
+
+def _tensor(values: NDArray[np.float64]) -> "Tensor":
+    import torch  # here, so that evaluation, which needs names and arithmetic only, does without
+
+    return torch.from_numpy(values.astype(np.float32))
 
 
 def _check_box(box: Box, image_size: tuple[int, int]) -> None:

@@ -1,7 +1,13 @@
-"""The classifier, and the folder that it travels in: pure torch."""
+"""The classifier, and the folder that it travels in: pure torch, which is imported when a name is first used."""
 
-from pneumo_ray.model.bundle import Bundle, Preprocessing, load_bundle, save_bundle
-from pneumo_ray.model.network import ARCHITECTURES, ModelConfig, PneumoniaNet, build_model
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pneumo_ray.model.config import ARCHITECTURES, ModelConfig
+
+if TYPE_CHECKING:
+    from pneumo_ray.model.bundle import Bundle, Preprocessing, load_bundle, save_bundle
+    from pneumo_ray.model.network import PneumoniaNet, build_model
 
 __all__ = [
     "ARCHITECTURES",
@@ -13,3 +19,19 @@ __all__ = [
     "load_bundle",
     "save_bundle",
 ]
+
+_MODULES = {
+    "Bundle": "bundle",
+    "PneumoniaNet": "network",
+    "Preprocessing": "bundle",
+    "build_model": "network",
+    "load_bundle": "bundle",
+    "save_bundle": "bundle",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs torch when it is first asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -4,20 +4,16 @@ With this one shape for every architecture, Grad-CAM weights (arXiv 1610.02391) 
 so the maps of arXiv 2507.18647 need no backward pass. The trunks are torchvision's; their own classifiers are dropped.
 """
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self
 
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from pneumo_ray.errors import ConfigError, ModelError
+from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.weights import load_weights
-
-DropoutSite = Literal["head", "tail"]
-Freeze = Literal["none", "early", "backbone"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,7 @@ _LAYOUTS = {
     "inception_v3": _Layout(2048, None, (("Mixed_7c", 2048),), "Mixed_7a"),
     "efficientnet_b0": _Layout(1280, "features", (("features.8", 320),), "features.7"),
 }
-
-ARCHITECTURES: tuple[str, ...] = tuple(_LAYOUTS)
-"""The trunks that can be built, by torchvision name."""
+"""Every trunk of `ARCHITECTURES`, by torchvision name."""
 
 # StochasticDepth off: dropout is the only randomness that Monte Carlo passes have to reproduce. The published Inception
 # weights expect another normalisation, which weights.py folds into the first layer, so no transform is needed here.
@@ -64,44 +58,6 @@ _OPTIONS: dict[str, dict[str, bool | float]] = {
 }
 
 _NOT_TRUNK = {"avgpool", "dropout", "fc", "classifier"}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What to build, and where its weights come from."""
-
-    arch: str = "resnet50"
-    """Trunk by torchvision name, one of ARCHITECTURES."""
-    weights: str = "imagenet"
-    """`imagenet` (downloaded by torchvision), `none` (from scratch), or a file: a torchvision state dict
-    (.pth, .pt, .safetensors) or a bundle's weights.safetensors."""
-    dropout: float = 0.5
-    """Share of channels dropped; the same rate in training and in Monte Carlo passes."""
-    dropout_site: DropoutSite = "head"
-    """`head` drops pooled features before the linear layer, `tail` drops whole channels inside the last stage."""
-    freeze: Freeze = "none"
-    """`none` trains everything, `early` the last stage and the head, `backbone` the head only."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            ModelError: if the architecture is unknown.
-            ConfigError: if another field is out of its range.
-        """
-        if self.arch not in _LAYOUTS:
-            nearest = difflib.get_close_matches(self.arch, ARCHITECTURES, n=1, cutoff=0.0)[0]
-            raise ModelError(
-                f"model.arch {self.arch!r} is not known; did you mean {nearest}? (known: {', '.join(ARCHITECTURES)})"
-            )
-        if not self.weights:
-            raise ConfigError("model.weights is empty; give imagenet, none or a file")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if self.dropout_site not in get_args(DropoutSite):
-            raise ConfigError(f"model.dropout_site must be head or tail, got {self.dropout_site!r}")
-        if self.freeze not in get_args(Freeze):
-            raise ConfigError(f"model.freeze must be none, early or backbone, got {self.freeze!r}")
 
 
 class ChannelDropout(nn.Module):

@@ -1,0 +1,79 @@
+"""Do the maps show where the disease is? Measures of maps against true boxes, one function each.
+
+Maps are coarse [h, w] and are upsampled bilinearly to the image, as everywhere here. Boxes are half-open in pixels.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumo_ray.explain.zones import Box, upsampling
+
+Maps = NDArray[np.float32]
+
+
+def upsampled(maps: Maps, image_size: tuple[int, int]) -> Iterator[Maps]:
+    """Yield each of the maps [n, h, w] at the size of its image, float32 [H, W]."""
+    rows, columns = (matrix.astype(np.float32) for matrix in upsampling((maps.shape[1], maps.shape[2]), image_size))
+    for coarse in maps:
+        yield rows @ coarse @ columns.T
+
+
+def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return [H, W], true inside any of the boxes; what lies outside the image is cut off."""
+    mask = np.zeros(image_size, bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True
+    return mask
+
+
+def pointing_game(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return whether the maximum of each map lies in a true box (Zhang et al. 2016, arXiv 1608.00507).
+
+    A blank map is a miss, and so is an image without a box. No tolerance is added around the boxes.
+
+    Args:
+        maps: [n, h, w], after ReLU.
+        boxes: true boxes of each image, in its pixels.
+        image_size: rows and columns of the images.
+
+    Returns:
+        bool [n].
+    """
+    hits = np.zeros(len(maps), bool)
+    for number, (fine, true) in enumerate(zip(upsampled(maps, image_size), boxes, strict=True)):
+        if fine.max() > 0:
+            row, column = np.unravel_index(np.argmax(fine), image_size)
+            hits[number] = any(x0 <= column < x1 and y0 <= row < y1 for x0, y0, x1, y1 in true)
+    return hits
+
+
+def energy_in_box(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Return the share of each map that lies in its true boxes (Wang et al. 2020, arXiv 1910.01279); NaN for a blank map."""
+    shares = np.full(len(maps), np.nan)
+    for number, (fine, true) in enumerate(zip(upsampled(maps, image_size), boxes, strict=True)):
+        if (total := float(fine.sum(dtype=np.float64))) > 0:
+            shares[number] = float(fine[inside_mask(true, image_size)].sum(dtype=np.float64)) / total
+    return shares
+
+
+def overlap(
+    maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return IoU and Dice of `map >= threshold * its maximum` with the true boxes, each [n]; 0 for a blank map."""
+    iou, dice = np.zeros(len(maps)), np.zeros(len(maps))
+    for number, (fine, true) in enumerate(zip(upsampled(maps, image_size), boxes, strict=True)):
+        marked = (fine >= threshold * fine.max()) & (fine > 0)
+        truth = inside_mask(true, image_size)
+        both, either = int((marked & truth).sum()), int((marked | truth).sum())
+        iou[number] = both / either if either else 0.0
+        dice[number] = 2 * both / (either + both) if either else 0.0
+    return iou, dice
+
+
+def tune_overlap_threshold(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> float:
+    """Return the threshold, as a share of the maximum, with the best mean IoU. Tune on validation, measure on test."""
+    candidates = [step / 20 for step in range(1, 20)]
+    means = [float(overlap(maps, boxes, image_size, threshold)[0].mean()) for threshold in candidates]
+    return candidates[int(np.argmax(means))]
