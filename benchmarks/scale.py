@@ -322,7 +322,8 @@ def _summary(place: Place) -> Work:
 
 
 def _evaluation(place: Place, *, report: bool) -> Work:
-    from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+    from pneumo_ray.evaluate.config import EvaluateConfig
+    from pneumo_ray.report.job import write_evaluation
 
     out = place.base / ("report" if report else "numbers")
     config = EvaluateConfig(place.manifest, str(out), str(place.scores), split="all", report=report)

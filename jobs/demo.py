@@ -4,22 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pneumo_ray.config import run_job
-from pneumo_ray.console import duration, progress, say
-from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.data.pipeline import start_ray
-from pneumo_ray.data.prepare import PrepareConfig, prepare
-from pneumo_ray.evaluate.attention import pointing_line
-from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
-from pneumo_ray.evaluate.scores import read_scores
-from pneumo_ray.model import ModelConfig, load_bundle
-from pneumo_ray.phantom.synthetic import PhantomConfig, write_phantom_archive
+from pneumo_ray.data.config import PrepareConfig
+from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.phantom.config import PhantomConfig
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.job import explain_archive
 from pneumo_ray.train.config import ImageConfig, OptimConfig, TrainConfig
-from pneumo_ray.train.launch import fit
 
 
 @dataclass(frozen=True)
@@ -36,8 +27,31 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> None:
-    start = time.monotonic()
-    out = Path(config.out)
+    import pyarrow.parquet as pq
+
+    from pneumo_ray.console import duration, progress, say
+    from pneumo_ray.data.manifest import read_manifest
+    from pneumo_ray.data.pipeline import start_ray
+    from pneumo_ray.data.prepare import prepare
+    from pneumo_ray.evaluate.attention import pointing_line
+    from pneumo_ray.evaluate.scores import read_scores
+    from pneumo_ray.model import load_bundle
+    from pneumo_ray.phantom.synthetic import write_phantom_archive
+    from pneumo_ray.report.job import write_evaluation
+    from pneumo_ray.score.job import explain_archive
+    from pneumo_ray.train.launch import fit
+
+    start, out = time.monotonic(), Path(config.out)
+    manifest, model, scores = str(out / "manifest.parquet"), str(out / "model"), str(out / "scores")
+    training = TrainConfig(
+        manifest=manifest,
+        out=str(out),
+        model=ModelConfig(arch="resnet18", weights="none"),
+        data=ImageConfig(image_size=config.image_size),
+        optim=OptimConfig(lr=1e-3),
+        batch_size=32,
+        epochs=config.epochs,
+    )
     say("Synthetic radiographs: what follows shows how the tool works, and nothing about medicine.")
     with progress("drawing", config.phantom.num_images) as tick:
         archive = write_phantom_archive(out / "archive", config.phantom, lambda _: tick())
@@ -46,28 +60,12 @@ def main(config: DemoConfig) -> None:
     )
     start_ray()
     prepare(PrepareConfig(archive=(str(archive),), out=str(out), protocol="official", cache=True))
-    fit(
-        TrainConfig(
-            manifest=str(out / "manifest.parquet"),
-            out=str(out),
-            model=ModelConfig(arch="resnet18", weights="none"),
-            data=ImageConfig(image_size=config.image_size),
-            optim=OptimConfig(lr=1e-3),
-            batch_size=32,
-            epochs=config.epochs,
-        )
-    )
-    model, scores = out / "model", out / "scores"
-    explain_archive(
-        ExplainConfig(
-            model=str(model), out=str(scores), manifest=str(out / "manifest.parquet"), target="pneumonia", render=True
-        )
-    )
-    found = read_scores(str(scores)).ok().joined(read_manifest(str(out / "manifest.parquet"))).of_split("test")
-    say(pointing_line(found, pq.read_table(archive / "boxes.parquet"), load_bundle(model).preprocessing))
-    write_evaluation(
-        EvaluateConfig(manifest=str(out / "manifest.parquet"), scores=str(scores), out=str(out / "report"))
-    )
+    fit(training)
+    explain_archive(ExplainConfig(model=model, out=scores, manifest=manifest, target="pneumonia", render=True))
+    found = read_scores(scores).ok().joined(read_manifest(manifest)).of_split("test")
+    seen = load_bundle(model).preprocessing
+    say(pointing_line(found, pq.read_table(archive / "boxes.parquet"), seen.resize_size, seen.image_size))
+    write_evaluation(EvaluateConfig(manifest=manifest, scores=scores, out=str(out / "report")))
     say(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 

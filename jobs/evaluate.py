@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from pneumo_ray.config import run_job
-from pneumo_ray.evaluate.job import EvaluateConfig, check_same_model, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.score.config import ScoringScale
 
 
@@ -16,6 +16,8 @@ class EvaluateJob(EvaluateConfig):
 
 
 def main(config: EvaluateJob) -> None:
+    from pneumo_ray.report.job import check_same_model, write_evaluation
+
     if config.robustness:
         # Scoring again needs Ray; measuring what is scored does not.
         from pneumo_ray.data.pipeline import start_ray

@@ -1,12 +1,13 @@
 """Score and explain an archive: `python jobs/explain.py --archive DIR --model RUN/model --out SCORES`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.job import explain_archive
 
 
 def main(config: ExplainConfig) -> None:
+    from pneumo_ray.data.pipeline import start_ray
+    from pneumo_ray.score.job import explain_archive
+
     start_ray()
     explain_archive(config)
 

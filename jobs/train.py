@@ -1,12 +1,13 @@
 """Train a classifier on a manifest: `python jobs/train.py --manifest RUN/manifest.parquet --out RUN`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.launch import fit
 
 
 def main(config: TrainConfig) -> None:
+    from pneumo_ray.data.pipeline import start_ray
+    from pneumo_ray.train.launch import fit
+
     start_ray()
     fit(config)
 

@@ -1,12 +1,14 @@
 """Train many times and compare: `python jobs/tune.py --manifest RUN/manifest.parquet --out STUDY --study balance`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.data.pipeline import start_ray
 from pneumo_ray.tune.config import StudyConfig
-from pneumo_ray.tune.job import run_study
 
 
 def main(config: StudyConfig) -> None:
+    config.chosen()  # a study that does not exist is refused before Ray starts
+    from pneumo_ray.data.pipeline import start_ray
+    from pneumo_ray.tune.job import run_study
+
     start_ray()
     run_study(config)
 

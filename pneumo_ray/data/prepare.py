@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from pneumo_ray.console import progress, say
 from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
+from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.dataset import CACHE_SIZE, decoding_size
 from pneumo_ray.data.inspect import InspectConfig
@@ -25,39 +25,8 @@ from pneumo_ray.data.manifest import (
     usable,
     write_manifest,
 )
-from pneumo_ray.data.split import Protocol, assign_splits, check_folders
-from pneumo_ray.errors import ArchiveError, ConfigError, ManifestError
-from pneumo_ray.images.isolation import DECODE_SECONDS
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Turn an archive of radiographs into a manifest that training and scoring read."""
-
-    archive: tuple[str, ...]
-    """Folders, tar or zip files, DICOM, local or s3://, gs://; layout split/CLASS/file, or anything with --labels."""
-    out: str
-    """Folder of the run; manifest.parquet and audit.json are written there."""
-    protocol: Protocol = "grouped"
-    """Who trains, chooses and measures: grouped (patients never cross), official (the folders), paper (random halves)."""
-    labels: str | None = None
-    """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are carried along."""
-    cache: bool = False
-    """Decode and resize every picture once (64 kB each) so that training never decodes."""
-    materialize_copies: bool = False
-    """Write transformed copies of the smaller class as files, as the paper did, instead of making them while training."""
-    keep_identifiers: bool = False
-    """Write patient identifiers of DICOM files as they are instead of salted hashes."""
-    seed: int = 0
-    """Of the random choices of the split and the copies."""
-    decode_seconds: float = DECODE_SECONDS
-    """A picture whose decoding takes longer is a failed row (`timeout`)."""
-
-    def __post_init__(self) -> None:
-        if self.decode_seconds <= 0:
-            raise ConfigError(f"decode-seconds must be positive, got {self.decode_seconds}")
-        if not self.archive:
-            raise ConfigError("--archive needs at least one folder, tar or zip file, or URI")
+from pneumo_ray.data.split import assign_splits, check_folders
+from pneumo_ray.errors import ArchiveError, ManifestError
 
 
 def prepare(config: PrepareConfig) -> pa.Table:

@@ -4,7 +4,6 @@ Three protocols. `grouped` and `official` carry claims; `paper` (arXiv 2507.1864
 """
 
 from collections.abc import Collection
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +11,8 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from pneumo_ray.data.config import Protocol
 from pneumo_ray.errors import ConfigError
-
-Protocol = Literal["official", "paper", "grouped"]
 
 VAL_FRACTION = 0.1
 """Share of the images of each class that `grouped` and `official` take for validation."""

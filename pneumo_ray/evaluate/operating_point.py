@@ -4,39 +4,13 @@ The decision rule everywhere is `prob >= threshold`, compared in float64.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.calibration import check_predictions
-
-Rule = Literal["youden", "sensitivity", "cost"]
-
-
-@dataclass(frozen=True)
-class OperatingPointConfig:
-    """How the threshold is chosen."""
-
-    rule: Rule = "youden"
-    """youden: largest sensitivity + specificity; sensitivity: highest threshold that still reaches the target; cost:
-    smallest false positives + false_negative_cost * false negatives, at the prevalence of the validation images."""
-    sensitivity: float = 0.95
-    """Target of the rule `sensitivity`: share of pneumonia images that must be found, within (0, 1]."""
-    false_negative_cost: float = 5.0
-    """Cost of a missed pneumonia under the rule `cost`, in units of one false alarm."""
-
-    def __post_init__(self) -> None:
-        """Refuse values under which no threshold could be chosen."""
-        if self.rule not in get_args(Rule):
-            raise ConfigError(f"operating_point.rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}")
-        if not 0 < self.sensitivity <= 1:
-            raise ConfigError(f"operating_point.sensitivity must lie above 0 and at most at 1, got {self.sensitivity}")
-        if not 0 < self.false_negative_cost < np.inf:
-            raise ConfigError(
-                f"operating_point.false_negative_cost must be positive and finite, got {self.false_negative_cost}"
-            )
+from pneumo_ray.evaluate.config import OperatingPointConfig
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pneumo_ray.explain.zones import ZONES, zone_operator
-
 if TYPE_CHECKING:
     from pneumo_ray.explain.bayes import BayesGradCAM
     from pneumo_ray.explain.explanation import Explanation
+    from pneumo_ray.explain.zones import ZONES, zone_operator
 
 __all__ = ["ZONES", "BayesGradCAM", "Explanation", "zone_operator"]
 
-_MODULES = {"BayesGradCAM": "bayes", "Explanation": "explanation"}
+_MODULES = {"ZONES": "zones", "BayesGradCAM": "bayes", "Explanation": "explanation", "zone_operator": "zones"}
 
 
 def __getattr__(name: str) -> object:

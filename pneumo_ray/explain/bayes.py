@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ConfigError, ModelError
-from pneumo_ray.explain.cam import Target, signed_maps, target_sign
+from pneumo_ray.explain.cam import signed_maps, target_sign
 from pneumo_ray.explain.explanation import Explanation
+from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import zone_operator
 from pneumo_ray.model.network import ChannelDropout, PneumoniaNet
 

@@ -4,16 +4,14 @@ Behind global average pooling and a linear layer the gradient of the logit is th
 `w_k / (h w)`. So the weights of Grad-CAM are known before any image is, and no backward pass and no hook is needed.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.explain.target import Target
 from pneumo_ray.model.network import PneumoniaNet
-
-Target = Literal["predicted", "pneumonia", "normal"]
-"""What a map explains: the logit (pneumonia), its negative (normal), or whichever class the network predicts."""
 
 
 def signed_maps(maps: Tensor, weights: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pneumo_ray.explain.bayes import eval_mode
 from pneumo_ray.explain.cam import signed_maps
 from pneumo_ray.model.network import PneumoniaNet
 
+
 @torch.inference_mode()
 def insertion_deletion(
     score: Callable[[Tensor], Tensor], x: Tensor, maps: Tensor, *, steps: int = 20, blur_sigma: float = 10.0

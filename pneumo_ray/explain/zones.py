@@ -108,7 +108,9 @@ def outside_share(maps: "Tensor", image_size: tuple[int, int], box: Box) -> "Ten
     return outside / whole
 
 
-def upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def upsampling(
+    map_size: tuple[int, int], image_size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the matrices that bilinear upsampling (`align_corners=False`) is made of: `rows @ map @ columns.T`.
 
     Args:

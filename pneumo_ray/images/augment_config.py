@@ -1,11 +1,11 @@
 """Which augmentations there are and how strong they are; the defaults are those of arXiv 2507.18647."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from pneumo_ray.config import did_you_mean, require
 from pneumo_ray.errors import ConfigError
 
 Operation = Literal["flip", "rotation", "crop", "brightness", "contrast", "noise"]
@@ -51,18 +51,19 @@ class AugmentConfig:
             "contrast",
             "affine_translate",
         ):
-            self._require(name, "between 0 and 1", lambda value: 0 <= value <= 1)
-        self._require("rotation_degrees", "between 0 and 180", lambda value: 0 <= value <= 180)
-        self._require("affine_shear_degrees", "at least 0 and below 90", lambda value: 0 <= value < 90)
-        self._require("elastic_alpha", "0 or more pixels", lambda value: 0 <= value < float("inf"))
-        self._require("elastic_sigma", "a positive number of pixels", lambda value: 0 < value < float("inf"))
-        self._require("crop_area", "two rising shares above 0, up to 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1)
-        self._require("crop_aspect", "two positive numbers with 1 between them", lambda v: 0 < v[0] <= 1 <= v[1])
+            self._require_that(name, "between 0 and 1", lambda value: 0 <= value <= 1)
+        self._require_that("rotation_degrees", "between 0 and 180", lambda value: 0 <= value <= 180)
+        self._require_that("affine_shear_degrees", "at least 0 and below 90", lambda value: 0 <= value < 90)
+        self._require_that("elastic_alpha", "0 or more pixels", lambda value: 0 <= value < float("inf"))
+        self._require_that("elastic_sigma", "a positive number of pixels", lambda value: 0 < value < float("inf"))
+        self._require_that(
+            "crop_area", "two rising shares above 0, up to 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1
+        )
+        self._require_that("crop_aspect", "two positive numbers with 1 between them", lambda v: 0 < v[0] <= 1 <= v[1])
 
-    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
+    def _require_that(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
         value = getattr(self, name)
-        if not holds(value):
-            raise ConfigError(f"augment.{name} must be {what}, got {value}.")
+        require(holds(value), f"augment.{name} must be {what}, got {value}.")
 
     @classmethod
     def none(cls) -> "AugmentConfig":
@@ -90,9 +91,8 @@ class AugmentConfig:
             "noise": {"noise_probability": 0.0},
         }
         if operation not in off:
-            nearest = difflib.get_close_matches(operation, OPERATIONS, n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"Augmentation has no operation {operation!r}, did you mean {nearest!r}? "
-                f"Choose one of {', '.join(OPERATIONS)}."
+                f"augmentation has no operation {operation!r}{did_you_mean(operation, OPERATIONS)} "
+                f"(known: {', '.join(OPERATIONS)})"
             )
         return dataclasses.replace(self, **off[operation])

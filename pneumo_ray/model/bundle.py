@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pneumo_ray import storage
-from pneumo_ray.errors import ConfigError, ModelError, PneumoError, StorageError
-from pneumo_ray.model.network import ModelConfig, PneumoniaNet
+from pneumo_ray.config import require
+from pneumo_ray.errors import ModelError, PneumoError, StorageError
+from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.model.network import PneumoniaNet
 from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = "pneumo_ray.model"
@@ -48,14 +50,18 @@ class Preprocessing:
         Raises:
             ConfigError: if the crop is larger than the picture, or the mean and std are not three usable numbers.
         """
-        if not 0 < self.image_size <= self.resize_size:
-            raise ConfigError(
-                f"image_size must be positive and at most resize_size, got {self.image_size} and {self.resize_size}"
-            )
-        if len(self.mean) != 3 or not all(math.isfinite(value) for value in self.mean):
-            raise ConfigError(f"mean must be three finite numbers, got {self.mean}")
-        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
-            raise ConfigError(f"std must be three positive numbers, got {self.std}")
+        require(
+            0 < self.image_size <= self.resize_size,
+            f"image_size must be positive and at most resize_size, got {self.image_size} and {self.resize_size}",
+        )
+        require(
+            len(self.mean) == 3 and all(math.isfinite(value) for value in self.mean),
+            f"mean must be three finite numbers, got {self.mean}",
+        )
+        require(
+            len(self.std) == 3 and all(0 < value < math.inf for value in self.std),
+            f"std must be three positive numbers, got {self.std}",
+        )
 
     def normalise(self, batch: Tensor, *, channels_last: bool = False) -> Tensor:
         """Turn grey pictures into the network's input: (x / 255 - mean) / std, the grey in all three channels.

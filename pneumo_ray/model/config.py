@@ -57,6 +57,4 @@ class ModelConfig:
             self.dropout_site in get_args(DropoutSite),
             f"model.dropout_site must be head or tail, got {self.dropout_site!r}",
         )
-        require(
-            self.freeze in get_args(Freeze), f"model.freeze must be none, early or backbone, got {self.freeze!r}"
-        )
+        require(self.freeze in get_args(Freeze), f"model.freeze must be none, early or backbone, got {self.freeze!r}")

@@ -1,14 +1,14 @@
 """Mixed precision on whatever device there is: bfloat16 where it is fast, float16 with a loss scaler, or none."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
+from pneumo_ray.config import Amp
 from pneumo_ray.errors import ConfigError
 
 
-def amp_dtype(choice: Literal["auto", "bf16", "fp16", "off"], device: torch.device) -> torch.dtype | None:
+def amp_dtype(choice: Amp, device: torch.device) -> torch.dtype | None:
     """Return the type that the network computes in, or None for float32 throughout.
 
     Raises:

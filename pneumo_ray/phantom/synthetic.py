@@ -8,7 +8,6 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +19,13 @@ from numpy.typing import NDArray
 
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.phantom.chest import Canvas, FloatImage, draw_chest
+from pneumo_ray.phantom.config import PhantomConfig, check_drawing
 
 _DRAWING_VERSION = 1  # raise it when the pictures change, or an archive by older code passes for a current one
 _TEST_FRACTION = 0.2
 _JPEG_QUALITY = 90
 # Independent random streams. A patient keeps the body and the germ over all pictures; the rest is new for each picture.
 _BODY, _GERM, _VIEW, _GRAIN, _OPACITY, _ARCHIVE = range(6)
-
-
-@dataclass(frozen=True)
-class PhantomConfig:
-    """An archive of phantom radiographs."""
-
-    num_images: int = 1200
-    """Radiographs in the archive, test folder included."""
-    image_size: int = 320
-    """Width in pixels; heights vary between 0.8 and 1.1 times this."""
-    pneumonia_fraction: float = 0.6
-    """Share of the images that show pneumonia."""
-    difficulty: float = 0.5
-    """How faint the opacities are: 0 is obvious, 1 is barely visible."""
-    seed: int = 0
-    """Seed of every draw; the same config writes the same bytes."""
-    images_per_patient: float = 1.5
-    """Mean number of images of one patient, 1 to 3; they share the body but not the position or the exposure."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot make an archive."""
-        _check_drawing("phantom.", self.seed, self.image_size, self.difficulty)
-        if not 0 < self.pneumonia_fraction < 1:
-            raise ConfigError(f"phantom.pneumonia_fraction must lie between 0 and 1, got {self.pneumonia_fraction}")
-        if not 1 <= self.images_per_patient <= 3:
-            raise ConfigError(f"phantom.images_per_patient must lie between 1 and 3, got {self.images_per_patient}")
-        # A patient has at most three images, so four are two patients: one to train on and one to test on.
-        if min(self._class_counts()) < 4:
-            raise ConfigError(
-                f"phantom.num_images is {self.num_images}, too few for four images of each class at "
-                f"phantom.pneumonia_fraction {self.pneumonia_fraction}; raise it"
-            )
-
-    def _class_counts(self) -> tuple[int, int]:
-        """Return the numbers of normal and of pneumonia images."""
-        pneumonia = round(self.num_images * self.pneumonia_fraction)
-        return self.num_images - pneumonia, pneumonia
 
 
 def draw_radiograph(
@@ -88,7 +51,7 @@ def draw_radiograph(
     Raises:
         ConfigError: if seed, image_size or difficulty is out of range.
     """
-    _check_drawing("", seed, image_size, difficulty)
+    check_drawing("", seed, image_size, difficulty)
     patient = index if patient is None else patient
     view = _rng(seed, _VIEW, index)
     canvas = Canvas(view, image_size)
@@ -148,15 +111,6 @@ def write_phantom_archive(out: Path, config: PhantomConfig, progress: Callable[[
 # ---- the archive -----------------------------------------------------------------------------------------------------
 
 
-def _check_drawing(prefix: str, seed: int, image_size: int, difficulty: float) -> None:
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"{prefix}seed must lie between 0 and 2**63 - 1, got {seed}")
-    if not 64 <= image_size <= 4096:
-        raise ConfigError(f"{prefix}image_size must lie between 64 and 4096 pixels, got {image_size}")
-    if not 0 <= difficulty <= 1:
-        raise ConfigError(f"{prefix}difficulty must lie between 0 and 1, got {difficulty}")
-
-
 def _read_stamp(folder: Path) -> Any:
     try:
         return json.loads((folder / "phantom.json").read_text())
@@ -170,7 +124,7 @@ def _plan_archive(config: PhantomConfig) -> Iterator[tuple[str, int, int, bool]]
     # Numbers are shared out at random over both classes, so that they say nothing about the class.
     patients = iter((rng.permutation(config.num_images) + 1).tolist())
     index = 0
-    for pneumonia, num_images in enumerate(config._class_counts()):
+    for pneumonia, num_images in enumerate(config.class_counts):
         done, num_test = 0, max(1, round(_TEST_FRACTION * num_images))
         while done < num_images:
             patient = next(patients)

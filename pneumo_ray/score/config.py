@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pneumo_ray.errors import ConfigError
-from pneumo_ray.explain.cam import Target
+from pneumo_ray.config import Amp, CountRange, count_range, require
+from pneumo_ray.explain.target import Target
 from pneumo_ray.images.isolation import DECODE_SECONDS
 
 ZoneMode = Literal["image", "box"]
@@ -16,7 +16,7 @@ ZoneMode = Literal["image", "box"]
 class ScoringScale:
     """Where the job takes place. It changes the speed, and the results only by rounding."""
 
-    num_actors: int | tuple[int, int] = 0
+    num_actors: CountRange = 0
     """Processes that hold the model; 0 takes one a GPU, or one for every 8 CPUs of a node and at least one a node. Two
     numbers, the fewest and the most, let the pool grow and shrink with the work and the cluster."""
     use_gpu: bool = False
@@ -29,22 +29,22 @@ class ScoringScale:
     """How long to wait for a cluster that is too small to grow, before giving up."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_actors <= self.max_actors or (self.min_actors == 0) != (self.max_actors == 0):
-            raise ConfigError(f"scale.num-actors must be 0 or more, or two rising numbers, got {self.num_actors}")
-        if self.wait_seconds < 0:
-            raise ConfigError(f"scale.wait-seconds must not be negative, got {self.wait_seconds}")
-        if self.batch_size < 0:
-            raise ConfigError(f"scale.batch-size must not be negative, got {self.batch_size}")
+        require(
+            0 <= self.min_actors <= self.max_actors and (self.min_actors == 0) == (self.max_actors == 0),
+            f"scale.num-actors must be 0 or more, or two rising numbers, got {self.num_actors}",
+        )
+        require(self.wait_seconds >= 0, f"scale.wait-seconds must not be negative, got {self.wait_seconds}")
+        require(self.batch_size >= 0, f"scale.batch-size must not be negative, got {self.batch_size}")
 
     @property
     def min_actors(self) -> int:
         """The fewest actors; 0 where the job chooses."""
-        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[0]
+        return count_range(self.num_actors)[0]
 
     @property
     def max_actors(self) -> int:
         """The most actors; 0 where the job chooses."""
-        return self.num_actors if isinstance(self.num_actors, int) else self.num_actors[1]
+        return count_range(self.num_actors)[1]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ExplainConfig:
     """Zones of the whole picture, or of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1."""
     refer_z: float = 1.96
     """Refer a picture where the threshold lies within this many standard deviations of its mean logit over the passes."""
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    amp: Amp = "auto"
     """Precision of the network; the maps are float32 in any case."""
     decode_seconds: float = DECODE_SECONDS
     """A picture whose decoding takes longer is a failed row (`timeout`)."""
@@ -80,18 +80,17 @@ class ExplainConfig:
     """How many of each --render draws."""
 
     def __post_init__(self) -> None:
-        if bool(self.archive) == (self.manifest is not None):
-            raise ConfigError("give the pictures either as --archive or as --manifest")
-        if self.passes < 2:
-            raise ConfigError(f"passes must be at least 2 for a standard deviation, got {self.passes}")
-        if self.refer_z < 0:
-            raise ConfigError(f"refer-z must not be negative, got {self.refer_z}")
-        if self.decode_seconds <= 0:
-            raise ConfigError(f"decode-seconds must be positive, got {self.decode_seconds}")
-        if self.top < 1:
-            raise ConfigError(f"top must be at least 1, got {self.top}")
-        if self.zones == "box" and self.manifest is None:
-            raise ConfigError("--zones box needs a --manifest with the columns lung_x0, lung_y0, lung_x1, lung_y1")
+        require(
+            bool(self.archive) != (self.manifest is not None), "give the pictures either as --archive or as --manifest"
+        )
+        require(self.passes >= 2, f"passes must be at least 2 for a standard deviation, got {self.passes}")
+        require(self.refer_z >= 0, f"refer-z must not be negative, got {self.refer_z}")
+        require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
+        require(self.top >= 1, f"top must be at least 1, got {self.top}")
+        require(
+            self.zones != "box" or self.manifest is not None,
+            "--zones box needs a --manifest with the columns lung_x0, lung_y0, lung_x1, lung_y1",
+        )
 
     @property
     def method(self) -> dict[str, Any]:

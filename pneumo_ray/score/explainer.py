@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pneumo_ray.explain import BayesGradCAM, Explanation, zone_operator
-from pneumo_ray.explain.cam import Target
+from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast

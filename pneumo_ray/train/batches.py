@@ -12,11 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pneumo_ray.data.config import Balance
 from pneumo_ray.data.dataset import load_bases
 from pneumo_ray.images.augment import augment_batch, center_crop, draw_augmentations
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.rng import image_key
-from pneumo_ray.train.sampling import Balance, epoch_plan, epoch_slots
+from pneumo_ray.train.sampling import epoch_plan, epoch_slots
 
 PADDING = -1
 """The row number of places in a validation batch that hold no image."""

@@ -1,18 +1,12 @@
 """What a training run is, as one typed value; the defaults are those of arXiv 2507.18647."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pneumo_ray.errors import ConfigError
-from pneumo_ray.evaluate.operating_point import OperatingPointConfig
+from pneumo_ray.config import Amp, CountRange, count_range, require
+from pneumo_ray.data.config import Balance
+from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
-from pneumo_ray.model import ModelConfig
-from pneumo_ray.train.sampling import Balance
-
-
-def _require(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise ConfigError(sentence)
+from pneumo_ray.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +17,7 @@ class ImageConfig:
     """Rows and columns of the network's input, in pixels; pictures are resized to 8/7 of it and cropped."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             32 <= self.image_size <= 2048, f"data.image-size must be between 32 and 2048 pixels, got {self.image_size}"
         )
 
@@ -46,23 +40,21 @@ class OptimConfig:
     """Epochs without a better validation loss before training stops."""
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
-        _require(self.weight_decay >= 0, f"optim.weight-decay must not be negative, got {self.weight_decay}")
-        _require(self.clip_norm >= 0, f"optim.clip-norm must not be negative, got {self.clip_norm}")
-        _require(
+        require(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
+        require(self.weight_decay >= 0, f"optim.weight-decay must not be negative, got {self.weight_decay}")
+        require(self.clip_norm >= 0, f"optim.clip-norm must not be negative, got {self.clip_norm}")
+        require(
             0 < self.plateau_factor < 1, f"optim.plateau-factor must lie between 0 and 1, got {self.plateau_factor}"
         )
-        _require(
-            self.plateau_patience >= 0, f"optim.plateau-patience must not be negative, got {self.plateau_patience}"
-        )
-        _require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
+        require(self.plateau_patience >= 0, f"optim.plateau-patience must not be negative, got {self.plateau_patience}")
+        require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
 
 
 @dataclass(frozen=True)
 class ScalingConfig:
     """Where the run takes place. It changes the speed, and the results only by rounding and batch statistics."""
 
-    num_workers: int | tuple[int, int] = 1
+    num_workers: CountRange = 1
     """Training workers, which share the global batch; or two numbers, the fewest and the most: the run then grows and
     shrinks with the cluster, each time from its last epoch."""
     use_gpu: bool = False
@@ -79,23 +71,23 @@ class ScalingConfig:
     """How often the workers are started again after one died, without an epoch finished in between."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             1 <= self.min_workers <= self.max_workers,
             f"scaling.num-workers must be at least 1, or two rising numbers, got {self.num_workers}",
         )
-        _require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
-        _require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
-        _require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
-        _require(
+        require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
+        require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
+        require(self.cpus_per_worker >= 0, f"scaling.cpus-per-worker must not be negative, got {self.cpus_per_worker}")
+        require(
             self.threads_per_worker >= 0,
             f"scaling.threads-per-worker must not be negative, got {self.threads_per_worker}",
         )
-        _require(
+        require(
             0 < self.gpus_per_worker <= 1,
             f"scaling.gpus-per-worker must be above 0 and at most 1, got {self.gpus_per_worker}",
         )
         # Two ranks on one GPU are what NCCL refuses.
-        _require(
+        require(
             self.gpus_per_worker == 1 or self.max_workers == 1,
             "scaling.gpus-per-worker below 1 needs --scaling.num-workers 1",
         )
@@ -103,12 +95,12 @@ class ScalingConfig:
     @property
     def min_workers(self) -> int:
         """The fewest workers."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+        return count_range(self.num_workers)[0]
 
     @property
     def max_workers(self) -> int:
         """The most workers."""
-        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+        return count_range(self.num_workers)[1]
 
     @property
     def is_elastic(self) -> bool:
@@ -136,7 +128,7 @@ class TrainConfig:
     """Images of one optimiser step, over all workers."""
     epochs: int = 30
     """At most this many."""
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
+    amp: Amp = "auto"
     """Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
     compile: bool = False
     """Compile the network with torch.compile."""
@@ -150,13 +142,13 @@ class TrainConfig:
     """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
-        _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
-        _require(
+        require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
+        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(
             self.batch_size >= self.scaling.max_workers,
             f"batch-size {self.batch_size} has no image for some of {self.scaling.max_workers} workers; raise it",
         )
-        _require(
+        require(
             self.model.arch != "inception_v3" or self.data.image_size >= 75,
             f"model.arch inception_v3 needs data.image-size of at least 75 pixels, got {self.data.image_size}",
         )

@@ -4,26 +4,13 @@ Class balance, shuffling, the key of every augmentation and the place to resume 
 balance are those of arXiv 2507.18647, one at a time or, as the paper has them, all at once.
 """
 
-from typing import Literal, get_args
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pneumo_ray.data.config import BALANCE_MODES, Balance
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.rng import stream_key
-
-Balance = Literal["copies", "sampler", "pos-weight", "none", "paper"]
-"""How the classes are balanced.
-
-* `none`: every image once.
-* `copies`: the smaller class is filled up with transformed copies until the classes are equal.
-* `sampler`: images are drawn with replacement, both classes equally likely.
-* `pos-weight`: every image once, and the loss weights pneumonia by normal / pneumonia.
-* `paper`: copies, sampler (weights from the counts before copying) and weighted loss together, which over-corrects.
-"""
-
-BALANCE_MODES: tuple[Balance, ...] = get_args(Balance)
 
 NORMAL, PNEUMONIA = 0, 1
 

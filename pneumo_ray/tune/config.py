@@ -4,13 +4,14 @@ import dataclasses
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pneumo_ray import storage
+from pneumo_ray.config import did_you_mean, require
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.tune.studies import STUDIES, find_study
-from pneumo_ray.tune.study import Study, did_you_mean, read_study
+
+if TYPE_CHECKING:
+    from pneumo_ray.tune.study import Study
 
 
 @dataclass(frozen=True)
@@ -42,31 +43,33 @@ class StudyConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in (("trials", self.trials), ("seeds", self.seeds)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.scaling.is_elastic:
-            raise ConfigError(
-                f"the trials of a study have a fixed number of workers: give --scaling.num-workers {self.scaling.max_workers}"
-            )
-        if self.max_concurrent < 0:
-            raise ConfigError(f"max-concurrent must not be negative, got {self.max_concurrent}")
-        if self.time_budget < 0:
-            raise ConfigError(f"time-budget must not be negative, got {self.time_budget}")
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        require(
+            not self.scaling.is_elastic,
+            f"the trials of a study have a fixed number of workers: give --scaling.num-workers {self.scaling.max_workers}",
+        )
+        require(self.max_concurrent >= 0, f"max-concurrent must not be negative, got {self.max_concurrent}")
+        require(self.time_budget >= 0, f"time-budget must not be negative, got {self.time_budget}")
 
     def base(self) -> TrainConfig:
         """Return the training that the study varies, with addresses that hold on any machine and in any folder."""
+        from pneumo_ray import storage  # not for --help
+
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(TrainConfig)}
         weights = self.model.weights
         model = replace(self.model, weights=weights if weights in ("imagenet", "none") else storage.absolute(weights))
         places = {"manifest": storage.absolute(self.manifest), "out": storage.absolute(self.out)}
         return TrainConfig(**values | places | {"model": model})
 
-    def chosen(self) -> Study:
+    def chosen(self) -> "Study":
         """Return the study with the arms, the seeds and the number of trials that were asked for.
 
         Raises:
             ConfigError: if there is no such study, or no such arm, or it has nothing of the kind.
         """
+        from pneumo_ray.tune.studies import STUDIES, find_study  # not for --help
+        from pneumo_ray.tune.study import read_study
+
         if (self.study is None) == (self.space is None):
             raise ConfigError(f"give either --study NAME (one of {', '.join(STUDIES)}) or --space FILE.json")
         study = find_study(self.study) if self.study is not None else read_study(str(self.space))

@@ -1,12 +1,11 @@
 """The studies that are built in."""
 
-import difflib
 import itertools
 
-from pneumo_ray.config import as_plain
+from pneumo_ray.config import as_plain, did_you_mean
+from pneumo_ray.data.config import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
-from pneumo_ray.train.sampling import BALANCE_MODES
 from pneumo_ray.tune.study import Range, Settings, Study
 
 
@@ -99,6 +98,5 @@ def find_study(name: str) -> Study:
         ConfigError: naming the nearest one, if there is none of this name.
     """
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"there is no study {name!r}; did you mean {near}? (known: {', '.join(STUDIES)})")
+        raise ConfigError(f"there is no study {name!r}{did_you_mean(name, STUDIES)} (known: {', '.join(STUDIES)})")
     return STUDIES[name]

@@ -5,16 +5,15 @@ study is ten lines of Python or a JSON file, and its trials are known before any
 """
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from pneumo_ray import storage
-from pneumo_ray.config import read_object
+from pneumo_ray.config import did_you_mean, read_object, require
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import TrainConfig
 
@@ -34,9 +33,11 @@ class Range:
     def __post_init__(self) -> None:
         """Refuse what nothing can be drawn from."""
         finite = all(isinstance(v, int | float) and math.isfinite(v) for v in (self.low, self.high))
-        if not finite or not self.low < self.high or (self.log and self.low <= 0):
-            kind = "two rising positive numbers" if self.log else "two rising numbers"
-            raise ConfigError(f"a range needs {kind}, got {self.low} and {self.high}")
+        kind = "two rising positive numbers" if self.log else "two rising numbers"
+        require(
+            finite and self.low < self.high and not (self.log and self.low <= 0),
+            f"a range needs {kind}, got {self.low} and {self.high}",
+        )
 
     def draw(self, rng: np.random.Generator) -> float:
         """Return a number with three significant digits: what is printed is what was run."""
@@ -71,17 +72,13 @@ class Study:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        if bool(self.arms) == bool(self.space):
-            raise ConfigError(f"study {self.name} needs either arms or a space")
-        if self.reference is not None and self.reference not in self.arms:
-            raise ConfigError(
-                f"study {self.name} has no arm {self.reference!r}{did_you_mean(self.reference, self.arms)}"
-            )
-        if self.seeds < 1 or self.trials < 1:
-            raise ConfigError(f"study {self.name} needs at least one seed and one trial")
+        require(bool(self.arms) != bool(self.space), f"study {self.name} needs either arms or a space")
+        if self.reference is not None:
+            hint = did_you_mean(self.reference, self.arms)
+            require(self.reference in self.arms, f"study {self.name} has no arm {self.reference!r}{hint}")
+        require(self.seeds >= 1 and self.trials >= 1, f"study {self.name} needs at least one seed and one trial")
         for option, values in self.space.items():
-            if not isinstance(values, Range) and not values:
-                raise ConfigError(f"study {self.name} has no value for {option}")
+            require(isinstance(values, Range) or bool(values), f"study {self.name} has no value for {option}")
 
     @property
     def is_search(self) -> bool:
@@ -198,12 +195,6 @@ def _checked(hint: Any, value: Any, option: str) -> Any:
     if not fits.get(hint, True):
         raise ConfigError(f"{option} cannot be {value!r}; it is of type {hint.__name__}")
     return value
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names the nearest known word, or nothing if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def read_study(uri: str) -> Study:

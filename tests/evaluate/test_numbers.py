@@ -12,8 +12,9 @@ import pytest
 from sklearn import metrics
 
 from pneumo_ray.errors import ConfigError, ManifestError
-from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.numbers import predictive_values
+from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.score.schema import ScoreFacts
 
 N = 240
@@ -149,5 +150,5 @@ def test_scores_and_manifests_that_do_not_fit_are_refused(drawn, write_scores, w
 
 
 def test_an_evaluation_needs_no_ray():
-    code = "import sys; sys.modules['ray'] = None; import pneumo_ray.evaluate.job"
+    code = "import sys; sys.modules['ray'] = None; import pneumo_ray.report.job"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -402,5 +402,5 @@ def test_a_range_that_makes_no_picture_is_refused_by_the_name_of_its_option(fiel
 
 
 def test_an_unknown_operation_is_answered_with_the_nearest_one():
-    with pytest.raises(ConfigError, match="'rotate', did you mean 'rotation'"):
+    with pytest.raises(ConfigError, match="'rotate'; did you mean rotation\\?"):
         AugmentConfig().without("rotate")

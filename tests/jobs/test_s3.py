@@ -13,8 +13,9 @@ from pyarrow import fs as pafs
 from pneumo_ray import storage
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ArchiveError, ManifestError, ModelError, PneumoError, StorageError
-from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
+from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig

@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 import pyarrow.parquet as pq
 
-from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.report.job import write_evaluation
 
 ATTACK = (
     "<img src=x onerror=broken()>\"'><svg onload=broken()></script></style></title>--><script>broken()</script>{{7*7}}"

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.report.embedded import threshold_counts
+from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.report.wording import figure_text
 
 HOSTILE = "<img src=x onerror=window.broken=1>&\"'</script>.jpg"

@@ -8,11 +8,11 @@ import pytest
 from scipy.stats import t as student
 
 from pneumo_ray.config import load_config, parse
+from pneumo_ray.data.config import BALANCE_MODES
 from pneumo_ray.errors import ClusterError, ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.model import ModelConfig
 from pneumo_ray.train.config import ImageConfig, ScalingConfig, TrainConfig
-from pneumo_ray.train.sampling import BALANCE_MODES
 from pneumo_ray.tune.comparison import best_record, differences
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.results import ablation_markdown, study_rows, write_results

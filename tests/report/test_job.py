@@ -11,8 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
-from pneumo_ray.evaluate.job import EvaluateConfig, check_same_model, write_evaluation
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.robustness import FORMAT
+from pneumo_ray.report.job import check_same_model, write_evaluation
 
 
 @pytest.fixture(scope="module")

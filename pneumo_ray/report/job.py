@@ -1,7 +1,6 @@
 """The evaluation job: scores and a manifest in, numbers, tables, figures and a page out. No model and no Ray."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.compare import compare
+from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
@@ -19,52 +19,6 @@ from pneumo_ray.evaluate.zone_table import zone_table
 from pneumo_ray.report.history import read_history
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Measure scores against the labels of a manifest, and write a report to read. Needs neither model nor Ray, except for --robustness."""
-
-    manifest: str
-    """manifest.parquet of the archive."""
-    out: str
-    """Folder for report.html, metrics.json, the CSV tables and the figures."""
-    scores: str | None = None
-    """Folder that jobs/explain.py wrote."""
-    split: str = "test"
-    """Split of the manifest to measure; `all` takes every picture, those that were trained on included."""
-    prevalence: float | None = None
-    """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
-    baseline: str | None = None
-    """Other scores of the same archive: the two are compared picture by picture (DeLong, McNemar)."""
-    report: bool = True
-    """Draw the figures and write report.html; without it, only numbers."""
-    gallery: int = 300
-    """Pictures on the page, at most."""
-    robustness: bool = False
-    """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
-    model: str | None = None
-    """Model bundle for --robustness."""
-    passes: int = 20
-    """Monte Carlo passes of --robustness."""
-    seed: int = 0
-    """Of the bootstrap, and of the noise of --robustness."""
-
-    def __post_init__(self) -> None:
-        if self.prevalence is not None and not 0 < self.prevalence < 1:
-            raise ConfigError(f"prevalence must lie between 0 and 1, got {self.prevalence}")
-        if self.split not in ("train", "val", "test", "all"):
-            raise ConfigError(f"split must be train, val, test or all, got {self.split!r}")
-        if self.gallery < 0:
-            raise ConfigError(f"gallery must not be negative, got {self.gallery}")
-        if self.passes < 2:
-            raise ConfigError(f"passes must be at least 2, got {self.passes}")
-        if self.robustness and self.model is None:
-            raise ConfigError("--robustness needs the model itself: --model RUN/model")
-        if self.scores is None and not self.robustness:
-            raise ConfigError("give --scores, the folder that jobs/explain.py wrote (or --robustness and --model)")
-        if self.baseline is not None and self.scores is None:
-            raise ConfigError("--baseline is compared with --scores; give both")
 
 
 def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:

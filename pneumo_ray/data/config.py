@@ -1,0 +1,50 @@
+"""What a preparation is asked for, and how the classes of a training set can be balanced."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pneumo_ray.config import require
+from pneumo_ray.images.isolation import DECODE_SECONDS
+
+Protocol = Literal["official", "paper", "grouped"]
+"""Who trains, chooses and measures; see `split.py`."""
+
+Balance = Literal["copies", "sampler", "pos-weight", "none", "paper"]
+"""How the classes are balanced.
+
+* `none`: every image once.
+* `copies`: the smaller class is filled up with transformed copies until the classes are equal.
+* `sampler`: images are drawn with replacement, both classes equally likely.
+* `pos-weight`: every image once, and the loss weights pneumonia by normal / pneumonia.
+* `paper`: copies, sampler (weights from the counts before copying) and weighted loss together, which over-corrects.
+"""
+
+BALANCE_MODES: tuple[Balance, ...] = get_args(Balance)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Turn an archive of radiographs into a manifest that training and scoring read."""
+
+    archive: tuple[str, ...]
+    """Folders, tar or zip files, DICOM, local or s3://, gs://; layout split/CLASS/file, or anything with --labels."""
+    out: str
+    """Folder of the run; manifest.parquet and audit.json are written there."""
+    protocol: Protocol = "grouped"
+    """Who trains, chooses and measures: grouped (patients never cross), official (the folders), paper (random halves)."""
+    labels: str | None = None
+    """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are carried along."""
+    cache: bool = False
+    """Decode and resize every picture once (64 kB each) so that training never decodes."""
+    materialize_copies: bool = False
+    """Write transformed copies of the smaller class as files, as the paper did, instead of making them while training."""
+    keep_identifiers: bool = False
+    """Write patient identifiers of DICOM files as they are instead of salted hashes."""
+    seed: int = 0
+    """Of the random choices of the split and the copies."""
+    decode_seconds: float = DECODE_SECONDS
+    """A picture whose decoding takes longer is a failed row (`timeout`)."""
+
+    def __post_init__(self) -> None:
+        require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
+        require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")

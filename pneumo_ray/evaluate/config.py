@@ -1,0 +1,88 @@
+"""What an evaluation is asked for, and the rule that chooses a threshold."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pneumo_ray.config import require
+
+Rule = Literal["youden", "sensitivity", "cost"]
+
+
+@dataclass(frozen=True)
+class OperatingPointConfig:
+    """How the threshold is chosen."""
+
+    rule: Rule = "youden"
+    """youden: largest sensitivity + specificity; sensitivity: highest threshold that still reaches the target; cost:
+    smallest false positives + false_negative_cost * false negatives, at the prevalence of the validation images."""
+    sensitivity: float = 0.95
+    """Target of the rule `sensitivity`: share of pneumonia images that must be found, within (0, 1]."""
+    false_negative_cost: float = 5.0
+    """Cost of a missed pneumonia under the rule `cost`, in units of one false alarm."""
+
+    def __post_init__(self) -> None:
+        """Refuse values under which no threshold could be chosen."""
+        require(
+            self.rule in get_args(Rule),
+            f"operating_point.rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}",
+        )
+        require(
+            0 < self.sensitivity <= 1,
+            f"operating_point.sensitivity must lie above 0 and at most at 1, got {self.sensitivity}",
+        )
+        require(
+            0 < self.false_negative_cost < math.inf,
+            f"operating_point.false_negative_cost must be positive and finite, got {self.false_negative_cost}",
+        )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure scores against the labels of a manifest, and write a report to read. Needs neither model nor Ray, except for --robustness."""
+
+    manifest: str
+    """manifest.parquet of the archive."""
+    out: str
+    """Folder for report.html, metrics.json, the CSV tables and the figures."""
+    scores: str | None = None
+    """Folder that jobs/explain.py wrote."""
+    split: str = "test"
+    """Split of the manifest to measure; `all` takes every picture, those that were trained on included."""
+    prevalence: float | None = None
+    """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
+    baseline: str | None = None
+    """Other scores of the same archive: the two are compared picture by picture (DeLong, McNemar)."""
+    report: bool = True
+    """Draw the figures and write report.html; without it, only numbers."""
+    gallery: int = 300
+    """Pictures on the page, at most."""
+    robustness: bool = False
+    """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
+    model: str | None = None
+    """Model bundle for --robustness."""
+    passes: int = 20
+    """Monte Carlo passes of --robustness."""
+    seed: int = 0
+    """Of the bootstrap, and of the noise of --robustness."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.prevalence is None or 0 < self.prevalence < 1,
+            f"prevalence must lie between 0 and 1, got {self.prevalence}",
+        )
+        require(
+            self.split in ("train", "val", "test", "all"),
+            f"split must be train, val, test or all, got {self.split!r}",
+        )
+        require(self.gallery >= 0, f"gallery must not be negative, got {self.gallery}")
+        require(self.passes >= 2, f"passes must be at least 2, got {self.passes}")
+        require(
+            not self.robustness or self.model is not None,
+            "--robustness needs the model itself: --model RUN/model",
+        )
+        require(
+            self.scores is not None or self.robustness,
+            "give --scores, the folder that jobs/explain.py wrote (or --robustness and --model)",
+        )
+        require(self.baseline is None or self.scores is not None, "--baseline is compared with --scores; give both")
