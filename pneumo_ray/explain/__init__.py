@@ -13,8 +13,10 @@ __all__ = ["ZONES", "BayesGradCAM", "Explanation", "zone_operator"]
 _MODULES = {"ZONES": "zones", "BayesGradCAM": "bayes", "Explanation": "explanation", "zone_operator": "zones"}
 
 
-def __getattr__(name: str) -> object:
-    """Import what needs torch when it is first asked for (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+if not TYPE_CHECKING:  # else mypy would accept any name
+
+    def __getattr__(name: str) -> object:
+        """Import what needs torch when it is first asked for (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
