@@ -4,7 +4,7 @@ Knows no Ray: an actor of the job holds one, and so does whoever draws images of
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,33 +22,33 @@ from pneumo_ray.score.schema import ScoreFacts, to_columns
 
 @dataclass(frozen=True)
 class ModelPayload:
-    """A bundle taken apart, so that it travels once through the object store and its weights are mapped, not copied."""
+    """A bundle as plain arrays: it goes through the object store once, and workers map its weights without a copy."""
 
     model: ModelConfig
     weights: dict[str, np.ndarray]
     preprocessing: Preprocessing
     facts: ScoreFacts
 
-
-def take_apart(bundle: Bundle, config: ExplainConfig) -> ModelPayload:
-    """Return what a scorer needs of a bundle and a config."""
-    with torch.inference_mode():
-        size = bundle.preprocessing.image_size
-        probe = torch.zeros(1, 3, size, size)
-        height, width = bundle.model.feature_maps(probe).shape[2:]
-    assert config.passes is not None, "the config is resolved"
-    facts = ScoreFacts(
-        map_size=(height, width),
-        model_hash=bundle.hash,
-        config_hash=config.config_hash,
-        threshold=float(bundle.operating_point["threshold"]),
-        temperature=bundle.temperature,
-        intercept=bundle.intercept,
-        method=config.method,
-        num_groups=len(group_sizes(config.passes)),
-    )
-    weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
-    return ModelPayload(bundle.model.config, weights, bundle.preprocessing, facts)
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, config: ExplainConfig) -> Self:
+        """Return what a scorer needs of a bundle and a config whose passes are resolved."""
+        with torch.inference_mode():
+            size = bundle.preprocessing.image_size
+            probe = torch.zeros(1, 3, size, size)
+            height, width = bundle.model.feature_maps(probe).shape[2:]
+        assert config.passes is not None, "the config is resolved"
+        facts = ScoreFacts(
+            map_size=(height, width),
+            model_hash=bundle.hash,
+            config_hash=config.config_hash,
+            threshold=float(bundle.operating_point["threshold"]),
+            temperature=bundle.temperature,
+            intercept=bundle.intercept,
+            method=config.method,
+            num_groups=len(group_sizes(config.passes)),
+        )
+        weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
+        return cls(bundle.model.config, weights, bundle.preprocessing, facts)
 
 
 class Explainer:

@@ -22,11 +22,11 @@ from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.explainer import ModelPayload, take_apart
+from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import MONTE_CARLO, part_name
-from pneumo_ray.score.workers import Plan, WorkersDiedError, plan_actors, score_shards
+from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
 
 MAX_FRUITLESS = 5
 """How often in a row workers may die before a single file of scores was written."""
@@ -60,7 +60,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
 
 def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSummary:
     out, job = folder.out, begin(config, folder, bundle)
-    source, model = job.source, take_apart(bundle, config)
+    source, model = job.source, ModelPayload.from_bundle(bundle, config)
     done = set(storage.list_files(out))
     left = _left(source, done)
     if not left and "_run.json" in done:
@@ -101,10 +101,10 @@ def _score(
         log("the network is compiled first, which takes a while and comes back")
     with progress("explaining", total) as tick:
         while left:
-            plan = Plan(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
+            arguments = SharedArguments(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
             before_this = len(left)
             try:
-                for report in score_shards(plan, left, actors):
+                for report in score_shards(arguments, left, actors):
                     if report.fatal is not None:
                         raise StorageError(report.fatal)
                     tick(report.num_rows)

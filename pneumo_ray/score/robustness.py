@@ -31,7 +31,7 @@ from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_datas
 from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
-from pneumo_ray.score.explainer import ModelPayload, take_apart
+from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
 from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
 
@@ -40,7 +40,7 @@ MAX_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _SharedArguments:
     """What every worker is told."""
 
     rows: pa.Table
@@ -95,10 +95,10 @@ def measure_robustness(
     table = read_manifest(storage.absolute(manifest))
     rows = _labelled(config, table, bundle.preprocessing, split)
     storage.require_writable(out)
-    plan = _Plan(
+    arguments = _SharedArguments(
         rows=rows,
         at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
-        model=take_apart(bundle, config),
+        model=ModelPayload.from_bundle(bundle, config),
         config=config,
         compiled=worth_compiling(config, bundle, len(rows) * len(CONDITIONS)),
     )
@@ -108,9 +108,9 @@ def measure_robustness(
         f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
     )
     started = time.monotonic()
-    scored = _score(plan, plan_actors(config.scale))
+    scored = _score(arguments, plan_actors(config.scale))
     seconds = time.monotonic() - started
-    facts = plan.model.facts
+    facts = arguments.model.facts
     about = {"format": FORMAT, "model_hash": facts.model_hash, "split": split, "threshold": repr(facts.threshold)}
     about |= {"seed": str(seed), "use": "research use only"}
     storage.write_table(scored.replace_schema_metadata(about), storage.join(out, "robustness.parquet"))
@@ -177,19 +177,19 @@ def _name(split: str) -> str:
     return "all splits" if split == "all" else f"the split {split}"
 
 
-def _score(plan: _Plan, actors: ActorShares) -> pa.Table:
+def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
-    if plan.compiled:
+    if arguments.compiled:
         log("the network is compiled first, which takes a while and comes back")
-    shared = ray.put(plan)
-    blocks = -(-len(plan.rows) // plan.at_once)
+    shared = ray.put(arguments)
+    blocks = -(-len(arguments.rows) // arguments.at_once)
     dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
     # A block is what a task yields. Ray would otherwise cut blocks by their bytes, and batches with them.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
     dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors)
     tables = []
-    with progress("scoring conditions", len(plan.rows) * len(CONDITIONS)) as tick:
+    with progress("scoring conditions", len(arguments.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):
             tables.append(table.select(SCHEMA.names).cast(SCHEMA))
             tick(len(table))
@@ -199,11 +199,11 @@ def _score(plan: _Plan, actors: ActorShares) -> pa.Table:
 def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
     """Decode a few images and yield them under each condition, with the columns of `load_shard` and of the row."""
     cv2.setNumThreads(1)
-    plan: _Plan = fetch_once(shared)
-    size = plan.model.preprocessing.image_size
+    arguments: _SharedArguments = fetch_once(shared)
+    size = arguments.model.preprocessing.image_size
     for block in batch["id"]:
-        rows = plan.rows.slice(int(block) * plan.at_once, plan.at_once)
-        loaded = load_shard(rows, int(block), plan.model.preprocessing, careful=is_retry())
+        rows = arguments.rows.slice(int(block) * arguments.at_once, arguments.at_once)
+        loaded = load_shard(rows, int(block), arguments.model.preprocessing, careful=is_retry())
         loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
         names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
         images = [
@@ -212,7 +212,7 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
         ]
         for condition in CONDITIONS:
             made = [
-                None if image is None else apply_condition(image, condition, name, plan.config.seed, box).tobytes()
+                None if image is None else apply_condition(image, condition, name, arguments.config.seed, box).tobytes()
                 for image, name, box in zip(images, names, boxes, strict=True)
             ]
             yield pa.table(
@@ -229,8 +229,8 @@ class _ConditionActor:
     """Holds the model; turns images under conditions into rows of `SCHEMA`."""
 
     def __init__(self, shared: Any, threads: int) -> None:
-        plan: _Plan = ray.get(shared)
-        self._explainer = open_explainer(plan.model, plan.config, threads, compiled=plan.compiled)
+        arguments: _SharedArguments = ray.get(shared)
+        self._explainer = open_explainer(arguments.model, arguments.config, threads, compiled=arguments.compiled)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         scores = explain_rows(self._explainer, block)

@@ -25,8 +25,8 @@ from pneumo_ray.score.schema import part_name
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What every worker of a job is told."""
+class SharedArguments:
+    """Arguments shared by all workers of a job."""
 
     source: Source
     model: ModelPayload
@@ -62,9 +62,9 @@ _DEATHS = (
 )
 
 
-def score_shards(plan: Plan, shards: Sequence[int], actors: ActorShares) -> Iterator[ShardReport]:
+def score_shards(arguments: SharedArguments, shards: Sequence[int], actors: ActorShares) -> Iterator[ShardReport]:
     """Score shards on the cluster; yield a report for each when its file is written."""
-    shared = ray.put(plan)
+    shared = ray.put(arguments)
     numbers = ray.put(np.array(shards))
     dataset = range_dataset(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
     # A block is what a task yields: one shard. Ray would otherwise cut blocks by their bytes.
@@ -144,14 +144,14 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
-    plan: Plan = fetch_once(shared)
+    arguments: SharedArguments = fetch_once(shared)
     for position in batch["id"]:
         shard = int(fetch_once(numbers)[position])
         yield load_shard(
-            plan.source.read(shard),
+            arguments.source.read(shard),
             shard,
-            plan.model.preprocessing,
-            decode_seconds=plan.config.decode_seconds,
+            arguments.model.preprocessing,
+            decode_seconds=arguments.config.decode_seconds,
             careful=is_retry(),
         )
 
@@ -160,22 +160,24 @@ class _ExplainActor:
     """Holds the model; turns decoded shards into files."""
 
     def __init__(self, shared: Any, threads: int) -> None:
-        self._plan: Plan = ray.get(shared)
-        self._explainer = open_explainer(self._plan.model, self._plan.config, threads, compiled=self._plan.compiled)
+        self._arguments: SharedArguments = ray.get(shared)
+        self._explainer = open_explainer(
+            self._arguments.model, self._arguments.config, threads, compiled=self._arguments.compiled
+        )
         # No batch is larger than a shard, and a compiled network is padded to its batch.
-        at_once = min(self._explainer.at_once, self._plan.source.length(0))
-        self._explainer.at_once = max(1, at_once >> self._plan.halvings)
+        at_once = min(self._explainer.at_once, self._arguments.source.length(0))
+        self._explainer.at_once = max(1, at_once >> self._arguments.halvings)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}
         numbers = block["shard"].to_numpy()
         for shard in np.unique(numbers):
             rows = block.filter(pa.array(numbers == shard))
-            assert len(rows) == self._plan.source.length(int(shard)), "Ray Data cut a shard in two"
+            assert len(rows) == self._arguments.source.length(int(shard)), "Ray Data cut a shard in two"
             fatal = None
             try:
                 table = explain_rows(self._explainer, rows)
-                storage.write_table(table, storage.join(self._plan.out, part_name(int(shard))))
+                storage.write_table(table, storage.join(self._arguments.out, part_name(int(shard))))
             except PneumoError as error:  # an exception would reach the driver as text inside text
                 fatal = str(error)
             for name, value in zip(reports, (int(shard), len(rows), fatal, self._explainer.compiled), strict=True):

@@ -25,7 +25,7 @@ from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bund
 from pneumo_ray.run_folder import FolderInUseError, folder_lock
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_image
-from pneumo_ray.score.explainer import Explainer, take_apart
+from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.job import explain_archive
 
 ROOT = Path(__file__).parents[2]
@@ -257,7 +257,7 @@ def test_a_model_without_dropout_is_refused_before_anything_is_written(phantom_r
 def test_a_compiled_trunk_gives_the_same_scores_also_where_it_cannot_be_compiled(model, monkeypatch):
     bundle, config = load_bundle(model), ExplainConfig(model="", out="", archive=("x",), amp="off")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64)).astype(np.uint8)
-    taken = take_apart(bundle, config)
+    taken = ModelPayload.from_bundle(bundle, config)
     eager = Explainer(taken, config, torch.device("cpu")).columns(pixels, [None] * 5)
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: function(x).clone())
     padded = Explainer(taken, config, torch.device("cpu"), compiled=True).columns(pixels, [None] * 5)
