@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pneumo_ray.data.augment import augment_batch, center_crop, draw_augmentations
 from pneumo_ray.data.augment_config import AugmentConfig
-from pneumo_ray.data.draws import image_key
+from pneumo_ray.data.draws import UInt64s, image_key
 from pneumo_ray.data.pixels import load_bases
 from pneumo_ray.data.sampling import Balance, epoch_plan, epoch_slots
 
@@ -67,6 +67,12 @@ class Schedule:
     def tickets_per_epoch(self) -> int:
         """Tickets of one epoch over all workers."""
         return (self.train_steps + self.val_steps) * self.world_size
+
+    def slots(self, epoch: int, step: int, rank: int) -> UInt64s:
+        """Return the slots of a training batch of one rank, uint64, in the order of its images."""
+        start, stop = self.share(rank)
+        first = epoch * self.train_slots + step * self.batch_size
+        return np.arange(first + start, first + stop, dtype=np.uint64)
 
     def place(self, ticket: int) -> Place:
         """Return where a ticket stands."""

@@ -1,14 +1,19 @@
-"""Does a probability mean what it says: temperature scaling, calibration error (Guo et al. 2017, arXiv 1706.04599)."""
+"""Does a probability mean what it says: calibration on validation (Platt 1999) and its error (Guo et al. 2017, arXiv 1706.04599)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.optimize import minimize
+from scipy.special import log_expit, logsumexp
+from scipy.special import logit as log_odds
 
-MIN_TEMPERATURE = 0.05
-MAX_TEMPERATURE = 20.0
+from pneumo_ray.model.calibrated import Calibration
+
+MIN_SPREAD = 0.01
+MAX_SPREAD = 100.0
+"""Bounds on the standard deviation of the calibrated logits: without them, logits no better than chance would ask for a
+slope of 0 or below, and passes that disagree about every image could ask for an infinite one."""
 
 
 @dataclass(frozen=True)
@@ -25,39 +30,75 @@ class ReliabilityTable:
     """[bins] share of positive labels; NaN where the bin is empty."""
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
-    """Return the temperature T that minimises the mean negative log likelihood of `sigmoid(logit / T)`.
+def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
+    """Return the slope and the intercept that make the probabilities most likely (Platt 1999). Fit on validation only.
 
-    The likelihood is convex in 1/T, so its slope has at most one root, and that root is found directly: more exact
-    than a search for the minimum, whose neighbourhood is flat. Fit on validation, never on test.
+    The probability of an image is the mean over its passes of `sigmoid(logit / temperature + intercept)`, as the scores
+    have it. Labels count as Platt's targets `(N+ + 1) / (N+ + 2)` and `1 / (N- + 2)`, the posterior means under a
+    uniform prior on each class's error (Lin, Lin and Weng 2007, Mach. Learn. 68:267), so that separated classes too have
+    a finite optimum. With one logit an image the loss is convex. Logits `a x + b`, a > 0, give the same probabilities as x.
 
     Args:
-        logits: float [n], the model's raw scores for pneumonia.
+        logits: float [n], raw logits for pneumonia, or [n, T] of T Monte Carlo passes.
         labels: [n], 0 normal or 1 pneumonia.
 
     Returns:
-        T within [`MIN_TEMPERATURE`, `MAX_TEMPERATURE`]. A bound itself means that the data name no finite optimum:
-        perfectly separated labels ask for T -> 0, logits no better than chance for T -> infinity. Exactly 1.0 (leave
-        the model as it is) where there is nothing to fit: one class only, no images, or all logits zero.
+        The calibration. Where nothing orders the images (all logits equal) temperature 1 and the intercept that gives
+        everybody the prevalence; where a class is missing, or there are no images, one that changes nothing.
 
     Raises:
         ValueError: if a logit is not finite, a label is neither 0 nor 1, or the lengths differ.
     """
-    scores, truth = _check_pair(logits, labels, "logits")
-    if truth.size == 0 or truth.min() == truth.max() or not scores.any():
-        return 1.0
-    margin = np.where(truth == 1, scores, -scores)
+    passes = np.asarray(logits, dtype=np.float64)
+    passes = passes[:, None] if passes.ndim == 1 else passes
+    # A logit that is not finite makes the mean so, too.
+    _, truth = _check_pair(passes.mean(1) if passes.ndim == 2 else passes, labels, "logits")
+    num_positive = int(truth.sum())
+    num_negative = truth.size - num_positive
+    if not num_positive or not num_negative:
+        return Calibration()
+    target = np.where(truth == 1, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2))
+    prior = float(log_odds(target.mean()))
+    centre, scale = float(passes.mean()), float(passes.std())
+    if scale <= 1e-9 * abs(centre) or scale == 0:
+        return Calibration(1.0, prior - centre)
+    standard = (passes - centre) / scale
+    found = minimize(
+        _negative_log_likelihood,
+        (1.0, prior),
+        args=(standard, target),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(MIN_SPREAD, MAX_SPREAD), (None, None)],
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000},
+    )
+    slope, shift = (float(value) for value in found.x)
+    temperature = scale / slope
+    return Calibration(temperature, shift - centre / temperature)
 
-    def slope(log_temperature: float) -> float:
-        # d NLL / d(1/T) = -mean(m * sigmoid(-m/T)), m the signed margin: no difference of near-equal numbers.
-        return float(-np.mean(margin * expit(-margin * np.exp(-log_temperature))))
 
-    coldest, hottest = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
-    if slope(coldest) <= 0:
-        return MIN_TEMPERATURE
-    if slope(hottest) >= 0:
-        return MAX_TEMPERATURE
-    return float(np.exp(brentq(slope, coldest, hottest, xtol=1e-12)))
+def tells_nothing(calibration: Calibration, logits: npt.ArrayLike) -> bool:
+    """Return whether a fit ended where all images have nearly one probability: the logits are no better than chance.
+
+    Args:
+        calibration: from `fit_calibration`.
+        logits: what it was fitted on.
+    """
+    return bool(np.std(np.asarray(logits, dtype=np.float64)) / calibration.temperature <= MIN_SPREAD * (1 + 1e-6))
+
+
+def _negative_log_likelihood(
+    parameters: tuple[float, float], standard: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Return the mean loss of targets [n] under the mean of sigmoid(slope x + shift) over passes [n, T], and its gradient."""
+    slope, shift = parameters
+    z = slope * standard + shift
+    log_p, log_q = log_expit(z), log_expit(-z)
+    ill, well = logsumexp(log_p, axis=1), logsumexp(log_q, axis=1)
+    loss = -np.mean(target * ill + (1 - target) * well) + np.log(z.shape[1])
+    by_z = target[:, None] * np.exp(log_p + log_q - ill[:, None])
+    by_z -= (1 - target)[:, None] * np.exp(log_p + log_q - well[:, None])
+    return float(loss), np.array([-np.sum(by_z * standard), -np.sum(by_z)]) / len(target)
 
 
 def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> float:

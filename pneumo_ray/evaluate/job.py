@@ -45,8 +45,8 @@ class EvaluateConfig:
     """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
     model: str | None = None
     """Model bundle for --robustness."""
-    passes: int = 20
-    """Monte Carlo passes of --robustness."""
+    passes: int | None = None
+    """Monte Carlo passes of --robustness; None takes as many as jobs/explain.py."""
     seed: int = 0
     """Of the bootstrap, and of the noise of --robustness."""
 
@@ -57,7 +57,7 @@ class EvaluateConfig:
             raise ConfigError(f"split must be train, val, test or all, got {self.split!r}")
         if self.gallery < 0:
             raise ConfigError(f"gallery must not be negative, got {self.gallery}")
-        if self.passes < 2:
+        if self.passes is not None and self.passes < 2:
             raise ConfigError(f"passes must be at least 2, got {self.passes}")
         if self.robustness and self.model is None:
             raise ConfigError("--robustness needs the model itself: --model RUN/model")

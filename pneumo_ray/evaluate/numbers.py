@@ -21,7 +21,7 @@ from pneumo_ray.evaluate.subgroups import measure_subgroups
 from pneumo_ray.evaluate.uncertainty import doubt, error_detection, flagged_shares, referral_table, risk_coverage
 
 WITHOUT_PASSES = ("1 - max(p, 1 - p)", "distance to the threshold")
-"""Uncertainties of the tempered probability without dropout: what Monte Carlo must beat."""
+"""Uncertainties of the calibrated probability without dropout: what Monte Carlo must beat."""
 EXTREMES = 10
 """Most extreme residuals that are named, at each end."""
 
@@ -116,6 +116,7 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
         "labelled": len(label),
         "threshold": scores.threshold,
         "temperature": scores.temperature,
+        "intercept": scores.intercept,
         "paper": {"table": list(TABLE_TWO), "confusion_matrices": list(CONFUSIONS), "note": NOTE},
     }
     if not len(label):
@@ -154,11 +155,14 @@ def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict
 
 
 def probabilities(scores: Scores) -> dict[str, Floats]:
-    """Return three probabilities of each picture: of the plain logit, tempered, and the mean over the passes."""
+    """Return three probabilities of each picture: of the plain logit, calibrated, and the mean over the passes.
+
+    The names are older than the intercept: calibration was a temperature alone.
+    """
     logit = scores.numbers("logit")
     return {
         "before_temperature": expit(logit),
-        "after_temperature": expit(logit / scores.temperature),
+        "after_temperature": scores.calibration.prob(logit),
         "monte_carlo_mean": scores.numbers("prob_mean"),
     }
 
@@ -183,6 +187,8 @@ def _calibration(
             "brier": brier_score(prob, label),
             "brier_interval": patient_intervals(label, prob, 0.5, patients, seed, ("brier",))["brier"],
             "ece": expected_calibration_error(prob, label),
+            "mean_prob": float(prob.mean()),
+            "prevalence": float(label.mean()),
         }
         for name, prob in probabilities(labelled).items()
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pneumo_ray import storage
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.model.calibrated import Calibration
 
 FORMAT = "pneumo_ray.scores 1"
 
@@ -28,7 +29,16 @@ class Scores:
     target: str
     """What the maps explain: predicted, pneumonia or normal."""
     temperature: float = 1.0
-    """Calibrated probability = sigmoid(logit / temperature)."""
+    """Calibrated probability = sigmoid(logit / temperature + intercept)."""
+    intercept: float = 0.0
+    """See `temperature`; 0 where the metadata has none, as before there was one."""
+    passes: int | None = None
+    """Monte Carlo passes, whose masks all rows share; None where the metadata does not name them."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How raw logits became probabilities."""
+        return Calibration(self.temperature, self.intercept)
 
     def maps(self, column: str) -> NDArray[np.float32]:
         """Return `cam_mean` or `cam_std`, float32 [n, h, w]; NaN for failed rows."""
@@ -132,6 +142,7 @@ def read_scores(folder: str) -> Scores:
             f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
         )
     height, width = json.loads(facts[b"map_shape"])
+    method = json.loads(facts[b"method"])
     table = pa.concat_tables(tables).combine_chunks()
     if repeated := len(table) - len(pc.unique(table["image_id"])):
         raise ManifestError(f"--scores {folder} has {repeated:,} picture(s) more than once; give the folder of one job")
@@ -140,6 +151,8 @@ def read_scores(folder: str) -> Scores:
         map_size=(height, width),
         zones=tuple(json.loads(facts[b"zones"])),
         threshold=float(facts[b"threshold"]),
-        target=json.loads(facts[b"method"])["target"],
+        target=method["target"],
         temperature=float(facts[b"temperature"]),
+        intercept=float(facts.get(b"intercept", b"0")),
+        passes=method.get("passes"),
     )

@@ -17,7 +17,12 @@ from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain.cam import Target, signed_maps, target_sign
 from pneumo_ray.explain.explanation import Explanation
 from pneumo_ray.explain.zones import zone_operator
-from pneumo_ray.model.network import ChannelDropout, PneumoniaNet
+from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.model.network import ChannelDropout, DropoutSite, PneumoniaNet
+
+DEFAULT_PASSES: dict[DropoutSite, int] = {"head": 200, "tail": 20}
+"""Monte Carlo passes where none are asked for: at the head they are rows of one matrix product, in the tail each is a
+forward pass. arXiv 2507.18647 has 20."""
 
 # What the tail holds at its peak, input included, in multiples of its input as float32: measured 4 (ResNeXt-50) to 10
 # (EfficientNet-B0), plus what the convolution library takes for the weights.
@@ -32,10 +37,12 @@ class BayesGradCAM:
 
     Args:
         net: the network; its masks follow it to its device.
-        passes: Monte Carlo passes T, at least 2. At 20 the standard error of a mean is 0.22 standard deviations and
-            that of a standard deviation about 16 %; at site `head` 200 cost little more.
+        passes: Monte Carlo passes T, at least 2; None takes `DEFAULT_PASSES` of the network's site. At 20 the standard
+            error of a mean is 0.22 standard deviations and that of a standard deviation about 16 %, at 200 they are
+            0.07 and 5 %.
         seed: of the masks, which are drawn on the CPU and so are the same on every device.
-        temperature: probabilities are `sigmoid(logit / temperature)`; logits and maps stay raw.
+        temperature: probabilities are `sigmoid(logit / temperature + intercept)`; logits and maps stay raw.
+        intercept: see `temperature`.
         amp_dtype: run the network under autocast to this type; None leaves it as the caller has it. Map arithmetic is
             float32 in any case.
         max_bytes: rough bound on the memory of the tail passes that run at once (site `tail`; at least one does).
@@ -45,7 +52,7 @@ class BayesGradCAM:
             `net.tail_dropouts()`. They move to the device of the images.
 
     Raises:
-        ConfigError: if passes, temperature or max_bytes cannot work.
+        ConfigError: if passes or max_bytes cannot work, or the temperature is not positive.
         ModelError: if the network is no PneumoniaNet, or has no dropout to sample.
 
     Example:
@@ -59,23 +66,26 @@ class BayesGradCAM:
     def __init__(
         self,
         net: nn.Module,
-        passes: int = 20,
+        passes: int | None = None,
         seed: int = 0,
         *,
         temperature: float = 1.0,
+        intercept: float = 0.0,
         amp_dtype: torch.dtype | None = None,
         max_bytes: int = 2**28,
     ) -> None:
         """Draw the masks."""
+        self.net = _unwrapped(net)
+        if passes is None:
+            passes = DEFAULT_PASSES[self.net.config.dropout_site]
         if passes < 2:
             raise ConfigError(f"passes must be at least 2 for a standard deviation, got {passes}")
         if not temperature > 0:
             raise ConfigError(f"temperature must be positive, got {temperature}")
         if max_bytes < 1:
             raise ConfigError(f"max_bytes must be positive, got {max_bytes}")
-        self.net = _unwrapped(net)
         self.passes = passes
-        self.temperature = temperature
+        self.calibration = Calibration(temperature, intercept)
         self.amp_dtype = amp_dtype
         self.max_bytes = max_bytes
         self._layers = self.net.tail_dropouts() if self.net.config.dropout_site == "tail" else []
@@ -153,11 +163,35 @@ class BayesGradCAM:
         height, width = maps.shape[2:]
         weight = self.net.classifier.weight.float()
         self._move_masks(maps.device)
-        signed = signed_maps(maps, torch.cat([weight, self.masks[0] * weight]))
+        signed = signed_maps(maps, self._head_weights())
         rate = self.net.dropout.p
         spread = weight.square() * (rate / (1 - rate) / (height * width))
         exact_var = signed_maps(maps.square(), spread)[:, 0]
         return self._summary(signed, image_size, target, threshold_logit, zones, exact_var)
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        """Return raw logits alone, without maps: what a calibration and a threshold are fitted on.
+
+        Args:
+            x: float32 [B, 3, H, W], ImageNet-normalised, on the network's device.
+
+        Returns:
+            float32 [B, 1 + T], the first without dropout.
+        """
+        bias = self.net.classifier.bias.float()
+        if self._layers:
+            return self._tail_passes(x).sum((2, 3)) + bias
+        with eval_mode(self.net), self._autocast(x.device):
+            pooled = self.net.feature_maps(x).float().mean((2, 3))
+        self._move_masks(x.device)
+        with torch.autocast(x.device.type, enabled=False):
+            return pooled @ self._head_weights().mT + bias
+
+    def _head_weights(self) -> Tensor:
+        """Return the classifier's weights without and under each mask, float32 [1 + T, K]."""
+        weight = self.net.classifier.weight.float()
+        return torch.cat([weight, self.masks[0] * weight])
 
     def _tail_passes(self, x: Tensor) -> Tensor:
         """Return the signed maps of all passes, float32 [B, 1 + T, h, w], the first without dropout."""
@@ -203,7 +237,7 @@ class BayesGradCAM:
                 zones = _default_zones((height, width), image_size, signed.device)
             zone_std, zone_mean = torch.std_mean(positive[:, 1:].flatten(2) @ zones.mT, dim=1)
             logit_std, logit_mean = torch.std_mean(logits[:, 1:], dim=1)
-            calibrated = logits[:, 1:] / self.temperature
+            calibrated = self.calibration.logit(logits[:, 1:])
             prob_std, prob_mean = torch.std_mean(calibrated.sigmoid(), dim=1)
             rarer = torch.minimum(prob_mean, (-calibrated).sigmoid().mean(1))
             entropy = _binary_entropy(rarer)

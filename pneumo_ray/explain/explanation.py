@@ -26,7 +26,7 @@ class Explanation:
     logit_std: Tensor
     """[B]."""
     prob_mean: Tensor
-    """[B], mean of `sigmoid(logit_t / temperature)`."""
+    """[B], mean of `sigmoid(logit_t / temperature + intercept)`."""
     prob_std: Tensor
     """[B]."""
     entropy: Tensor

@@ -18,9 +18,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from pneumo_ray.explain.zones import ZONES, Box
+from pneumo_ray.model.calibrated import Calibration
 
 NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
@@ -60,9 +60,11 @@ class Case:
     """True opacities, in pixels of the picture, where they are known."""
 
 
-def passes_interval(logit_mean: float, logit_std: float, temperature: float) -> tuple[float, float]:
+def passes_interval(
+    logit_mean: float, logit_std: float, temperature: float, intercept: float = 0.0
+) -> tuple[float, float]:
     """Return the ends of the interval of a calibrated probability over the passes: 1.96 standard deviations of the logit."""
-    low, high = expit((logit_mean + np.array([-1.96, 1.96]) * logit_std) / temperature)
+    low, high = Calibration(temperature, intercept).prob(logit_mean + np.array([-1.96, 1.96]) * logit_std)
     return float(low), float(high)
 
 
@@ -75,6 +77,7 @@ def scored_case(
     label: int | None,
     cam: NDArray[np.float32] | None = None,
     zone_box: Box | None = None,
+    intercept: float = 0.0,
 ) -> Case:
     """Return a picture ready to be drawn, with its numbers and maps as in the scores.
 
@@ -87,8 +90,9 @@ def scored_case(
         label: the true class, where it is known.
         cam: the map without dropout, which the scores lack.
         zone_box: the part of the picture that the zones divide; None for all of it.
+        intercept: of the model.
     """
-    low, high = passes_interval(row["logit_mean"], row["logit_std"], temperature)
+    low, high = passes_interval(row["logit_mean"], row["logit_std"], temperature, intercept)
     zones = [row[f"zone_mean_{zone}"] for zone in ZONES]
     return Case(
         title=row["image_id"],

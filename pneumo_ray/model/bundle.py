@@ -19,11 +19,14 @@ from torch import Tensor
 
 from pneumo_ray import storage
 from pneumo_ray.errors import ConfigError, ModelError, PneumoError, StorageError
+from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.network import ModelConfig, PneumoniaNet
 from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = "pneumo_ray.model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had no `intercept`; a reader of that version must not leave one out silently, so it refuses version 2."""
+_READABLE = (1, FORMAT_VERSION)
 CLASSES = ("normal", "pneumonia")
 _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "model.json"
@@ -93,7 +96,9 @@ class Bundle:
     """In eval mode, on the CPU; its `config.weights` is `none`, because they came with the bundle."""
     preprocessing: Preprocessing
     temperature: float = 1.0
-    """Calibrated probability of pneumonia = sigmoid(logit / temperature)."""
+    """Calibrated probability of pneumonia = sigmoid(logit / temperature + intercept)."""
+    intercept: float = 0.0
+    """See `temperature`; 0 in bundles of format version 1."""
     operating_point: dict[str, Any] = field(default_factory=dict)
     """`threshold` on the calibrated probability, the `rule` that chose it, and what the rule measured."""
     classes: tuple[str, ...] = CLASSES
@@ -103,6 +108,11 @@ class Bundle:
     hash: str = ""
     """sha256 (hex) of the weights file and of the canonical JSON of the rest."""
 
+    @property
+    def calibration(self) -> Calibration:
+        """How its raw logits become probabilities."""
+        return Calibration(self.temperature, self.intercept)
+
 
 def save_bundle(
     folder: str | Path,
@@ -110,6 +120,7 @@ def save_bundle(
     *,
     preprocessing: Preprocessing,
     temperature: float = 1.0,
+    intercept: float = 0.0,
     operating_point: dict[str, Any] | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> str:
@@ -123,6 +134,7 @@ def save_bundle(
         model: the network itself, without a DDP or torch.compile wrapper.
         preprocessing: what its inputs went through.
         temperature: divides the logit before the sigmoid; positive.
+        intercept: added to the logit after the division.
         operating_point: see `Bundle`; a threshold of 0.5 where none is given.
         provenance: plain JSON values.
 
@@ -133,7 +145,7 @@ def save_bundle(
         ModelError: if a value cannot be stored exactly, or the folder holds something else.
         StorageError: if the folder cannot be written.
     """
-    _check_temperature(temperature)
+    calibration = Calibration(temperature, intercept)
     state = model.state_dict()
     weights = safetensors.torch.save(
         {
@@ -148,7 +160,8 @@ def save_bundle(
         "model": asdict(replace(model.config, weights="none")),
         "preprocessing": asdict(preprocessing),
         "classes": CLASSES,
-        "temperature": float(temperature),
+        "temperature": float(calibration.temperature),
+        "intercept": float(calibration.intercept),
         "operating_point": {"threshold": 0.5, "rule": "default"} if operating_point is None else operating_point,
         "provenance": provenance or {},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -186,10 +199,10 @@ def load_bundle(folder: str | Path) -> Bundle:
         known = False
     if not known:
         raise ModelError(f"{folder} is not a pneumo_ray model ({_DESCRIPTION} is damaged or foreign); copy it again")
-    if description.get("format_version") != FORMAT_VERSION:
+    if description.get("format_version") not in _READABLE:
         raise ModelError(
             f"{folder} has model format {description.get('format_version')!r}, but this version reads "
-            f"{FORMAT_VERSION}; use the pneumo_ray that wrote it"
+            f"{' and '.join(map(str, _READABLE))}; use the pneumo_ray that wrote it"
         )
     if hashlib.sha256(weights).hexdigest() != description.get("weights_sha256"):
         raise ModelError(f"{_WEIGHTS} in {folder} is not the file that was saved with {_DESCRIPTION}; copy both again")
@@ -211,23 +224,19 @@ def _assemble(description: dict[str, Any], weights: bytes, digest: str) -> Bundl
         model = PneumoniaNet(ModelConfig(**description["model"]))
     model.load_state_dict(safetensors.torch.load(weights), assign=True)
     preprocessing = description["preprocessing"]
-    _check_temperature(description["temperature"])
+    calibration = Calibration(description["temperature"], description.get("intercept", 0.0))
     return Bundle(
         model=model.eval(),
         preprocessing=Preprocessing(
             **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
         ),
-        temperature=description["temperature"],
+        temperature=calibration.temperature,
+        intercept=calibration.intercept,
         operating_point=dict(description["operating_point"]),
         classes=tuple(description["classes"]),
         provenance=dict(description["provenance"]),
         hash=digest,
     )
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ModelError(f"temperature must be positive and finite, got {temperature}; calibrate again or leave it 1")
 
 
 def _hash(description: dict[str, Any]) -> str:

@@ -105,10 +105,11 @@ class ModelConfig:
 
 
 class ChannelDropout(nn.Module):
-    """Dropout2d whose channel mask can be given: z = x * mask, mask in {0, 1 / (1 - p)} (arXiv 1411.4280).
+    """Dropout of whole channels whose mask can be given: z = x * mask, mask in {0, 1 / (1 - p)} (arXiv 1411.4280).
 
-    In training mode it draws a mask for each image and ignores `mask`. In eval mode it is the identity until `mask` is
-    set, so that Monte Carlo passes need no `train()` and BatchNorm stays as it is. It adds nothing to the state dict.
+    A mask that is given is used in any mode: training gives one a slot, and Monte Carlo passes need no `train()`, so that
+    BatchNorm stays as it is. Without one, a layer in training mode draws a mask for each image from torch's generator,
+    and a layer in eval mode is the identity. It adds nothing to the state dict.
 
     Args:
         p: probability that a channel is dropped.
@@ -124,12 +125,14 @@ class ChannelDropout(nn.Module):
         """[C], or [B, C] for a mask per image; already scaled by 1 / (1 - p)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop channels of x [B, C, h, w]; same shape and dtype."""
-        if self.training:
-            return F.dropout2d(x, self.p)
-        if self.mask is None:
-            return x
-        return x * self.mask.to(x.dtype)[..., None, None]
+        """Drop channels of x, [B, C, h, w] or pooled [B, C]; same shape and dtype."""
+        mask = self.mask
+        if mask is None:
+            if not self.training or self.p == 0:
+                return x
+            mask = F.dropout(x.new_ones(x.shape[:2]), self.p)
+        mask = mask.to(x.dtype)
+        return x * (mask[..., None, None] if x.ndim == 4 else mask)
 
     def extra_repr(self) -> str:
         """Describe it in `print(net)`."""
@@ -176,7 +179,8 @@ class PneumoniaNet(nn.Module):
                 frozen.append(f"{'tail' if in_tail else 'prefix'}.{path}")
         self.prefix: nn.Module = _nested(parts[0])
         self.tail: nn.Module = _nested(parts[1])
-        self.dropout = nn.Dropout(config.dropout if config.dropout_site == "head" else 0.0)
+        head_rate = config.dropout if config.dropout_site == "head" else 0.0
+        self.dropout = ChannelDropout(head_rate, layout.num_maps)
         self.classifier = nn.Linear(layout.num_maps, 1)
         # The spread of nn.Linear's own default; no bias, so that the first logits lean to neither class.
         nn.init.normal_(self.classifier.weight, std=(3 * layout.num_maps) ** -0.5)
@@ -204,6 +208,10 @@ class PneumoniaNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logit [B] for pneumonia of images x, float32 [B, 3, H, W], ImageNet-normalised."""
         return self.head(self.feature_maps(x))
+
+    def dropouts(self) -> list[ChannelDropout]:
+        """Return all channel dropouts in the order in which they run; those of the other site have rate 0."""
+        return [*self.tail_dropouts(), self.dropout]
 
     def tail_dropouts(self) -> list[ChannelDropout]:
         """Return the channel dropouts of the tail in the order in which they run (of rate 0 at site `head`)."""

@@ -41,6 +41,7 @@ def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
         config_hash=config.config_hash,
         threshold=float(bundle.operating_point["threshold"]),
         temperature=bundle.temperature,
+        intercept=bundle.intercept,
         method=config.method,
     )
     weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
@@ -64,7 +65,12 @@ class Explainer:
         self.net = net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.dtype = amp_dtype(config.amp, device)
         self.engine = BayesGradCAM(
-            self.net, config.passes, config.seed, temperature=model.facts.temperature, amp_dtype=self.dtype
+            self.net,
+            config.passes,
+            config.seed,
+            temperature=model.facts.temperature,
+            intercept=model.facts.intercept,
+            amp_dtype=self.dtype,
         )
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)

@@ -75,7 +75,15 @@ def _explained_case(
     e = explainer.explain(picture[None], target="pneumonia" if scored["target"] else "normal")
     zone_box = None if box is None else (box[0], box[1], box[2], box[3])
     return scored_case(
-        scored, picture, facts.map_size, facts.temperature, facts.threshold, label, e.cam[0].numpy(), zone_box
+        scored,
+        picture,
+        facts.map_size,
+        facts.calibration.temperature,
+        facts.threshold,
+        label,
+        e.cam[0].numpy(),
+        zone_box,
+        facts.calibration.intercept,
     )
 
 

@@ -26,7 +26,7 @@ from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ScoringModel, take_apart
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.source import Source
-from pneumo_ray.score.table import part_name
+from pneumo_ray.score.table import MONTE_CARLO, part_name
 from pneumo_ray.score.workers import Plan, WorkersDiedError, score_shards
 
 MAX_FRUITLESS = 5
@@ -52,6 +52,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     """
     out = storage.absolute(config.out)
     bundle = load_bundle(storage.absolute(config.model))
+    config = config.resolved(bundle.model.config.dropout_site)
     check_method(config, bundle)
     storage.require_writable(out)
     with folder_lock(storage.join(out, "_job", "lock.json")):
@@ -129,12 +130,13 @@ def _score(
             "hash": bundle.hash,
             "architecture": network.arch,
             "temperature": bundle.temperature,
+            "intercept": bundle.intercept,
             "preprocessing": as_plain(bundle.preprocessing),
             "provenance": bundle.provenance,
         },
         "operating_point": bundle.operating_point,
         "config_hash": config.config_hash,
-        "monte_carlo": "standard error of a mean over the passes: std / sqrt(passes)",
+        "monte_carlo": MONTE_CARLO,
         "rows": summary.num_rows,
         "ok": summary.num_rows - summary.num_failed,
         "failed": summary.num_failed,

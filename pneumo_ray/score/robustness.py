@@ -56,7 +56,7 @@ def measure_robustness(
     manifest: str,
     out: str,
     split: str = "test",
-    passes: int = 20,
+    passes: int | None = None,
     seed: int = 0,
     *,
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto",
@@ -72,7 +72,7 @@ def measure_robustness(
             are the lungs that are blackened; a picture without them has `CENTRAL_BOX`.
         out: folder of the three files; older ones are replaced.
         split: train, val, test, or all for every labelled picture.
-        passes: Monte Carlo passes.
+        passes: Monte Carlo passes; None as in jobs/explain.py.
         seed: of dropout masks, of noise and sides, and of the bootstrap.
         amp: precision of the network.
         scale: where it takes place; None is the default of jobs/explain.py.
@@ -90,6 +90,7 @@ def measure_robustness(
     )
     out = storage.absolute(out)
     bundle = load_bundle(storage.absolute(model))
+    config = config.resolved(bundle.model.config.dropout_site)
     check_method(config, bundle)
     table = read_manifest(storage.absolute(manifest))
     rows = _labelled(config, table, bundle.preprocessing, split)
@@ -103,7 +104,7 @@ def measure_robustness(
     )
     boxed = len(rows) - rows["box"].null_count
     say(
-        f"{len(rows):,} labelled pictures of {_name(split)} under {len(CONDITIONS)} conditions, {passes} passes; lung boxes: "
+        f"{len(rows):,} labelled pictures of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes; lung boxes: "
         f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
     )
     started = time.monotonic()
@@ -124,6 +125,7 @@ def measure_robustness(
         "split": split,
         "threshold": facts.threshold,
         "temperature": facts.temperature,
+        "intercept": facts.intercept,
         "method": facts.method,
         "pictures": len(rows),
         "failed": sum(failures.values()),

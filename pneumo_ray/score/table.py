@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from scipy.special import logit as log_odds
 from torch import Tensor
 
 from pneumo_ray.explain import ZONES, Explanation
+from pneumo_ray.model.calibrated import Calibration
 
 NUMBERS = (
     "prob_mean",
@@ -30,6 +30,10 @@ UNITS = {
     "*_std": "sample standard deviation over the passes",
     "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
 }
+MONTE_CARLO = (
+    "standard error of a mean over the passes: std / sqrt(passes); all images have the same masks, so that error is common "
+    "to them and does not shrink with their number"
+)
 
 
 def part_name(shard: int) -> str:
@@ -49,11 +53,18 @@ class ScoreFacts:
     """On the calibrated probability: pneumonia is predicted where `prob_mean >= threshold`."""
     temperature: float
     method: dict[str, Any]
+    intercept: float = 0.0
+    """Calibrated probability = sigmoid(logit / temperature + intercept)."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """How raw logits became probabilities."""
+        return Calibration(self.temperature, self.intercept)
 
     @property
     def threshold_logit(self) -> float:
         """The operating point as a raw logit."""
-        return float(log_odds(min(max(self.threshold, 0.0), 1.0)) * self.temperature)
+        return self.calibration.raw_logit(self.threshold)
 
     def schema(self, precision: str = "float32") -> pa.Schema:
         """Return the schema of the scores: plain Arrow types, with shape, order and units in its metadata.
@@ -90,6 +101,7 @@ class ScoreFacts:
             "config_hash": self.config_hash,
             "threshold": repr(self.threshold),
             "temperature": repr(self.temperature),
+            "intercept": repr(self.intercept),
             "method": json.dumps(self.method),
             "precision": precision,
             "use": "research use only",

@@ -30,7 +30,11 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, a plateau schedule and early stopping, all judged by the validation loss."""
+    """AdamW, a plateau schedule and early stopping, all judged by the validation loss.
+
+    Patience means one thing: something happens at the end of the n-th epoch in a row whose validation loss is not below the
+    least so far. torch's schedule would tolerate n such epochs and act on the next.
+    """
 
     lr: float = 1e-4
     """Peak learning rate of AdamW."""
@@ -41,9 +45,9 @@ class OptimConfig:
     plateau_factor: float = 0.5
     """What the learning rate is multiplied by on a plateau."""
     plateau_patience: int = 3
-    """Epochs without a better validation loss before that."""
+    """Epochs in a row without a better validation loss after which that happens, and after every as many more."""
     stop_patience: int = 5
-    """Epochs without a better validation loss before training stops."""
+    """Epochs in a row without a better validation loss after which training stops."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"optim.lr must be positive, got {self.lr}")
@@ -52,9 +56,7 @@ class OptimConfig:
         _require(
             0 < self.plateau_factor < 1, f"optim.plateau-factor must lie between 0 and 1, got {self.plateau_factor}"
         )
-        _require(
-            self.plateau_patience >= 0, f"optim.plateau-patience must not be negative, got {self.plateau_patience}"
-        )
+        _require(self.plateau_patience >= 1, f"optim.plateau-patience must be at least 1, got {self.plateau_patience}")
         _require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
 
 

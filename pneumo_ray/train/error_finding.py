@@ -13,14 +13,11 @@ from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import load_bundle
 from pneumo_ray.train.config import TrainConfig
 
-PASSES = 20
-"""Monte Carlo passes, as jobs/explain.py makes by default."""
-
 
 def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str, float | None]:
     """Explain the validation images with the trained network, and ask which uncertainty ranks its errors first.
 
-    An error is an image on the wrong side of probability 0.5 without dropout, so that both uncertainties are asked about
+    An error is an image on the wrong side of raw probability 0.5 without dropout, so that both uncertainties are asked about
     the same errors. The computation is in float32, whatever the training was in.
 
     Args:
@@ -34,8 +31,10 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
     """
     device = torch.device("cuda" if own_device and config.scaling.use_gpu else "cpu")
     bundle = load_bundle(model)
-    # The temperature with which jobs/explain.py would compute; it does not move the decision.
-    engine = BayesGradCAM(bundle.model.to(device), PASSES, config.seed, temperature=bundle.temperature)
+    # Passes and calibration as jobs/explain.py has them; the decision is that of the raw logit, as in the trial's accuracy.
+    engine = BayesGradCAM(
+        bundle.model.to(device), None, config.seed, temperature=bundle.temperature, intercept=bundle.intercept
+    )
     manifest, _, val = load_training_rows(config.manifest)
     if config.permute_labels:
         val = permute_labels(val, config.seed)

@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from pneumo_ray.data.stream import PADDING, Schedule
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
+from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
-from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.config import OptimConfig, TrainConfig
 from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.slot_dropout import slot_dropout
 from pneumo_ray.train.state import TrainState, load_state, save_state
 from pneumo_ray.train.trackers import Trackers
+from pneumo_ray.train.validation import SELECTED_BY, calibrated_loss
 
 STREAM = "stream"
 """Name of the one dataset that a worker consumes."""
@@ -105,12 +108,11 @@ def _train(job: WorkerJob) -> None:
             open_logs.callback(trackers.close)
         for epoch in range(first_epoch, config.epochs):
             start = time.monotonic()
-            torch.manual_seed(_epoch_seed(config.seed, epoch, rank))
             train_loss = learner.train_epoch(tickets, epoch, rank)
             trained = time.monotonic()
             logits, labels = learner.validate(tickets)
             record = _record(
-                epoch, train_loss, logits, labels, learner.lr, schedule, trained - start, time.monotonic() - start
+                epoch, train_loss, logits[:, 0], labels, learner.lr, schedule, trained - start, time.monotonic() - start
             )
             learner.advance(state, record, logits, labels)
             if trackers is not None:
@@ -138,12 +140,12 @@ class Learner:
         self.forward: Any = torch.compile(wrapped) if job.config.compile else wrapped
         trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=optim.lr, weight_decay=optim.weight_decay)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=optim.plateau_factor, patience=optim.plateau_patience
-        )
+        self.scheduler = plateau_schedule(self.optimizer, optim)
         self.dtype = amp_dtype(job.config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.positive_weight = torch.tensor(job.positive_weight, device=device)
+        # Passes and seed as scoring has them by default: calibration and threshold are fitted on what is applied.
+        self.passes = BayesGradCAM(net, amp_dtype=self.dtype) if job.config.model.dropout > 0 else None
 
     @property
     def lr(self) -> float:
@@ -170,25 +172,27 @@ class Learner:
         schedule, clip = self.schedule, self.job.config.optim.clip_norm
         self.forward.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for step in range(schedule.train_steps):
-            batch = next(tickets)
-            real = batch["row"] != PADDING
-            labels = torch.from_numpy(batch["label"][real].astype(np.float32)).to(self.device)
-            with autocast(self.dtype, self.device):
-                logits = self.forward(self._input(batch["pixels"][real]))
-            loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=self.positive_weight)
-            # The workers' gradients are averaged; so weighted, that is the gradient of the mean over the global batch.
-            loss = loss * (len(labels) * schedule.world_size / schedule.batch_size)
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()
-            if clip > 0:
-                self.scaler.unscale_(self.optimizer)
-                nn.utils.clip_grad_norm_(self.net.parameters(), clip)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            total += loss.detach()
-            if rank == 0:
-                self.job.monitor.step(epoch, step + 1, schedule.train_steps)
+        with slot_dropout(self.net, self.job.config.seed) as draw_masks:
+            for step in range(schedule.train_steps):
+                batch = next(tickets)
+                real = batch["row"] != PADDING
+                labels = torch.from_numpy(batch["label"][real].astype(np.float32)).to(self.device)
+                draw_masks(schedule.slots(epoch, step, rank))
+                with autocast(self.dtype, self.device):
+                    logits = self.forward(self._input(batch["pixels"][real]))
+                loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=self.positive_weight)
+                # The workers' gradients are averaged; so weighted, that is the gradient of the mean over the global batch.
+                loss = loss * (len(labels) * schedule.world_size / schedule.batch_size)
+                self.optimizer.zero_grad(set_to_none=True)
+                self.scaler.scale(loss).backward()
+                if clip > 0:
+                    self.scaler.unscale_(self.optimizer)
+                    nn.utils.clip_grad_norm_(self.net.parameters(), clip)
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                total += loss.detach()
+                if rank == 0:
+                    self.job.monitor.step(epoch, step + 1, schedule.train_steps)
         mean = total / schedule.train_steps
         if dist.is_initialized():
             dist.all_reduce(mean)
@@ -198,29 +202,32 @@ class Learner:
         return float(mean)
 
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return logits float64 [n] and labels int8 [n] of all validation images, in manifest order, on every rank."""
+        """Return raw logits and labels int8 [n] of all validation images, in manifest order, on every rank.
+
+        Logits are float64 [n, 1 + T]: without dropout, then of the Monte Carlo passes that scoring makes by default
+        (none where the network has no dropout).
+        """
         schedule = self.schedule
         if dist.is_initialized():
             # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
             for buffer in self.net.buffers():
                 dist.broadcast(buffer, src=0)
-        logits = torch.zeros(schedule.num_val, dtype=torch.float64, device=self.device)
+        num_logits = 1 + (self.passes.passes if self.passes else 0)
+        logits = torch.zeros((schedule.num_val, num_logits), device=self.device)
         labels = torch.zeros(schedule.num_val, dtype=torch.float64, device=self.device)
         self.net.eval()
         for _ in range(schedule.val_steps):
             batch = next(tickets)
             real = batch["row"] != PADDING
             if real.any():
-                with torch.inference_mode(), autocast(self.dtype, self.device):
-                    out = self.net(self._input(batch["pixels"][real]))
                 rows = torch.from_numpy(batch["row"][real].astype(np.int64)).to(self.device)
-                logits[rows] = out.double()
+                logits[rows] = self._logits(self._input(batch["pixels"][real]))
                 labels[rows] = torch.from_numpy(batch["label"][real].astype(np.float64)).to(self.device)
         if dist.is_initialized():
             # Every image is on exactly one rank and zero elsewhere, so a sum gathers it.
             dist.all_reduce(logits)
             dist.all_reduce(labels)
-        return logits.cpu().numpy(), labels.cpu().numpy().astype(np.int8)
+        return logits.cpu().numpy().astype(np.float64), labels.cpu().numpy().astype(np.int8)
 
     def advance(self, state: TrainState, record: dict[str, Any], logits: np.ndarray, labels: np.ndarray) -> None:
         """Bring the state to the end of an epoch: the same decisions on every rank, because the inputs are the same."""
@@ -228,7 +235,9 @@ class Learner:
         state.model = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
         if loss < state.best_loss:
             state.best, state.best_epoch, state.best_loss, state.bad_epochs = state.model, record["epoch"], loss, 0
-            state.best_val = {"logit": torch.from_numpy(logits), "label": torch.from_numpy(labels)}
+            state.best_val = {"logit": torch.from_numpy(logits[:, 0].copy()), "label": torch.from_numpy(labels)}
+            if logits.shape[1] > 1:
+                state.best_val["passes"] = torch.from_numpy(logits[:, 1:].astype(np.float32))
         else:
             state.bad_epochs += 1
         self.scheduler.step(loss)
@@ -238,7 +247,17 @@ class Learner:
         state.scaler = self.scaler.state_dict()
         record["best"] = state.bad_epochs == 0
         record["stopped"] = state.stopped
+        # Of the best epoch so far, whose model the run would leave. It ends no epoch and no run, so that it may be slow.
+        known = None if record["best"] or not state.history else state.history[-1].get(SELECTED_BY)
+        record[SELECTED_BY] = known if known is not None else calibrated_loss(state.applied_logits, state.labels)
         state.history = [*state.history, record]
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Return logits float32 [B, 1 + T] of images, as `validate` has them."""
+        if self.passes is not None:
+            return self.passes.logits(x)
+        with torch.inference_mode(), autocast(self.dtype, self.device):
+            return self.net(x).float()[:, None]
 
     def _input(self, pixels: np.ndarray) -> Tensor:
         grey = torch.from_numpy(pixels).to(self.device, non_blocking=True)
@@ -285,8 +304,16 @@ def _record(
     }
 
 
-def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, rank, 0xD0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def plateau_schedule(
+    optimizer: torch.optim.Optimizer, optim: OptimConfig
+) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    """Return the schedule with the patience of `OptimConfig`, whose words and count of epochs early stopping shares."""
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        factor=optim.plateau_factor,
+        patience=optim.plateau_patience - 1,  # torch's is how many epochs are tolerated before the one that acts
+        threshold=0,  # any decrease is better, as for the best epoch
+    )
 
 
 def _use_threads(device: torch.device, threads: int) -> None:

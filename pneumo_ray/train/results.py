@@ -7,13 +7,12 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-from scipy.special import expit
 
 from pneumo_ray import storage
 from pneumo_ray.cli import as_plain
 from pneumo_ray.console import duration, say
 from pneumo_ray.data.augment import base_size
-from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
+from pneumo_ray.evaluate.calibration import tells_nothing
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.metrics import classification_metrics
@@ -22,6 +21,7 @@ from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.state import TrainState
 from pneumo_ray.train.trackers import write_history
+from pneumo_ray.train.validation import calibrated
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,13 @@ def preprocessing(config: TrainConfig) -> Preprocessing:
 
 def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa.Table) -> None:
     """Calibrate and choose the operating point on validation, then write the bundle, the curves and the history."""
-    logits, labels = state.best_val["logit"].numpy(), state.best_val["label"].numpy()
-    temperature = fit_temperature(logits, labels)
-    if not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:
+    logits, labels = state.applied_logits, state.labels
+    calibration, prob = calibrated(logits, labels)
+    if tells_nothing(calibration, logits):
         say(
-            "warning: validation cannot tell how sure the network should be (it is all right, or no better than chance); "
-            "probabilities stay uncalibrated"
+            "warning: on validation the network is no better than chance, so its calibrated probabilities are all near the "
+            "share of pneumonia there"
         )
-        temperature = 1.0
-    prob = expit(logits / temperature)
     point = choose_operating_point(prob, labels, config.operating_point)
     metrics = classification_metrics(labels, prob, point.threshold)
     write_history(run, state.history)
@@ -64,13 +62,14 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
         folder,
         net,
         preprocessing=preprocessing(config),
-        temperature=temperature,
+        temperature=calibration.temperature,
+        intercept=calibration.intercept,
         operating_point=point.to_dict(),
         provenance=_provenance(config, state, manifest, metrics),
     )
     say(
         f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
-        f"temperature {temperature:.2f}, threshold {point.threshold:.3f} ({point.rule}), "
+        f"temperature {calibration.temperature:.2f}, intercept {calibration.intercept:+.2f}, threshold {point.threshold:.3f} ({point.rule}), "
         f"{duration(sum(record['seconds'] for record in state.history))} of training"
     )
     say(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
@@ -113,6 +112,11 @@ def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metr
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "validation": metrics,
+        "fitted_on": {
+            "what": "calibration and threshold, on the mean over the Monte Carlo passes of the validation images",
+            "passes": state.applied_logits.shape[1] if state.applied_logits.ndim == 2 else 0,
+            "seed": 0,
+        },
         "versions": {name: version(name) for name in ("pneumo_ray", "torch", "torchvision", "ray", "numpy")},
         "platform": platform.platform(),
     }

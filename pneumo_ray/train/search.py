@@ -14,6 +14,8 @@ from ray.tune.search import Searcher
 
 from pneumo_ray import storage
 from pneumo_ray.train.study import Range, Settings, Study, Trial
+from pneumo_ray.train.study_compare import value_of
+from pneumo_ray.train.validation import SELECTED_BY
 
 DRAW = "draw.json"
 """Name of the file in a trial's folder that holds the options that were drawn for it."""
@@ -33,23 +35,22 @@ class OptunaSearch(Searcher):
             past: records of the trials that are over.
             seed: of the draws; a study that continues after n trials draws with `seed + n`.
         """
-        super().__init__(metric="val_loss", mode="min")
+        super().__init__(metric=SELECTED_BY, mode="min")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = study.space
         self._left = dict(left)
         self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed + len(past)))
         self._asked: dict[str, optuna.Trial] = {}
-        self._best: dict[str, float] = {}
+        self._newest: dict[str, float] = {}
         self.drawn: dict[str, Trial] = {}
         """Name -> the trial with the options that it was begun with."""
         for record in past:
-            losses = [epoch["val_loss"] for epoch in record["history"]]
-            if losses:
+            if (loss := value_of(record, SELECTED_BY)) is not None:
                 self._study.add_trial(
                     optuna.trial.create_trial(
                         params=self._params(record["settings"]),
                         distributions=self._distributions(),
-                        value=min(losses),
+                        value=loss,
                     )
                 )
 
@@ -72,15 +73,15 @@ class OptunaSearch(Searcher):
         return {"name": name, "settings": settings}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hear of an epoch."""
-        if "val_loss" in result:
-            self._best[trial_id] = min(self._best.get(trial_id, result["val_loss"]), result["val_loss"])
+        """Hear of an epoch; its record judges the run's best epoch so far."""
+        if SELECTED_BY in result:
+            self._newest[trial_id] = result[SELECTED_BY]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Hear that a trial is over, or was stopped; its best epoch counts."""
         asked = self._asked.pop(trial_id)
-        if trial_id in self._best:
-            self._study.tell(asked, self._best[trial_id])
+        if trial_id in self._newest:
+            self._study.tell(asked, self._newest[trial_id])
         else:
             self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
 

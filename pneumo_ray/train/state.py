@@ -2,7 +2,7 @@
 
 Ray Train's own checkpoints are registered by a controller that polls, so a worker that dies just after reporting can
 leave one that nobody knows of. Here the file's name is the truth: the highest epoch in `state/` is where the run is.
-Random numbers need no saving, because all of them are keyed by seed, epoch and rank.
+Random numbers need no saving, because all of them are keyed by seed and slot.
 """
 
 import io
@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumo_ray import storage
@@ -34,7 +36,9 @@ class TrainState:
     best_epoch: int
     best_loss: float
     best_val: dict[str, Tensor]
-    """`logit` float64 [n] and `label` int8 [n] of the validation images at the best epoch, in manifest order."""
+    """`logit` float64 [n] without dropout, `label` int8 [n] and, of a network with dropout, `passes` float32 [n, T], the
+    logits of the Monte Carlo passes that scoring makes by default: the validation images at the best epoch, in manifest
+    order."""
     bad_epochs: int
     """Epochs since the best one."""
     stopped: bool
@@ -43,6 +47,20 @@ class TrainState:
     """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record an epoch, as in history.jsonl."""
+
+    @property
+    def applied_logits(self) -> NDArray[np.float64]:
+        """Raw logits of the validation images at the best epoch as scoring applies them: [n, T] of the passes, or [n]
+        where the network has no dropout, or the state is of a version that made no passes.
+        """
+        found: NDArray[np.float64] = self.best_val.get("passes", self.best_val["logit"]).numpy().astype(np.float64)
+        return found
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels [n] of the validation images."""
+        found: NDArray[np.int64] = self.best_val["label"].numpy().astype(np.int64)
+        return found
 
 
 def latest_epoch(run: str) -> int:

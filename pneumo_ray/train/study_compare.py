@@ -9,10 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from pneumo_ray.train.study import Study
-
-SELECTED_BY = "loss_scaled"
-"""What chooses the best: the validation loss after temperature scaling, because a bundle's probabilities are scaled; the raw
-loss would punish an arm for a scale that is corrected anyway."""
+from pneumo_ray.train.validation import SELECTED_BY
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,9 @@ def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) 
     of their order, so they are compared with each other. The noise is taken to be the same in all arms, which makes
     its estimate usable with few seeds. The intervals are about other seeds, not about other patients.
 
+    A difference that the trials that finished do not determine is left out: failures can leave an arm and the reference
+    without a chain of shared seeds between them, and then the difference of arms cannot be told from that of seeds.
+
     Args:
         records: of all trials; those that did not finish are left out.
         metric: its name in the records.
@@ -59,8 +59,12 @@ def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) 
     inverse = np.linalg.pinv(design.T @ design)
     effects = inverse @ design.T @ values
     free = len(values) - np.linalg.matrix_rank(design)
+    # A contrast is estimable if it lies in the row space of the design (Scheffe 1959): this is the projection onto it.
+    row_space = inverse @ (design.T @ design)
     out = {}
     for position, arm in enumerate(others, start=1):
+        if not np.allclose(row_space[position], np.eye(len(effects))[position], atol=1e-8):
+            continue
         mean, half = float(effects[position]), None
         if free > 0:
             noise = float(np.sum((values - design @ effects) ** 2)) / free

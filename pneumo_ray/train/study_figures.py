@@ -21,7 +21,7 @@ from pneumo_ray.train.study_compare import best_record, differences, value_of
 FOREST, MAP, CURVES = "differences", "lr-weight-decay", "learning-curves"
 """Names of the files, without extension."""
 
-PANELS = {"val_auc": "AUC (right is better)", "loss_scaled": "loss after temperature scaling (left is better)"}
+PANELS = {"val_auc": "AUC (right is better)", "loss_scaled": "loss after calibration (left is better)"}
 """Metrics of the forest plot."""
 LR, DECAY = "optim.lr", "optim.weight_decay"
 COLOURS = "viridis"

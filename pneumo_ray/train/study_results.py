@@ -13,8 +13,9 @@ from pneumo_ray.console import say
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.study import Study, Trial, configure
-from pneumo_ray.train.study_compare import SELECTED_BY, Difference, best_record, by_arm, differences
+from pneumo_ray.train.study_compare import Difference, best_record, by_arm, differences
 from pneumo_ray.train.study_figures import FOREST, study_figures
+from pneumo_ray.train.validation import SELECTED_BY
 
 SHOWN = ("val_loss", "loss_scaled", "val_auc", "ece", "recall", "specificity", "bias")
 """Metrics of the table of arms."""
@@ -24,8 +25,9 @@ OF_UNCERTAINTY = ("error_auroc_mi", "error_auroc_plain")
 """Metrics of both tables in a study that is also judged on its uncertainty."""
 
 MEANING = """\
-val_loss: cross-entropy of the raw probabilities, in nats; loss_scaled: the same after temperature scaling; ece: calibration
-error of the raw probabilities; recall, specificity: at 0.5; bias: mean probability less the share of pneumonia."""
+val_loss: cross-entropy of the raw probabilities, in nats; loss_scaled: the same of the calibrated ones, by which the best is
+chosen; ece: calibration error of the raw probabilities; recall, specificity: at 0.5; bias: mean raw probability less the
+share of pneumonia. A difference is left empty where failed trials leave it without seeds in common."""
 MEANING_OF_UNCERTAINTY = """\
 error_auroc_mi: AUROC of the mutual information of Monte Carlo dropout for finding the errors at 0.5; error_auroc_plain: the
 same of 1 - max(p, 1 - p) without dropout, which needs no passes. A trial without an error, or with few, says little of either."""

@@ -14,19 +14,14 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray.tune
-from numpy.typing import NDArray
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
-from scipy.special import expit
 
 from pneumo_ray import storage
 from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.data.pipeline import quiet_ray_data
 from pneumo_ray.errors import PneumoError
-from pneumo_ray.evaluate.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature
-from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.error_finding import error_finding
 from pneumo_ray.train.launch import Place, fit
@@ -35,6 +30,7 @@ from pneumo_ray.train.monitor import Monitor, RemoteMonitor
 from pneumo_ray.train.sharing import TrialShare
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.study import Trial, configure
+from pneumo_ray.train.validation import validation_metrics
 
 RECORD = "trial.json"
 """Name of the file in a trial's folder that says that the trial is over, and how it ended."""
@@ -246,7 +242,8 @@ def write_record(
         "history": state.history if state else [],
     }
     if state and val_ids is not None:
-        table = pa.table({"image_id": val_ids, **{name: tensor.numpy() for name, tensor in state.best_val.items()}})
+        kept = {name: state.best_val[name].numpy() for name in ("logit", "label")}
+        table = pa.table({"image_id": val_ids, **kept})
         storage.write_table(table, storage.join(folder, "validation.parquet"))
     storage.write_json(record, storage.join(folder, RECORD))
     for name in storage.list_files(storage.join(folder, "state")):
@@ -255,31 +252,7 @@ def write_record(
 
 def measure(state: TrainState) -> dict[str, float | None]:
     """Return what the validation images say of a run at its best epoch."""
-    logits, labels = state.best_val["logit"].numpy(), state.best_val["label"].numpy().astype(np.int64)
-    return validation_metrics(logits, labels)
-
-
-def validation_metrics(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float | None]:
-    """Return the metrics by which trials are compared.
-
-    Returns:
-        `val_loss` (nats) and `val_auc`; `ece`, `brier`, `accuracy`, `recall`, `specificity` of the raw probabilities at
-        0.5; `bias`, their mean less the share of pneumonia; `temperature`, and `ece_scaled` and `loss_scaled` after it.
-    """
-    temperature = fit_temperature(logits, labels)
-    if not MIN_TEMPERATURE < temperature < MAX_TEMPERATURE:  # as the bundle of the run has it
-        temperature = 1.0
-    raw = classification_metrics(labels, expit(logits), 0.5)
-    scaled = classification_metrics(labels, expit(logits / temperature), 0.5)
-    return {
-        "val_loss": raw["log_loss"],
-        "val_auc": raw["auc"],
-        **{name: raw[name] for name in ("ece", "brier", "accuracy", "recall", "specificity")},
-        "bias": float(expit(logits).mean() - labels.mean()),
-        "temperature": temperature,
-        "ece_scaled": scaled["ece"],
-        "loss_scaled": scaled["log_loss"],
-    }
+    return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits)
 
 
 def read_record(folder: str) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from pneumo_ray.train.study import Study, Trial, configure, plan
 from pneumo_ray.train.study_config import StudyConfig
 from pneumo_ray.train.study_results import write_results
 from pneumo_ray.train.trial import TrialJob, TrialRunner, read_record, write_record
+from pneumo_ray.train.validation import SELECTED_BY
 
 
 class Halving(ASHAScheduler):
@@ -40,7 +41,7 @@ class Halving(ASHAScheduler):
         # `max_t` would end a trial at its last report, before it has written its model.
         super().__init__(
             time_attr="epoch",
-            metric="val_loss",
+            metric=SELECTED_BY,
             mode="min",
             max_t=epochs + 1,
             grace_period=max(1, min(3, epochs // 3)),

@@ -54,7 +54,7 @@ def _trained_on(subject: Subject) -> list[str]:
         ]
     if split == "val" and subject.own_manifest:
         return [
-            "The epoch, the temperature and the threshold were chosen on these very pictures: the numbers flatter the model."
+            "The epoch, the calibration and the threshold were chosen on these very pictures: the numbers flatter the model."
         ]
     if subject.provenance("manifest", "protocol") == "paper" and subject.own_manifest:
         return [

@@ -68,7 +68,9 @@ def _cases(
     rows = scores.table.select(names).take(np.asarray(shown, dtype=np.int64)).to_pylist()
     cases = []
     for row, number, picture in zip(rows, shown, pictures, strict=True):
-        low, high = passes_interval(row["logit_mean"], row["logit_std"], subject.numbers["temperature"])
+        low, high = passes_interval(
+            row["logit_mean"], row["logit_std"], scores.calibration.temperature, scores.calibration.intercept
+        )
         cases.append(
             {
                 "id": row["image_id"],

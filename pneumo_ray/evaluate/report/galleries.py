@@ -54,4 +54,13 @@ def draw_galleries(
 
 def _case(scores: Scores, row: int, picture: NDArray[np.uint8]) -> Case:
     one = scores.table.slice(row, 1).to_pylist()[0]
-    return scored_case(one, picture, scores.map_size, scores.temperature, scores.threshold, one["label"])
+    calibration = scores.calibration
+    return scored_case(
+        one,
+        picture,
+        scores.map_size,
+        calibration.temperature,
+        scores.threshold,
+        one["label"],
+        intercept=calibration.intercept,
+    )

@@ -121,7 +121,8 @@ def _threshold(subject: Subject) -> str:
 
 
 def _calibration(subject: Subject) -> str:
-    text = f"temperature scaling, temperature {subject.numbers['temperature']:.3f}"
+    numbers = subject.numbers
+    text = f"logistic, temperature {numbers['temperature']:.3f} and intercept {numbers['intercept']:+.3f}"
     return (
         f"{text}, fitted on validation"
         if subject.provenance("validation") is not None

@@ -72,6 +72,7 @@ def render_page(
         "numbers_shown": [],
         "threshold": numbers["threshold"],
         "temperature": numbers["temperature"],
+        "intercept": numbers["intercept"],
         "origins": _origins(subject),
         "gallery_about": _gallery_about(subject, len(shown)),
         "gallery_outcomes": [name for name in (*OUTCOMES, UNKNOWN) if name in set(outcomes(subject.chosen)[list(shown)])],
@@ -98,12 +99,14 @@ def render_page(
 
 
 def _origins(subject: Subject) -> dict[str, str]:
-    """Return what is known of how the threshold and the temperature were chosen."""
+    """Return what is known of how the threshold and the calibration were chosen."""
     rule = subject.fact("operating_point", "rule")
     fitted = subject.provenance("validation") is not None
     return {
         "threshold": "how it was chosen is not known" if rule is None else f"it was chosen on validation ({rule})",
-        "temperature": "was fitted on validation" if fitted else "came with the model; how it was fitted is not known",
+        "calibration": "were fitted on validation"
+        if fitted
+        else "came with the model; how they were fitted is not known",
     }
 
 

@@ -52,7 +52,7 @@ def measured(subject: Subject) -> dict[str, Any]:
             for name, words in METRICS
         ],
         "calibration_rows": [
-            [words_of(name), with_range(found["brier"], found["brier_interval"]), found["ece"]] for name, found in numbers["calibration"].items()
+            [words_of(name), with_range(found["brier"], found["brier_interval"]), found["ece"], found["mean_prob"], found["prevalence"]] for name, found in numbers["calibration"].items()
         ],
         "min_subgroup": MIN_SUBGROUP,
         "min_class": MIN_CLASS,

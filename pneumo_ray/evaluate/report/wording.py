@@ -7,7 +7,9 @@ from typing import Any
 _WORDS = {
     "prob_std": "standard deviation of the probability",
     "mean of cam_std": "mean of the uncertainty map",
-    "monte_carlo_mean": "mean over the passes",
+    "before_temperature": "before calibration",
+    "after_temperature": "calibrated, without dropout",
+    "monte_carlo_mean": "calibrated, mean over the passes",
 }
 
 
