@@ -32,8 +32,6 @@ class Scores:
     """Calibrated probability = sigmoid(logit / temperature + intercept)."""
     intercept: float = 0.0
     """See `temperature`; 0 where the metadata has none, as before there was one."""
-    passes: int | None = None
-    """Monte Carlo passes, whose masks all rows share; None where the metadata does not name them."""
 
     @property
     def calibration(self) -> Calibration:
@@ -47,6 +45,16 @@ class Scores:
         maps = np.full((len(values), *self.map_size), np.nan, np.float32)
         maps[known] = values.drop_null().flatten().to_numpy().reshape(-1, *self.map_size)
         return maps
+
+    def zone_groups(self) -> NDArray[np.float64] | None:
+        """Return the zone means of each independent group of passes, float64 [n, G, 6]; None in scores without them."""
+        if "zone_groups" not in self.table.column_names:
+            return None
+        values = self.table["zone_groups"].combine_chunks()
+        known = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        groups = np.full((len(values), values.type.list_size // len(self.zones), len(self.zones)), np.nan)
+        groups[known] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, *groups.shape[1:])
+        return groups
 
     def ok(self) -> "Scores":
         """Return the rows that did not fail."""
@@ -67,7 +75,8 @@ class Scores:
     @property
     def num_score_columns(self) -> int:
         """How many columns are the scores' own; those that were joined follow."""
-        return self.table.column_names.index("config_hash") + 1
+        names = self.table.column_names
+        return names.index("zone_groups" if "zone_groups" in names else "config_hash") + 1
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
@@ -142,7 +151,6 @@ def read_scores(folder: str) -> Scores:
             f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
         )
     height, width = json.loads(facts[b"map_shape"])
-    method = json.loads(facts[b"method"])
     table = pa.concat_tables(tables).combine_chunks()
     if repeated := len(table) - len(pc.unique(table["image_id"])):
         raise ManifestError(f"--scores {folder} has {repeated:,} picture(s) more than once; give the folder of one job")
@@ -151,8 +159,7 @@ def read_scores(folder: str) -> Scores:
         map_size=(height, width),
         zones=tuple(json.loads(facts[b"zones"])),
         threshold=float(facts[b"threshold"]),
-        target=method["target"],
+        target=json.loads(facts[b"method"])["target"],
         temperature=float(facts[b"temperature"]),
         intercept=float(facts.get(b"intercept", b"0")),
-        passes=method.get("passes"),
     )

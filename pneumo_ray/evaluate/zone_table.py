@@ -1,7 +1,9 @@
 """Mean activation of each lung zone by class and by outcome, with intervals: Table I of arXiv 2507.18647.
 
 Pictures of one child are alike, so the intervals take patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
-closed form, hence the same at every run and one pass over a million pictures.
+closed form, hence the same at every run and one pass over a million pictures. All pictures share the dropout masks, so
+their Monte Carlo error is common and does not shrink with their number: its variance, from the spread of independent
+groups of passes (random groups, Wolter 2007), is added.
 """
 
 from typing import Any
@@ -42,7 +44,8 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
         `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over pictures,
         ddof 1) in logits of the explained class a cell of the map; `low` and `high` bound the mean (95 %, None with a
         single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
-        `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive.
+        `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive. `monte_carlo_error` is the
+        standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it.
     """
     known = scores.labelled()
     label, called, explained = (
@@ -60,10 +63,12 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
 
     paper_zone = {zone: name for name, zone in ALIASES.items()}
     columns = {zone: known.numbers(f"zone_mean_{zone}") for zone in known.zones}
+    drawn = known.zone_groups()
     records = []
     for name, explained_class, chosen in groups:
-        for zone, values in columns.items():
+        for number, (zone, values) in enumerate(columns.items()):
             rows = chosen & np.isfinite(values)
+            of_passes = None if drawn is None else drawn[:, :, number]
             records.append(
                 {
                     "pictures": name,
@@ -72,34 +77,61 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
                     "patients": int(np.count_nonzero(np.bincount(patient_of[rows]))),
                     "zone": zone,
                     "paper_zone": paper_zone[zone],
-                    **_mean(values[rows], patient_of[rows]),
-                    **dict.fromkeys(("ratio", "ratio_low", "ratio_high")),
+                    **_mean(values[rows], patient_of[rows], _group_means(of_passes, rows)),
                 }
             )
             if name == "pneumonia":
                 normal = (label == 0) & np.isfinite(values)
-                records[-1] |= _ratio(values[rows], patient_of[rows], values[normal], patient_of[normal])
+                records[-1] |= _ratio(
+                    values[rows],
+                    patient_of[rows],
+                    values[normal],
+                    patient_of[normal],
+                    _group_means(of_passes, rows),
+                    _group_means(of_passes, normal),
+                )
     return records
 
 
-def _mean(values: Floats, patient_of: Ints) -> dict[str, float | None]:
-    """Return mean, std and the interval of the mean.
+def _group_means(of_passes: Floats | None, rows: NDArray[np.bool_]) -> Floats | None:
+    """Return the mean over some pictures of each group of passes, [G]; None where the groups are not known.
+
+    Args:
+        of_passes: [n, G], of one zone.
+        rows: [n], which pictures.
+    """
+    return None if of_passes is None or not rows.any() else np.asarray(of_passes[rows].mean(0), np.float64)
+
+
+def _mean(values: Floats, patient_of: Ints, drawn: Floats | None) -> dict[str, float | None]:
+    """Return mean, std, the interval of the mean, its Monte Carlo error, and a ratio that is not known yet.
 
     Args:
         values: [n], finite.
         patient_of: [n], numbers of patients.
+        drawn: [G], the mean by group of passes.
     """
-    out: dict[str, float | None] = dict.fromkeys(("mean", "std", "low", "high"))
+    names = ("mean", "std", "low", "high", "ratio", "ratio_low", "ratio_high", "monte_carlo_error")
+    out: dict[str, float | None] = dict.fromkeys(names)
     if len(values):
         mean = out["mean"] = float(values.mean())
         out["std"] = float(values.std(ddof=1)) if len(values) > 1 else None
-        reach = _reach((values - mean) / len(values), patient_of)
+        if drawn is not None and len(drawn) > 1:
+            out["monte_carlo_error"] = float(np.sqrt(_common_variance(drawn)))
+        reach = _reach((values - mean) / len(values), patient_of, drawn)
         if reach is not None:
             out["low"], out["high"] = mean - reach, mean + reach
     return out
 
 
-def _ratio(values: Floats, patient_of: Ints, base: Floats, patient_of_base: Ints) -> dict[str, float | None]:
+def _ratio(
+    values: Floats,
+    patient_of: Ints,
+    base: Floats,
+    patient_of_base: Ints,
+    drawn: Floats | None,
+    drawn_base: Floats | None,
+) -> dict[str, float | None]:
     """Return the ratio of two means and its interval, which is symmetric on the logarithm (delta method).
 
     A patient with pictures in both groups is one cluster of both, so what the two means share is taken into account.
@@ -109,6 +141,8 @@ def _ratio(values: Floats, patient_of: Ints, base: Floats, patient_of_base: Ints
         patient_of: [n], numbers of patients.
         base: [m], finite, of the denominator.
         patient_of_base: [m].
+        drawn: [G], the mean of `values` by group of passes.
+        drawn_base: [G], that of `base`.
     """
     out: dict[str, float | None] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     if not len(values) or not len(base):
@@ -119,21 +153,29 @@ def _ratio(values: Floats, patient_of: Ints, base: Floats, patient_of_base: Ints
     ratio = out["ratio"] = mean / mean_base
     influence = np.concatenate((values / mean - 1, 1 - base / mean_base))
     influence /= np.repeat([len(values), len(base)], [len(values), len(base)])
-    reach = _reach(influence, np.concatenate((patient_of, patient_of_base)))
+    both = None if drawn is None or drawn_base is None else drawn / mean - drawn_base / mean_base
+    reach = _reach(influence, np.concatenate((patient_of, patient_of_base)), both)
     if reach is not None:
         out["ratio_low"], out["ratio_high"] = ratio * float(np.exp(-reach)), ratio * float(np.exp(reach))
     return out
 
 
-def _reach(influence: Floats, patient_of: Ints) -> float | None:
-    """Return how far a 95 % interval reaches on each side: Student's t times the cluster-robust standard error.
+def _common_variance(drawn: Floats) -> float:
+    """Return the variance over masks of the mean of independent groups of passes [G] of nearly equal size."""
+    return float(drawn.var(ddof=1) / len(drawn))
 
-    The variance is G / (G - 1) times the sum over the G patients of their squared summed influence. With one picture a
-    patient that is the textbook s / sqrt(n), on G - 1 degrees of freedom.
+
+def _reach(influence: Floats, patient_of: Ints, drawn: Floats | None) -> float | None:
+    """Return how far a 95 % interval reaches on each side: Student's t times the standard error over patients and masks.
+
+    The variance over patients is P / (P - 1) times the sum over the P patients of their squared summed influence. With
+    one picture a patient that is the textbook s / sqrt(n), on P - 1 degrees of freedom. That over masks is added, and
+    the degrees of freedom are those of Welch and Satterthwaite.
 
     Args:
         influence: [n], what each picture moves the estimate by; sums to 0.
         patient_of: [n], numbers of patients.
+        drawn: [G], the estimate by group of passes, up to a constant; None where it is not known.
 
     Returns:
         None with fewer than two patients: nothing is known of how patients differ.
@@ -142,5 +184,9 @@ def _reach(influence: Floats, patient_of: Ints) -> float | None:
     if count < 2:
         return None
     sums = np.bincount(patient_of, weights=influence)  # 0 for the numbers of other patients
-    error = np.sqrt(count / (count - 1) * np.sum(sums**2))
-    return float(student.ppf(0.975, count - 1) * error)
+    over_patients = float(count / (count - 1) * np.sum(sums**2))
+    if drawn is None or len(drawn) < 2 or (over_masks := _common_variance(drawn)) == 0:
+        return float(student.ppf(0.975, count - 1) * np.sqrt(over_patients))
+    variance = over_patients + over_masks
+    freedom = variance**2 / (over_patients**2 / (count - 1) + over_masks**2 / (len(drawn) - 1))
+    return float(student.ppf(0.975, freedom) * np.sqrt(variance))

@@ -51,15 +51,18 @@ class Explanation:
     """[B, 6], mean over passes of the mean upsampled map in each zone, order ZONES."""
     zone_std: Tensor
     """[B, 6], over passes of that zone mean: it knows how the pixels of a zone vary together."""
+    zone_groups: Tensor
+    """[B, G, 6], mean over the passes of each independent group (`explain/masks.py`) of the zone means: from the spread of
+    groups follows the Monte Carlo error that images have in common."""
 
     @property
     def logit_se(self) -> Tensor:
-        """[B], Monte Carlo standard error of logit_mean."""
+        """[B], Monte Carlo standard error of logit_mean, at most: it takes the masks as independent."""
         return self.logit_std / self.passes**0.5
 
     @property
     def prob_se(self) -> Tensor:
-        """[B], Monte Carlo standard error of prob_mean."""
+        """[B], Monte Carlo standard error of prob_mean, at most."""
         return self.prob_std / self.passes**0.5
 
     def certainty_weighted(self, lam: float = 1.0) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pneumo_ray.data.guard import DECODE_SECONDS
 from pneumo_ray.errors import ConfigError
-from pneumo_ray.explain.bayes import DEFAULT_PASSES
 from pneumo_ray.explain.cam import Target
+from pneumo_ray.explain.masks import DEFAULT_PASSES
 from pneumo_ray.model.network import DropoutSite
 
 ZoneMode = Literal["image", "box"]

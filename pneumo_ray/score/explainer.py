@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pneumo_ray.explain import BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.cam import Target
+from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
 from pneumo_ray.model.precision import amp_dtype, autocast
@@ -35,6 +36,7 @@ def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
         size = bundle.preprocessing.image_size
         probe = torch.zeros(1, 3, size, size)
         height, width = bundle.model.feature_maps(probe).shape[2:]
+    assert config.passes is not None, "the config is resolved"
     facts = ScoreFacts(
         map_size=(height, width),
         model_hash=bundle.hash,
@@ -43,6 +45,7 @@ def take_apart(bundle: Bundle, config: ExplainConfig) -> ScoringModel:
         temperature=bundle.temperature,
         intercept=bundle.intercept,
         method=config.method,
+        num_groups=len(group_sizes(config.passes)),
     )
     weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
     return ScoringModel(bundle.model.config, weights, bundle.preprocessing, facts)
@@ -141,7 +144,8 @@ class Explainer:
         columns = to_columns(e, facts, self.config.refer_z, share)
         for name, values in columns.items():
             if name.startswith("zone_"):  # zones of the picture would pass for zones of the lungs
-                columns[name] = np.where(known.numpy(), values, np.nan).astype(np.float32)
+                inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
+                columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pneumo_ray.explain import ZONES, Explanation
+from pneumo_ray.explain.masks import MAX_GROUPS
 from pneumo_ray.model.calibrated import Calibration
 
 NUMBERS = (
@@ -22,17 +23,20 @@ NUMBERS = (
     "expected_entropy",
     "mutual_information",
 )
+ZONE_GROUPS = "zone_groups"
+"""Column of the zone means of each independent group of passes, group after group, zones in the order of `ZONES`."""
 UNITS = {
     "prob_mean, prob_std": "calibrated probability of pneumonia, over the Monte Carlo passes",
     "logit, logit_mean, logit_std": "logit of pneumonia; logit is without dropout",
     "entropy, expected_entropy, mutual_information": "nats",
     "cam_mean, cam_std, zone_mean_*, zone_std_*": "logit of the explained class (target), a cell of the map; after ReLU",
+    "zone_groups": "as zone_mean_*, of each independent group of passes, group after group",
     "*_std": "sample standard deviation over the passes",
     "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
 }
 MONTE_CARLO = (
-    "standard error of a mean over the passes: std / sqrt(passes); all images have the same masks, so that error is common "
-    "to them and does not shrink with their number"
+    "standard error of a mean over the passes: at most std / sqrt(passes); all images have the same masks, so that error is "
+    "common to them and does not shrink with their number; zone_groups measure it"
 )
 
 
@@ -53,6 +57,8 @@ class ScoreFacts:
     """On the calibrated probability: pneumonia is predicted where `prob_mean >= threshold`."""
     temperature: float
     method: dict[str, Any]
+    num_groups: int = MAX_GROUPS
+    """Independent groups of Monte Carlo passes."""
     intercept: float = 0.0
     """Calibrated probability = sigmoid(logit / temperature + intercept)."""
 
@@ -90,6 +96,7 @@ class ScoreFacts:
             ("outside_share", pa.float32()),
             ("model_hash", pa.string()),
             ("config_hash", pa.string()),
+            (ZONE_GROUPS, pa.list_(pa.float32(), self.num_groups * len(ZONES))),
         ]
         facts = {
             "format": "pneumo_ray.scores 1",
@@ -169,6 +176,7 @@ def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tenso
     for number, zone in enumerate(ZONES):
         columns[f"zone_mean_{zone}"] = e.zone_mean[:, number]
         columns[f"zone_std_{zone}"] = e.zone_std[:, number]
+    columns[ZONE_GROUPS] = e.zone_groups.flatten(1)
     columns["outside_share"] = torch.full_like(e.logit, torch.nan) if outside is None else outside
     return {name: value.cpu().numpy() for name, value in columns.items()}
 

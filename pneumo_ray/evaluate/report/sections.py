@@ -96,7 +96,28 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         *(f"{name} ({count:,})" for name, count in groups.items()),
     ]
     by_class = any(record["pictures"] == "normal" for record in records)
-    return {"zone_rows": rows, "zone_heads": heads, "zones_note": "" if by_class else f"By outcome only: {NO_CLASSES}."}
+    notes = [_common_error(records)] if records else []
+    if not by_class:
+        notes.append(f"By outcome only: {NO_CLASSES}.")
+    return {"zone_rows": rows, "zone_heads": heads, "zones_note": " ".join(notes)}
+
+
+def _common_error(records: Sequence[dict[str, Any]]) -> str:
+    """Return what has to be known of the Monte Carlo error that all pictures have in common."""
+    shares = [
+        r["monte_carlo_error"] / r["mean"]
+        for r in records
+        if r["monte_carlo_error"] is not None and r["mean"] > 0 and r["n"] >= MIN_SUBGROUP
+    ]
+    if shares:
+        return (
+            "All pictures share the dropout masks of the passes, so the Monte Carlo error is common to them and no number of pictures "
+            f"averages it out: its standard error is at most {100 * max(shares):.2g} % of a mean here, and the intervals contain it."
+        )
+    return (
+        "All pictures share the dropout masks of the passes, so the Monte Carlo error is common to them; it is not known here, and the "
+        "intervals leave it out."
+    )
 
 
 def _subgroup_rows(numbers: dict[str, Any]) -> list[list[Any]]:
