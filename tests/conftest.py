@@ -121,5 +121,5 @@ def model(tmp_path_factory) -> Path:
     net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
     torch.nn.init.normal_(net.classifier.weight)
     folder = tmp_path_factory.mktemp("bundle") / "model"
-    save_bundle(folder, net, preprocessing=Preprocessing(64, 73), temperature=1.5)
+    save_bundle(folder, net, preprocessing=Preprocessing(64, 73), temperature=1.5, intercept=0.4)
     return folder

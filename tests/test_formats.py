@@ -19,7 +19,7 @@ def test_a_bundle_of_format_1_is_read(tmp_path):
     packed = (FORMATS / "bundle_1/weights.safetensors.xz").read_bytes()
     (tmp_path / "weights.safetensors").write_bytes(lzma.decompress(packed))
     bundle = load_bundle(tmp_path)
-    assert bundle.temperature == 1.5
+    assert (bundle.temperature, bundle.intercept) == (1.5, 0.0)
     assert bundle.operating_point == {"threshold": 0.4, "rule": "youden"}
     assert bundle.model(torch.zeros(1, 3, 64, 64)).item() == pytest.approx(0.5)
 
@@ -27,5 +27,6 @@ def test_a_bundle_of_format_1_is_read(tmp_path):
 def test_scores_of_format_1_are_read(tmp_path):
     scores = read_scores(str(FORMATS / "scores_1")).ok()
     assert len(scores.table) == 12
-    assert (scores.temperature, scores.threshold, scores.map_size) == (1.5, 0.4, (2, 2))
+    assert (scores.temperature, scores.intercept, scores.threshold) == (1.5, 0.0, 0.4)
+    assert scores.zone_groups() is None
     assert np.array_equal(scores.numbers("prob_mean") >= 0.4, scores.numbers("predicted") == 1)

@@ -1,11 +1,13 @@
 """Zone means by class and outcome, held against scipy, a bootstrap over patients and hand numbers."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from pneumo_ray.evaluate.scores import Scores
@@ -63,8 +65,8 @@ def test_means_by_class_and_outcome_by_hand() -> None:
 def test_with_one_picture_a_patient_the_interval_is_students() -> None:
     values = np.random.default_rng(0).gamma(2, size=30).astype(np.float32)
     record = found(zone_table(scores(values, [0] * 30, [0] * 30, map(str, range(30)))), "normal")
-    student = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
-    assert (record["low"], record["high"]) == (pytest.approx(student.low), pytest.approx(student.high))
+    textbook = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
+    assert (record["low"], record["high"]) == (pytest.approx(textbook.low), pytest.approx(textbook.high))
 
 
 def test_a_picture_without_a_patient_is_a_patient_of_its_own() -> None:
@@ -111,6 +113,45 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
             covered[name] += sum(r["low"] <= 5 <= r["high"] for r in table if r["pictures"] == "pneumonia")
     assert 0.92 <= covered["by patient"] / 420 <= 0.98
     assert covered["by picture"] / 420 < 0.85
+
+
+def with_groups(given: Scores, groups: np.ndarray) -> Scores:
+    """Scores with the zone means of each group of passes, [n, G, 6]."""
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(groups.ravel(), pa.float32()), groups.shape[1] * 6)
+    return replace(given, table=given.table.append_column("zone_groups", flat))
+
+
+def test_the_error_that_all_images_share_is_in_the_intervals() -> None:
+    """Masks move all images alike: 200 studies of 60 patients and 10 groups of passes, by their mean and their ratio."""
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1], 30)
+    hits = {"mean": 0, "ratio": 0, "mean without": 0, "ratio without": 0}
+    for _ in range(200):
+        own = np.where(label == 1, 10.0, 5.0)[:, None] + rng.normal(0, 0.5, (60, 6))
+        common = rng.normal(0, 1.0, (2, 10, 6))[label]  # [n, G, 6]: other in each class, the same in all its images
+        groups = own[:, None] + common
+        plain = scores(groups.mean(1), label, label, map(str, range(60)))
+        for name, given in (("", with_groups(plain, groups)), (" without", plain)):
+            record = found(zone_table(given), "pneumonia")
+            hits[f"mean{name}"] += record["low"] <= 10 <= record["high"]
+            hits[f"ratio{name}"] += record["ratio_low"] <= 2 <= record["ratio_high"]
+            assert (record["monte_carlo_error"] is None) == (name == " without")
+    assert 0.90 <= hits["mean"] / 200 <= 0.99
+    assert 0.90 <= hits["ratio"] / 200 <= 0.99
+    assert hits["mean without"] / 200 < 0.7
+    assert hits["ratio without"] / 200 < 0.7
+
+
+def test_the_common_error_by_hand() -> None:
+    """Groups at 1 and 3 around each image: their variance is 2, and that of their mean 1."""
+    groups = np.tile(np.array([-1.0, 1.0])[None, :, None], (4, 1, 6)) + np.arange(1.0, 5)[:, None, None]
+    table = zone_table(with_groups(scores([1, 2, 3, 4], [0] * 4, [0] * 4, "abcd"), groups))
+    record = found(table, "normal")
+    assert record["monte_carlo_error"] == pytest.approx(1)
+    over_patients = np.var([1, 2, 3, 4], ddof=1) / 4
+    freedom = (over_patients + 1) ** 2 / (over_patients**2 / 3 + 1)
+    half = student.ppf(0.975, freedom) * np.sqrt(over_patients + 1)
+    assert (record["low"], record["high"]) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
 
 
 def test_a_ratio_that_every_patient_shares_is_certain() -> None:

@@ -298,6 +298,34 @@ def test_entropies_by_hand() -> None:
     assert e.mutual_information.item() == pytest.approx(math.log(2) - expected)
 
 
+def test_intercept_is_added_after_the_temperature() -> None:
+    """Passes of -3 ln 9 and 3 ln 3 at T = 3, b = ln 3: odds 1/3 and 9."""
+    net = headed(torch.tensor([1.0]))
+    net.classifier.bias.data.zero_()
+    engine = BayesGradCAM(net, passes=2, temperature=3.0, intercept=math.log(3))
+    engine.masks = [torch.tensor([[-3 * math.log(9)], [3 * math.log(3)]])]
+    e = engine(torch.ones(1, 1, 1, 1), zones=torch.ones(6, 1))
+    assert e.prob_mean.item() == pytest.approx((0.25 + 0.9) / 2)
+    assert e.logit_mean.item() == pytest.approx(-1.5 * math.log(3))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_logits_alone_are_those_of_the_explanation(calibrated: Calibrated, site: str) -> None:
+    """What calibration and threshold are fitted on is what scoring applies."""
+    engine, x = BayesGradCAM(calibrated("resnet18", site).train(), passes=6, temperature=1.5, intercept=0.2), images(3)
+    e, logits = engine(x), engine.logits(x)
+    assert logits.shape == (3, 7)
+    assert engine.net.training
+    torch.testing.assert_close(logits[:, 0], e.logit, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[:, 1:].mean(1), e.logit_mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((logits[:, 1:] / 1.5 + 0.2).sigmoid().mean(1), e.prob_mean, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("site", "passes"), [("head", 200), ("tail", 20)])
+def test_passes_are_many_where_they_cost_nothing(calibrated: Calibrated, site: str, passes: int) -> None:
+    assert BayesGradCAM(calibrated("resnet18", site)).passes == passes
+
+
 def test_temperature_divides_logits_of_probabilities_only() -> None:
     e = probability_summary([-3 * math.log(3), 3 * math.log(3)], temperature=3.0)
     assert e.expected_entropy.item() == pytest.approx(math.log(4) / 4 + 3 * math.log(4 / 3) / 4)

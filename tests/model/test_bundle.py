@@ -49,6 +49,7 @@ def test_round_trip_is_bitwise(net: PneumoniaNet, tmp_path: Path) -> None:
         net,
         preprocessing=preprocessing,
         temperature=1.7000000000000002,
+        intercept=-0.1,
         operating_point=point,
         provenance=provenance,
     )
@@ -57,7 +58,8 @@ def test_round_trip_is_bitwise(net: PneumoniaNet, tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), random_state)  # loading draws nothing
     assert bundle.hash == digest
     assert bundle.preprocessing == preprocessing
-    assert bundle.temperature == 1.7000000000000002
+    assert (bundle.temperature, bundle.intercept) == (1.7000000000000002, -0.1)
+    assert bundle.calibration.logit(3.4000000000000004) == 1.9
     assert (bundle.operating_point, bundle.provenance) == (point, provenance)
     assert bundle.classes == ("normal", "pneumonia")
     assert bundle.model.config == net.config
@@ -129,7 +131,7 @@ def test_foreign_content_is_refused_even_under_a_valid_hash(saved: Path, tmp_pat
     original = (saved / "model.json").read_text()
     forgeries: tuple[dict[str, object], ...] = (
         {"format": "other"},
-        {"format_version": 2},
+        {"format_version": 3},
         {"model": {"arch": "resnet1"}},
         {"model": {"arch": "resnet34"}},
         {"model": {"surprise": 1}},
@@ -137,6 +139,8 @@ def test_foreign_content_is_refused_even_under_a_valid_hash(saved: Path, tmp_pat
         {"preprocessing": []},
         {"temperature": 0},
         {"temperature": "1"},
+        {"intercept": "0"},
+        {"intercept": 1e999},
         {"provenance": "text"},
     )
     for changes in forgeries:
@@ -182,6 +186,13 @@ def test_unusable_temperature_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(ModelError, match="temperature"):
         save_bundle(tmp_path / "model", net, preprocessing=Preprocessing(), temperature=temperature)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("intercept", [float("nan"), float("-inf")])
+def test_unusable_intercept_is_refused(net: PneumoniaNet, tmp_path: Path, intercept: float) -> None:
+    with pytest.raises(ModelError, match="intercept"):
+        save_bundle(tmp_path / "model", net, preprocessing=Preprocessing(), intercept=intercept)
     assert not list(tmp_path.iterdir())
 
 

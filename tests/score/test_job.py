@@ -102,7 +102,7 @@ def test_the_run_file_counts_what_happened(nasty_scores, nasty):
 def test_a_row_is_what_the_engine_says_of_the_picture(phantom_scores, phantom_run, model):
     bundle, table = load_bundle(model), scores(phantom_scores)
     manifest = {row["image_id"]: row for row in read_manifest(str(phantom_run / "manifest.parquet")).to_pylist()}
-    engine = BayesGradCAM(bundle.model, passes=20, seed=0, temperature=bundle.temperature)
+    engine = BayesGradCAM(bundle.model, passes=200, seed=0, temperature=bundle.temperature, intercept=bundle.intercept)
     for row in table.to_pylist()[::17]:
         picture = load_picture(manifest[row["image_id"]]["uri"], None, None, bundle.preprocessing)
         e = engine(bundle.preprocessing.normalise(torch.from_numpy(picture.copy())[None]))
@@ -112,7 +112,9 @@ def test_a_row_is_what_the_engine_says_of_the_picture(phantom_scores, phantom_ru
         assert np.allclose(row["cam_std"], e.cam_std.flatten(), atol=1e-4)
         assert np.allclose([row[f"zone_mean_{zone}"] for zone in ZONES], e.zone_mean[0], atol=1e-4)
         assert row["predicted"] == int(row["prob_mean"] >= 0.5)
-        assert row["refer"] == (abs(row["logit_mean"]) <= 1.96 * row["logit_std"])
+        # Probability 0.5 is the raw logit where logit / 1.5 + 0.4 is 0.
+        assert row["refer"] == (abs(row["logit_mean"] + 0.6) <= 1.96 * row["logit_std"])
+        assert np.allclose(row["zone_groups"], e.zone_groups[0].flatten(), atol=1e-4)
 
 
 def test_batches_actors_and_order_change_nothing_but_rounding(phantom_scores, phantom_run, model, tmp_path):
@@ -143,7 +145,7 @@ def test_another_model_config_or_archive_into_the_same_folder_is_refused(
     phantom_scores, phantom_run, model, nasty, tmp_path
 ):
     config = phantom_config(phantom_run, model, phantom_scores)
-    with pytest.raises(ConfigError, match="passes 20 and not 21"):
+    with pytest.raises(ConfigError, match="passes 200 and not 21"):
         explain_archive(replace(config, passes=21))
     with pytest.raises(ConfigError, match="another archive"):
         explain_archive(replace(config, manifest=None, archive=(str(nasty[0]),)))

@@ -82,7 +82,7 @@ def test_undisturbed_pictures_score_exactly_what_jobs_explain_gives_them(measure
 def test_a_condition_scores_what_the_engine_says_of_the_picture_with_its_own_lungs(measured, marked, model):
     """A phantom becomes 73 x 73, and the crop of 64 begins at 4: a corner of the box is round(73 c / side) - 4."""
     bundle, manifest = load_bundle(model), read_manifest(str(marked)).to_pylist()
-    engine = BayesGradCAM(bundle.model, passes=20, seed=0, temperature=bundle.temperature)
+    engine = BayesGradCAM(bundle.model, passes=200, seed=0, temperature=bundle.temperature, intercept=bundle.intercept)
     found = {
         (row["image_id"], row["condition"], row["severity"]): row["prob_mean"] for row in rows(measured).to_pylist()
     }

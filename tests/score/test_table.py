@@ -50,9 +50,11 @@ def test_a_shard_of_failures_alone_has_the_same_schema():
 
 
 def test_the_threshold_is_calibrated_and_the_logit_is_raw():
-    """P = sigmoid(logit / T): p = 0.9 at T = 2 is the raw logit 2 ln 9."""
+    """P = sigmoid(logit / T + b): p = 0.9 at T = 2 is the raw logit 2 (ln 9 - b)."""
     assert facts(threshold=0.9).threshold_logit == pytest.approx(2 * np.log(9))
     assert facts(threshold=np.nextafter(1, 2)).threshold_logit == np.inf
+    assert facts(threshold=0.9, intercept=0.5).threshold_logit == pytest.approx(2 * (np.log(9) - 0.5))
+    assert float(facts(intercept=0.25).schema().metadata[b"intercept"]) == 0.25
 
 
 def test_who_is_predicted_and_referred_follows_from_the_passes(explanation):

@@ -32,8 +32,9 @@ def play(search: OptunaSearch, count: int) -> list[dict]:
     drawn = []
     for number in range(count):
         told = search.suggest(str(number))
-        search.on_trial_result(str(number), {"val_loss": loss(told["settings"])})
-        search.on_trial_result(str(number), {"val_loss": 9.0})  # a later epoch that is worse says nothing
+        search.on_trial_result(str(number), {"loss_scaled": 9.0, "val_loss": 0.0})
+        # What counts is the calibrated loss of the best epoch so far, as the last record has it.
+        search.on_trial_result(str(number), {"loss_scaled": loss(told["settings"]), "val_loss": 0.0})
         search.on_trial_complete(str(number), {})
         drawn.append(told["settings"])
     return drawn
@@ -53,9 +54,10 @@ def test_draws_lie_in_the_space_and_come_nearer_to_what_is_good(tmp_path):
 def test_what_earlier_commands_found_is_known_and_a_begun_trial_keeps_its_options(tmp_path):
     drawn = play(OptunaSearch(STUDY, left(tmp_path, [f"{n:03d}" for n in range(40)]), [], seed=0), 40)
     past = [
-        {"settings": json.loads(json.dumps(settings)), "history": [{"val_loss": loss(settings)}]} for settings in drawn
+        {"settings": json.loads(json.dumps(settings)), "metrics": {"loss_scaled": loss(settings), "val_loss": 0.0}}
+        for settings in drawn
     ]
-    past.append({"settings": past[0]["settings"], "history": []})  # diverged at once
+    past.append({"settings": past[0]["settings"], "metrics": {}})  # diverged at once
     begun = {"optim.lr": 0.05, "augment.crop_area": [0.8, 1.0], "balance": "copies"}
     (tmp_path / "040").mkdir()
     (tmp_path / "040/draw.json").write_text(json.dumps(begun))

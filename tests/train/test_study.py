@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
 
 from pneumo_ray.cli import load_config, parse
@@ -214,6 +217,30 @@ def test_one_seed_gives_a_difference_without_an_interval_and_a_missing_reference
     assert differences(records({"new": [0.2]}), "val_loss", "ref") == {}
 
 
+@given(
+    finished=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), unique=True, max_size=12),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=150)
+def test_only_arms_that_chains_of_seeds_join_are_compared(finished: list[tuple[int, int]], seed: int):
+    """Effects of arm and seed can be told apart within a connected part of the graph of arms and seeds, and only there."""
+    rng = np.random.default_rng(seed)
+    arms, seeds = rng.normal(size=4), rng.normal(size=4)
+    found = records({str(arm): [float(arms[arm] + value) for value in seeds] for arm in range(4)})
+    for record in found:
+        if (int(record["arm"]), record["seed"]) not in finished:
+            record |= {"status": "failed", "metrics": {}}
+    edges = np.zeros((8, 8))
+    for arm, number in finished:
+        edges[arm, 4 + number] = 1
+    _, part = connected_components(edges, directed=False)
+    joined = {arm for arm, _ in finished if arm != 0 and part[arm] == part[0]}
+    compared = differences(found, "val_loss", "0")
+    assert set(compared) == {str(arm) for arm in joined}
+    for arm, difference in compared.items():
+        assert difference.mean == pytest.approx(arms[int(arm)] - arms[0])
+
+
 def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
     study = Study("s", "x", arms={"a": {}, "b": {}})
     found = records({"a": [0.1, 0.1], "b": [0.2, 0.2]})
@@ -264,6 +291,9 @@ def test_an_overconfident_half_is_what_the_bias_shows():
     assert metrics["val_loss"] == pytest.approx(-0.5 * (np.log(0.75) + np.log(0.25)))
     assert metrics["ece"] == pytest.approx(0.25)
     assert (metrics["recall"], metrics["specificity"]) == (1.0, 0.0)
+    # All logits are equal: calibrated, everybody has the prevalence.
+    assert metrics["loss_scaled"] == pytest.approx(np.log(2))
+    assert (metrics["temperature"], metrics["intercept"]) == (1.0, pytest.approx(-np.log(3)))
 
 
 def test_the_best_config_is_one_that_train_takes(tmp_path):

@@ -144,6 +144,41 @@ def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, pha
         assert torch.allclose(tensor.double(), expected[name].double(), rtol=0, atol=1e-6), name
 
 
+def test_two_workers_equal_one_where_no_batch_statistics_differ(ray_cluster, phantom_run, tmp_path):
+    """VGG-16 has no BatchNorm: data, augmentation and dropout are those of the slots, and sums are rounded."""
+    plain = {
+        "model": ModelConfig(arch="vgg16", weights="none"),
+        "optim": OptimConfig(lr=1e-4),
+        "amp": "off",
+        "epochs": 2,
+    }
+    for workers in (1, 2):
+        fit(config(phantom_run, tmp_path / str(workers), workers=workers, **plain))
+    one, two = (load_state(str(tmp_path / str(workers))) for workers in (1, 2))
+    assert [r["train_loss"] for r in two.history] == pytest.approx([r["train_loss"] for r in one.history], rel=1e-4)
+    assert torch.allclose(two.best_val["passes"], one.best_val["passes"], atol=1e-3)
+
+
+def test_the_decisions_that_the_threshold_was_fitted_on_are_those_of_scoring(whole, phantom_run, tmp_path):
+    """Validation images, scored as the defaults have it: confusion, Brier score and loss are those in the bundle."""
+    from pneumo_ray.evaluate.metrics import classification_metrics
+    from pneumo_ray.evaluate.scores import read_scores
+    from pneumo_ray.score.config import ExplainConfig
+    from pneumo_ray.score.job import explain_archive
+
+    manifest = str(phantom_run / "manifest.parquet")
+    explain_archive(ExplainConfig(model=str(whole / "model"), out=str(tmp_path / "scores"), manifest=manifest))
+    scores = read_scores(str(tmp_path / "scores")).ok().joined(read_manifest(manifest)).of_split("val")
+    bundle = load_bundle(whole / "model")
+    assert (scores.temperature, scores.intercept) == (bundle.temperature, bundle.intercept)
+    labels, prob = scores.table["label"].to_numpy(), scores.numbers("prob_mean")
+    found, fitted = classification_metrics(labels, prob, scores.threshold), bundle.provenance["validation"]
+    assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [fitted[name] for name in ("tn", "fp", "fn", "tp")]
+    assert found["brier"] == pytest.approx(fitted["brier"], abs=1e-3)
+    assert found["log_loss"] == pytest.approx(history(whole)[-1]["loss_scaled"], abs=1e-3)
+    assert bundle.provenance["fitted_on"]["passes"] == 200
+
+
 def test_two_workers_validate_every_image_once(whole_of_two, phantom_run):
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     val = manifest.filter(pa.compute.equal(manifest["split"], "val"))

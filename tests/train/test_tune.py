@@ -73,6 +73,8 @@ def test_a_study_leaves_a_row_a_trial_the_tables_and_the_best_config(whole):
             json.loads(line) for line in (whole / "trials" / row["name"] / "history.jsonl").read_text().splitlines()
         ]
         assert row["val_loss"] == pytest.approx(min(epoch["val_loss"] for epoch in history), rel=1e-6)
+        # The number that chose among trials is the one that halving and a search saw last.
+        assert row["loss_scaled"] == pytest.approx(history[-1]["loss_scaled"], rel=1e-6)
         assert load_bundle(row["checkpoint"]).provenance["config"]["balance"] == row["balance"]
         assert not list((whole / "trials" / row["name"] / "state").glob("*")), "a finished trial keeps its state"
     assert (whole / "study.csv").read_text().count("\n") == 5
@@ -201,7 +203,10 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
         return SimpleNamespace(trial_id=name, config={"name": name})
 
     def record(name: str, loss: float) -> dict:
-        return {"name": name, "history": [{"epoch": epoch, "val_loss": loss} for epoch in (1, 2, 3)]}
+        return {
+            "name": name,
+            "history": [{"epoch": epoch, "loss_scaled": loss, "val_loss": 0.0} for epoch in (1, 2, 3)],
+        }
 
     scheduler = Halving(epochs=9)
     for number in range(6):
@@ -209,16 +214,19 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
     bad, good = trial("bad"), trial("good")
     for one in (bad, good):
         scheduler.on_trial_add(None, one)
-    assert scheduler.on_trial_result(None, good, {"epoch": 3, "val_loss": 0.05}) == "CONTINUE"
-    assert scheduler.on_trial_result(None, bad, {"epoch": 3, "val_loss": 0.9}) == "STOP"
+    assert scheduler.on_trial_result(None, good, {"epoch": 3, "loss_scaled": 0.05, "val_loss": 9.0}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, bad, {"epoch": 3, "loss_scaled": 0.9, "val_loss": 0.0}) == "STOP"
     assert scheduler.stopped == {"bad"}
     # A trial is never ended at its last report: it has its model to write.
-    assert scheduler.on_trial_result(None, good, {"epoch": 9, "val_loss": 0.05}) == "CONTINUE"
+    assert scheduler.on_trial_result(None, good, {"epoch": 9, "loss_scaled": 0.05, "val_loss": 9.0}) == "CONTINUE"
     for epochs in (1, 3):  # the last epoch is one at which trials are judged
         scheduler = Halving(epochs)
         for one, loss in ((good, 0.1), (bad, 0.9)):
             scheduler.on_trial_add(None, one)
-            assert scheduler.on_trial_result(None, one, {"epoch": epochs, "val_loss": loss}) == "CONTINUE"
+            assert (
+                scheduler.on_trial_result(None, one, {"epoch": epochs, "loss_scaled": loss, "val_loss": 0.0})
+                == "CONTINUE"
+            )
         assert not scheduler.stopped
 
 
