@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 
 from pneumo_ray.data.stream import Schedule
 from pneumo_ray.model import ModelConfig, PneumoniaNet
+from pneumo_ray.model.network import ChannelDropout
 from pneumo_ray.train.slot_dropout import slot_dropout, slot_masks
 
 
@@ -62,6 +64,16 @@ def test_a_training_step_draws_nothing_from_the_process(arch: str, site: str) ->
         net(x)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(layer.mask is None for layer in net.dropouts())
+
+
+def test_a_compiled_network_takes_the_masks_of_each_step() -> None:
+    """One compilation serves all steps, and none keeps the masks that it was compiled with."""
+    layer, counter = ChannelDropout(0.5, 8), CompileCounter()
+    compiled, x = torch.compile(layer.train(), backend=counter), torch.randn(4, 8)
+    for step in range(4):
+        layer.mask = slot_masks(0, 0, np.arange(4, dtype=np.uint64) + np.uint64(4 * step), 8, 0.5)
+        torch.testing.assert_close(compiled(x), x * layer.mask)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("site", ["head", "tail"])
