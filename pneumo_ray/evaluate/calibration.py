@@ -14,6 +14,8 @@ MIN_SPREAD = 0.01
 MAX_SPREAD = 100.0
 """Bounds on the standard deviation of the calibrated logits: without them, logits no better than chance would ask for a
 slope of 0 or below, and passes that disagree about every image could ask for an infinite one."""
+CALIBRATION_BINS = 15
+"""Equal-width bins of [0, 1] of a calibration error."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _negative_log_likelihood(
     return float(loss), np.array([-np.sum(by_z * standard), -np.sum(by_z)]) / len(target)
 
 
-def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = CALIBRATION_BINS) -> float:
     """Return `sum_b (n_b / n) |mean probability in b - share of positives in b|` over equal-width bins of [0, 1].
 
     The probability is that of the positive class, so an over-confident negative counts too; the error of the
@@ -139,7 +141,7 @@ def brier_score(prob: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.mean((scores - truth) ** 2))
 
 
-def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> ReliabilityTable:
+def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = CALIBRATION_BINS) -> ReliabilityTable:
     """Return the reliability diagram as numbers: count, mean probability and observed frequency of each bin.
 
     Args:
@@ -153,13 +155,18 @@ def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     scores, truth = check_predictions(prob, labels)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    bin_of = np.searchsorted(edges[1:-1], scores, side="right")
-    counts = np.bincount(bin_of, minlength=bins)
+    number = bin_of(scores, bins)
+    counts = np.bincount(number, minlength=bins)
     with np.errstate(invalid="ignore"):
-        mean_prob = np.bincount(bin_of, weights=scores, minlength=bins) / counts
-        observed = np.bincount(bin_of, weights=truth, minlength=bins) / counts
+        mean_prob = np.bincount(number, weights=scores, minlength=bins) / counts
+        observed = np.bincount(number, weights=truth, minlength=bins) / counts
+    edges = np.linspace(0.0, 1.0, bins + 1)
     return ReliabilityTable(edges=edges, counts=counts, mean_prob=mean_prob, observed=observed)
+
+
+def bin_of(prob: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.int64]:
+    """Return the number of the equal-width bin of each probability, [n]; bin b is [b / bins, (b + 1) / bins)."""
+    return np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], prob, side="right")
 
 
 def check_predictions(

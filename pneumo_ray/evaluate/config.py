@@ -52,7 +52,7 @@ class EvaluateConfig:
     prevalence: float | None = None
     """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
     baseline: str | None = None
-    """Other scores of the same archive: the two are compared image by image (DeLong, McNemar)."""
+    """Other scores of the same archive: every measure is compared, with patients as the units (and DeLong, McNemar)."""
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
@@ -64,7 +64,7 @@ class EvaluateConfig:
     passes: int | None = None
     """Monte Carlo passes of --robustness; None takes as many as jobs/explain.py."""
     seed: int = 0
-    """Of the bootstrap, and of the noise of --robustness."""
+    """Of the calibration test, of the band around the ROC curve, and of the noise of --robustness."""
 
     def __post_init__(self) -> None:
         require(

@@ -80,21 +80,28 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
 def _compared(config: EvaluateConfig, chosen: Scores, manifest: pa.Table, split: str | None) -> dict[str, Any]:
     assert config.baseline is not None
     other = match(read_scores(config.baseline), manifest, config.manifest)
-    found = compare(chosen, other if split is None else other.of_split(split), seed=config.seed)
+    found = compare(chosen, other if split is None else other.of_split(split))
     return {"name": config.baseline, **found}
 
 
 def _comparison_line(found: dict[str, Any]) -> str:
     auc, errors = found["auc"], found["errors"]
+    of_auc, of_accuracy = (found["differences"][name]["p"] for name in ("auc", "accuracy"))
     if auc["difference"] is None:
         ranked = "AUC undefined, a class is missing"
+    elif auc["p"] is None:
+        ranked = f"AUC differs by {auc['difference']:+.4f} (no test, they rank alike)"
     else:
-        p = "no test, they rank alike" if auc["p"] is None else f"DeLong p {auc['p']:.3g}"
-        ranked = f"AUC differs by {auc['difference']:+.4f} ({p})"
+        ranked = f"AUC differs by {auc['difference']:+.4f} ({_by_patient(of_auc)}; DeLong p {auc['p']:.3g})"
     return (
         f"against {found['name']} on {found['pictures']:,} images: {ranked}; errors {errors['share']:.1%} against "
-        f"{errors['share_baseline']:.1%} (McNemar p {errors['p']:.3g})"
+        f"{errors['share_baseline']:.1%} ({_by_patient(of_accuracy)}; McNemar p {errors['p']:.3g}); DeLong and McNemar "
+        "assume independent images"
     )
+
+
+def _by_patient(p: float | None) -> str:
+    return "no p by patient" if p is None else f"p by patient {p:.3g}"
 
 
 def check_same_model(scores: str, model: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.config import flatten
+from pneumo_ray.evaluate.intervals import MIN_PATIENTS
 from pneumo_ray.evaluate.zone_table import OUTCOMES
 from pneumo_ray.report.cases import UNKNOWN, outcomes
 from pneumo_ray.report.cautions import cautions
@@ -113,10 +114,11 @@ def _origins(subject: Subject) -> dict[str, str]:
 def _unit(subject: Subject) -> str:
     """Return what the intervals take as independent."""
     unknown = subject.chosen.table["patient_id"].null_count
+    few = f"of fewer than {MIN_PATIENTS} patients there is none"
     if not unknown:
-        return "Intervals are 95 % and take whole patients as the units."
+        return f"Intervals are 95 % and take whole patients as the units; {few}."
     return (
-        f"Intervals are 95 %; {unknown:,} images name no patient and count as patients of their own, which makes the intervals too narrow "
+        f"Intervals are 95 % and {few}; {unknown:,} images name no patient and count as patients of their own, which makes the intervals too narrow "
         "if some show the same child."
     )
 
