@@ -40,21 +40,35 @@ def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np
 def pointing_game(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.bool_]:
     """Return whether the maximum of each map lies in a true box (Zhang et al. 2016, arXiv 1608.00507).
 
-    A blank map is a miss, and so is a picture without a box. No tolerance is added around the boxes.
+    The maximum is the centre of the largest cell of the native map. Bilinear upsampling has its maximum there too, but
+    on a plateau: two pixels on each side of an inner cell's centre, half a cell up to the image's edge, so that its first
+    pixel favours one side. Of several equal largest cells every centre must lie in a box: a flat map points nowhere.
+
+    A blank map is a miss, and so is an image without a box. A centre on the edge of a box is inside it; no other
+    tolerance is added. Mirroring or transposing map and boxes changes no verdict.
 
     Args:
         maps: [n, h, w], after ReLU.
-        boxes: true boxes of each picture, in its pixels.
-        image_size: rows and columns of the pictures.
+        boxes: true boxes of each image, in its pixels.
+        image_size: rows and columns of the images.
 
     Returns:
         bool [n].
     """
     hits = np.zeros(len(maps), bool)
-    for number, (fine, true) in enumerate(zip(upsample(maps, image_size), boxes, strict=True)):
-        if fine.max() > 0:
-            row, column = np.unravel_index(np.argmax(fine), image_size)
-            hits[number] = any(x0 <= column < x1 and y0 <= row < y1 for x0, y0, x1, y1 in true)
+    height, width = image_size
+    rows, columns = maps.shape[1:]
+    for number, (coarse, true) in enumerate(zip(maps, boxes, strict=True)):
+        if coarse.max() > 0:
+            row, column = np.nonzero(coarse == coarse.max())
+            # Twice the centre times the number of cells, and the edges alike: integers, in which equality is exact.
+            y, x = (2 * row + 1) * height, (2 * column + 1) * width
+            inside = np.zeros(len(row), bool)
+            for x0, y0, x1, y1 in true:
+                if x0 < x1 and y0 < y1:
+                    across = (2 * columns * x0 <= x) & (x <= 2 * columns * x1)
+                    inside |= across & (2 * rows * y0 <= y) & (y <= 2 * rows * y1)
+            hits[number] = inside.all()
     return hits
 
 

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pneumo_ray.explain.faithfulness import (
     energy_in_box,
@@ -27,6 +29,49 @@ def test_the_peak_is_in_the_box_where_it_lies_and_nowhere_else():
     assert pointing_game(at, [[(20, 4, 24, 8)]], SIZE).tolist() == [True]
     assert pointing_game(at, [[(4, 20, 8, 24)]], SIZE).tolist() == [False]  # rows and columns exchanged
     assert pointing_game(at, [[(0, 0, 3, 3), (20, 4, 24, 8)]], SIZE).tolist() == [True]
+
+
+@st.composite
+def maps_with_boxes(draw) -> tuple[np.ndarray, list[tuple[int, int, int, int]], tuple[int, int]]:
+    """A map with many ties, up to three boxes whose edges often meet centres of cells, and the size of the image."""
+    rows, columns, scale = draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(1, 9))
+    image = rows * scale + draw(st.integers(0, 3)), columns * scale + draw(st.integers(0, 3))
+    cells = draw(st.lists(st.integers(0, 2), min_size=rows * columns, max_size=rows * columns))
+    boxes = []
+    for _ in range(draw(st.integers(0, 3))):
+        x0, y0 = draw(st.integers(0, image[1])), draw(st.integers(0, image[0]))
+        boxes.append((x0, y0, draw(st.integers(x0, image[1])), draw(st.integers(y0, image[0]))))
+    return np.array(cells, np.float32).reshape(rows, columns), boxes, image
+
+
+@settings(deadline=None, max_examples=300)
+@given(drawn=maps_with_boxes())
+def test_mirroring_or_transposing_changes_no_verdict(drawn):
+    cells, boxes, (height, width) = drawn
+    verdict = pointing_game(cells[None], [boxes], (height, width)).tolist()
+    left_right = [(width - x1, y0, width - x0, y1) for x0, y0, x1, y1 in boxes]
+    upside_down = [(x0, height - y1, x1, height - y0) for x0, y0, x1, y1 in boxes]
+    transposed = [(y0, x0, y1, x1) for x0, y0, x1, y1 in boxes]
+    assert pointing_game(cells[None, :, ::-1], [left_right], (height, width)).tolist() == verdict
+    assert pointing_game(cells[None, ::-1], [upside_down], (height, width)).tolist() == verdict
+    assert pointing_game(cells.T[None], [transposed], (width, height)).tolist() == verdict
+
+
+@pytest.mark.parametrize("row", [0, 3, 6])
+@pytest.mark.parametrize("column", [0, 3, 6])
+def test_a_cell_points_at_its_own_centre(row, column):
+    """Cells are 4 pixels wide, so the centre of cell c is the edge between pixels 4 c + 1 and 4 c + 2."""
+    x, y = 4 * column + 2, 4 * row + 2
+    around = (x - 1, y - 1, x + 1, y + 1)
+    aside = (x + 1, y - 1, x + 3, y + 1)
+    assert pointing_game(peak(row, column), [[around]], SIZE).tolist() == [True]
+    assert pointing_game(peak(row, column), [[aside]], SIZE).tolist() == [False]
+
+
+def test_a_flat_map_points_nowhere():
+    flat = np.ones((1, 7, 7), np.float32)
+    assert pointing_game(flat, [[(0, 0, 14, 28)]], SIZE).tolist() == [False]
+    assert pointing_game(flat, [[(0, 0, 14, 28), (14, 0, 28, 28)]], SIZE).tolist() == [True]
 
 
 def test_a_blank_map_and_a_picture_without_a_box_are_misses():
