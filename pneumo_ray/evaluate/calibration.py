@@ -9,6 +9,8 @@ from scipy.special import expit
 
 MIN_TEMPERATURE = 0.05
 MAX_TEMPERATURE = 20.0
+CALIBRATION_BINS = 15
+"""Equal-width bins of [0, 1] of a calibration error."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.exp(brentq(slope, coldest, hottest, xtol=1e-12)))
 
 
-def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> float:
+def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = CALIBRATION_BINS) -> float:
     """Return `sum_b (n_b / n) |mean probability in b - share of positives in b|` over equal-width bins of [0, 1].
 
     The probability is that of the positive class, so an over-confident negative counts too; the error of the
@@ -98,7 +100,7 @@ def brier_score(prob: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(np.mean((scores - truth) ** 2))
 
 
-def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> ReliabilityTable:
+def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = CALIBRATION_BINS) -> ReliabilityTable:
     """Return the reliability diagram as numbers: count, mean probability and observed frequency of each bin.
 
     Args:
@@ -112,13 +114,18 @@ def reliability_table(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     scores, truth = check_predictions(prob, labels)
-    edges = np.linspace(0.0, 1.0, bins + 1)
-    bin_of = np.searchsorted(edges[1:-1], scores, side="right")
-    counts = np.bincount(bin_of, minlength=bins)
+    number = bin_of(scores, bins)
+    counts = np.bincount(number, minlength=bins)
     with np.errstate(invalid="ignore"):
-        mean_prob = np.bincount(bin_of, weights=scores, minlength=bins) / counts
-        observed = np.bincount(bin_of, weights=truth, minlength=bins) / counts
+        mean_prob = np.bincount(number, weights=scores, minlength=bins) / counts
+        observed = np.bincount(number, weights=truth, minlength=bins) / counts
+    edges = np.linspace(0.0, 1.0, bins + 1)
     return ReliabilityTable(edges=edges, counts=counts, mean_prob=mean_prob, observed=observed)
+
+
+def bin_of(prob: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.int64]:
+    """Return the number of the equal-width bin of each probability, [n]; bin b is [b / bins, (b + 1) / bins)."""
+    return np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], prob, side="right")
 
 
 def check_predictions(

@@ -36,7 +36,7 @@ class EvaluateConfig:
     prevalence: float | None = None
     """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
     baseline: str | None = None
-    """Other scores of the same archive: the two are compared picture by picture (DeLong, McNemar)."""
+    """Other scores of the same archive: every measure is compared, with patients as the units (and DeLong, McNemar)."""
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
@@ -48,7 +48,7 @@ class EvaluateConfig:
     passes: int = 20
     """Monte Carlo passes of --robustness."""
     seed: int = 0
-    """Of the bootstrap, and of the noise of --robustness."""
+    """Of the calibration test, of the band around the ROC curve, and of the noise of --robustness."""
 
     def __post_init__(self) -> None:
         if self.prevalence is not None and not 0 < self.prevalence < 1:
@@ -126,21 +126,28 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
 def _compared(config: EvaluateConfig, chosen: Scores, manifest: pa.Table, split: str | None) -> dict[str, Any]:
     assert config.baseline is not None
     other = match(read_scores(config.baseline), manifest, config.manifest)
-    found = compare(chosen, other if split is None else other.of_split(split), seed=config.seed)
+    found = compare(chosen, other if split is None else other.of_split(split))
     return {"name": config.baseline, **found}
 
 
 def _comparison_line(found: dict[str, Any]) -> str:
     auc, errors = found["auc"], found["errors"]
+    of_auc, of_accuracy = (found["differences"][name]["p"] for name in ("auc", "accuracy"))
     if auc["difference"] is None:
         ranked = "AUC undefined, a class is missing"
+    elif auc["p"] is None:
+        ranked = f"AUC differs by {auc['difference']:+.4f} (no test, they rank alike)"
     else:
-        p = "no test, they rank alike" if auc["p"] is None else f"DeLong p {auc['p']:.3g}"
-        ranked = f"AUC differs by {auc['difference']:+.4f} ({p})"
+        ranked = f"AUC differs by {auc['difference']:+.4f} ({_by_patient(of_auc)}; DeLong p {auc['p']:.3g})"
     return (
         f"against {found['name']} on {found['pictures']:,} pictures: {ranked}; errors {errors['share']:.1%} against "
-        f"{errors['share_baseline']:.1%} (McNemar p {errors['p']:.3g})"
+        f"{errors['share_baseline']:.1%} ({_by_patient(of_accuracy)}; McNemar p {errors['p']:.3g}); DeLong and McNemar "
+        "assume independent images"
     )
+
+
+def _by_patient(p: float | None) -> str:
+    return "no p by patient" if p is None else f"p by patient {p:.3g}"
 
 
 def check_same_model(scores: str, model: str) -> None:

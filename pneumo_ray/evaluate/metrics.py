@@ -1,35 +1,15 @@
-"""Discrimination, calibration and their intervals over patients; a value that is undefined is None, never a silent 0.
+"""Discrimination and calibration as numbers; a value that is undefined is None, never a silent 0.
 
-Cohen's kappa (1960) and Matthews' coefficient (1975) correct accuracy for chance; intervals are percentiles of a
-bootstrap that draws whole patients (Efron and Tibshirani 1993), because two images of one child are not two children.
+Cohen's kappa (1960) and Matthews' coefficient (1975) correct accuracy for chance. Intervals are those of `intervals`.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from pneumo_ray.evaluate.calibration import brier_score, check_predictions, expected_calibration_error
-
-BOOTSTRAP_METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "kappa",
-    "mcc",
-    "brier",
-    "auc",
-    "average_precision",
-)
-_OF_CELLS = {"accuracy": (0, 1, 2, 3), "precision": (1, 3), "recall": (2, 3), "specificity": (0, 1)}
-"""Cells of the confusion matrix (tn, fp, fn, tp) that the denominator of a proportion counts."""
-
-# Weights (resamples times images) held at once: 2 MB, which stays in cache and bounds memory for a million images.
-_CHUNK_ELEMENTS = 1 << 18
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -79,109 +59,6 @@ def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, floa
     return {"n": tn + fp + fn + tp, "tn": tn, "fp": fp, "fn": fn, "tp": tp, **defined}
 
 
-def bootstrap_intervals(
-    labels: npt.ArrayLike,
-    prob: npt.ArrayLike,
-    threshold: float,
-    groups: Iterable[Hashable],
-    *,
-    metrics: Sequence[str] = BOOTSTRAP_METRICS,
-    num_resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float] | None]:
-    """Return percentile bootstrap intervals, resampling whole patients with replacement.
-
-    A resample is a number of times for each patient, so that counts are one matrix product and AUC one cumulative sum
-    over images sorted once. The work is done in chunks: memory does not grow with the number of resamples.
-
-    Args:
-        labels: [n], 0 normal or 1 pneumonia.
-        prob: float [n], probability of pneumonia.
-        threshold: an image is called pneumonia where `prob >= threshold`; held fixed, as on a test set.
-        groups: [n] patient ids; an image whose id is None or NaN is a patient of its own.
-        metrics: names out of `BOOTSTRAP_METRICS`.
-        num_resamples: bootstrap resamples.
-        seed: the same seed draws the same patients.
-        level: coverage, within (0, 1).
-
-    Returns:
-        (low, high) for each name. Resamples in which a measure is undefined (a class missing) do not count towards it;
-        None where it is undefined in all of them, for fewer than two patients, and where all of them agree, except
-        for a proportion of 0 or 1, which has the exact interval of so many patients (see `without_width`).
-
-    Raises:
-        ValueError: if a name is unknown, a number out of range, the lengths differ, or as `check_predictions`.
-    """
-    if unknown := [name for name in metrics if name not in BOOTSTRAP_METRICS]:
-        raise ValueError(f"no bootstrap for {', '.join(unknown)}: choose from {', '.join(BOOTSTRAP_METRICS)}")
-    if num_resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"num_resamples must be positive and level within (0, 1), got {num_resamples} and {level}")
-    scores, truth = check_predictions(prob, labels)
-    group_of, num_groups = number_groups(groups)
-    if group_of.size != scores.size:
-        raise ValueError(f"groups must name a patient for each image: got {group_of.size} for {scores.size} images")
-    if num_groups < 2:  # one patient is always drawn: an interval without width would promise what nobody knows
-        return dict.fromkeys(metrics)
-
-    # One row a patient: its tn, fp, fn, tp and its summed squared error. [num_groups, 5]
-    cell = 4 * group_of + _confusion_cell(truth, scores, threshold)
-    confusion = np.bincount(cell, minlength=4 * num_groups).reshape(num_groups, 4)
-    squared_error = np.bincount(group_of, weights=(scores - truth) ** 2, minlength=num_groups)
-    patients = np.column_stack((confusion, squared_error))
-
-    ordered = OrderedPairs.of(truth, scores, group_of)
-    falling = np.argsort(scores)[::-1]
-    falling_group, falling_truth = group_of[falling], truth[falling]
-    last = np.append(np.flatnonzero(np.diff(scores[falling])), scores.size - 1)  # of those with the same score
-
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_ELEMENTS // scores.size)
-    samples = []
-    for start in range(0, num_resamples, chunk):
-        times = draw_patients(rng, min(chunk, num_resamples - start), num_groups)
-        tn, fp, fn, tp, squared = (times @ patients).T
-        values = rates(tn, fp, fn, tp)
-        values["brier"] = squared / (tn + fp + fn + tp)
-        if "auc" in metrics:
-            values["auc"] = ordered.auc(times)
-        if "average_precision" in metrics:
-            values["average_precision"] = _weighted_average_precision(times[:, falling_group], falling_truth, last)
-        samples.append([values[name] for name in metrics])
-
-    tail = (1 - level) / 2
-    intervals: dict[str, tuple[float, float] | None] = {}
-    for name, drawn in zip(metrics, np.concatenate(samples, axis=1), strict=True):
-        defined = drawn[~np.isnan(drawn)]
-        intervals[name] = None
-        if defined.size:
-            low, high = np.quantile(defined, [tail, 1 - tail])
-            intervals[name] = (
-                (float(low), float(high)) if low < high else without_width(name, float(low), confusion, level)
-            )
-    return intervals
-
-
-def without_width(name: str, value: float, confusion: IntArray, level: float) -> tuple[float, float] | None:
-    """Return the interval of a measure on which all resamples agree: it is not certain, only never seen otherwise.
-
-    Args:
-        name: of the measure.
-        value: of it.
-        confusion: [patients, 4] counts tn, fp, fn, tp.
-        level: coverage.
-
-    Returns:
-        For a proportion of 0 or 1 the exact interval (Clopper and Pearson 1934) of as many patients as have pictures in
-        its denominator; None for anything else.
-    """
-    if name not in _OF_CELLS or value not in (0.0, 1.0):
-        return None
-    patients = int((confusion[:, _OF_CELLS[name]].sum(1) > 0).sum())
-    end = ((1 - level) / 2) ** (1 / patients)
-    return (end, 1.0) if value == 1.0 else (0.0, 1 - end)
-
-
 def _confusion_cell(truth: IntArray, scores: FloatArray, threshold: float) -> IntArray:
     """Number the cells 0 tn, 1 fp, 2 fn, 3 tp."""
     return 2 * truth + (scores >= threshold)
@@ -210,73 +87,3 @@ def number_groups(groups: Iterable[Hashable]) -> tuple[IntArray, int]:
         is_null = identity is None or identity != identity
         ids[index] = numbers.setdefault(object() if is_null else identity, len(numbers))
     return np.array(ids, dtype=np.int64), len(numbers)
-
-
-def draw_patients(rng: np.random.Generator, num_resamples: int, num_groups: int) -> FloatArray:
-    """Return how many times each resample draws each patient, float64 [num_resamples, num_groups]."""
-    drawn = rng.integers(num_groups, size=(num_resamples, num_groups))
-    drawn += num_groups * np.arange(num_resamples)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=drawn.size)
-    return times.reshape(num_resamples, num_groups).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class OrderedPairs:
-    """The order of positives and negatives, found once and measured for many resamples of patients."""
-
-    patient_of_positive: IntArray
-    """[m], by ascending score."""
-    patient_of_negative: IntArray
-    """[n], by ascending score."""
-    num_below: IntArray
-    """[m] negatives that score less than each positive."""
-    num_up_to: IntArray
-    """[m] negatives that score less or the same."""
-
-    @classmethod
-    def of(cls, truth: IntArray, scores: FloatArray, patient_of: IntArray) -> "OrderedPairs":
-        """Sort once.
-
-        Args:
-            truth: [n], 0 or 1.
-            scores: [n].
-            patient_of: [n], numbers of patients.
-        """
-        order = np.argsort(scores)
-        positive, negative = order[truth[order] == 1], order[truth[order] == 0]
-        below, up_to = (np.searchsorted(scores[negative], scores[positive], side) for side in ("left", "right"))
-        return cls(patient_of[positive], patient_of[negative], below, up_to)
-
-    def auc(self, times: FloatArray) -> FloatArray:
-        """Return the share of pairs in the right order, ties counted half (Mann-Whitney).
-
-        Args:
-            times: [resamples, patients], how often each patient counts.
-
-        Returns:
-            float64 [resamples]; NaN where a class has no weight.
-        """
-        positive_weight, negative_weight = times[:, self.patient_of_positive], times[:, self.patient_of_negative]
-        cumulative = np.zeros((negative_weight.shape[0], negative_weight.shape[1] + 1))
-        np.cumsum(negative_weight, axis=1, out=cumulative[:, 1:])
-        pairs = positive_weight * (cumulative[:, self.num_below] + cumulative[:, self.num_up_to])
-        with np.errstate(invalid="ignore"):
-            return pairs.sum(axis=1) / (2 * positive_weight.sum(axis=1) * cumulative[:, -1])
-
-
-def _weighted_average_precision(weight: FloatArray, truth: IntArray, last: IntArray) -> FloatArray:
-    """Return the sum of precision times gained recall over falling thresholds, as scikit-learn defines it.
-
-    Args:
-        weight: [resamples, n], columns sorted by falling score.
-        truth: [n], in that order.
-        last: [levels], the last column of each distinct score.
-
-    Returns:
-        float64 [resamples]; NaN where there is no positive.
-    """
-    called = np.cumsum(weight, axis=1)[:, last]
-    found = np.cumsum(weight * truth, axis=1)[:, last]
-    gained = np.diff(found, axis=1, prepend=0.0)
-    with np.errstate(invalid="ignore"):
-        return np.nansum(gained * found / called, axis=1) / found[:, -1]

@@ -13,8 +13,10 @@ from scipy.stats import rankdata, skew
 
 from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA
 from pneumo_ray.errors import ManifestError
-from pneumo_ray.evaluate.calibration import brier_score, expected_calibration_error
-from pneumo_ray.evaluate.intervals import patient_intervals, with_intervals
+from pneumo_ray.evaluate.calibration import brier_score
+from pneumo_ray.evaluate.calibration_error import calibration_test
+from pneumo_ray.evaluate.influence import Predictions
+from pneumo_ray.evaluate.intervals import describe_intervals, patient_intervals, with_intervals
 from pneumo_ray.evaluate.paper import CONFUSIONS, NOTE, TABLE_TWO
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.subgroups import measure_subgroups
@@ -105,7 +107,7 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
         scores: from `match`.
         split: evaluate this split of the manifest; None takes all labelled pictures.
         prevalence: share of pneumonia where the model is to be used, to re-base the predictive values; None leaves them.
-        seed: of the bootstrap.
+        seed: of the calibration test.
     """
     chosen = scores if split is None else scores.of_split(split)
     labelled = chosen.labelled()
@@ -122,13 +124,14 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
         return out
     patients = labelled.table["patient_id"].to_pylist()
     points = {"stored": scores.threshold, "half": 0.5}
+    out["interval_methods"] = describe_intervals()
     out["metrics"] = {
         name: with_intervals(label, prob, threshold, patients, seed) for name, threshold in points.items()
     }
     out["predictive_values"] = predictive_values(out["metrics"]["stored"]["values"], prevalence)
     out["calibration"] = _calibration(labelled, label, patients, seed)
     out["subgroups"] = measure_subgroups(labelled, label, prob, seed)
-    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, patients, seed)
+    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, patients)
     out["residuals"] = _residuals(labelled, label, prob)
     return out
 
@@ -178,14 +181,21 @@ def uncertainties(scores: Scores) -> dict[str, Floats]:
 def _calibration(
     labelled: Scores, label: NDArray[np.int64], patients: Sequence[str | None], seed: int
 ) -> dict[str, Any]:
-    return {
-        name: {
+    """Measure each probability; `ece_expected` and `ece_p` are of a calibrated model with the same probabilities."""
+    out = {}
+    for name, prob in probabilities(labelled).items():
+        intervals = patient_intervals(label, prob, 0.5, patients, ("brier", "ece"), seed=seed)
+        test = calibration_test(Predictions.of(label, prob, 0.5, patients), seed)
+        assert test is not None
+        out[name] = {
             "brier": brier_score(prob, label),
-            "brier_interval": patient_intervals(label, prob, 0.5, patients, seed, ("brier",))["brier"],
-            "ece": expected_calibration_error(prob, label),
+            "brier_interval": intervals["brier"],
+            "ece": test.error,
+            "ece_interval": intervals["ece"],
+            "ece_expected": test.expected,
+            "ece_p": test.p,
         }
-        for name, prob in probabilities(labelled).items()
-    }
+    return out
 
 
 def _uncertainty(
@@ -195,14 +205,13 @@ def _uncertainty(
     label: NDArray[np.int64],
     prob: Floats,
     patients: Sequence[str | None],
-    seed: int,
 ) -> dict[str, dict[str, Any]]:
     """Hold every uncertainty against those that need no Monte Carlo."""
     wrong = (prob >= labelled.threshold) != (label == 1)
     out: dict[str, dict[str, Any]] = {}
     for name, value in uncertainties(labelled).items():
         ranks = rankdata(value) / max(len(value), 1)  # the same AUROC, within 0 and 1
-        interval = patient_intervals(wrong.astype(np.int64), ranks, 0.5, patients, seed, ("auc",))["auc"]
+        interval = patient_intervals(wrong.astype(np.int64), ranks, 0.5, patients, ("auc",))["auc"]
         out[name] = {
             "error_auroc": error_detection(value, wrong),
             "error_auroc_interval": interval,

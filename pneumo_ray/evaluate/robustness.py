@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.data.corruptions import AS_IT_IS, CONDITIONS, Condition
-from pneumo_ray.evaluate.compare import auc_interval_by_patient
-from pneumo_ray.evaluate.intervals import patient_intervals
+from pneumo_ray.evaluate.influence import Predictions
+from pneumo_ray.evaluate.intervals import difference, patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
 from pneumo_ray.evaluate.tables import number_text
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 )
 """A row for every picture and condition, failed ones included; `severity` is 0 where there are no grades."""
 
-INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier")
+INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier", "ece")
 """Measures that have an interval over patients."""
 TABLE = ("auc", "recall", "specificity", "accuracy", "brier", "ece")
 """Measures of a row of the CSV file."""
@@ -47,14 +47,14 @@ def measure_conditions(table: pa.Table, threshold: float, seed: int = 0) -> list
     Args:
         table: of `SCHEMA`.
         threshold: pneumonia is predicted where `prob_mean >= threshold`.
-        seed: of the bootstrap, the same for all conditions, so that the same patients are drawn.
+        seed: of the calibration test.
 
     Returns:
         Of each: `condition`, `severity`, `description`, `n` pictures that were scored, `failed`, `values` (as
         `classification_metrics`), `intervals` (95 %, over patients), and, over the pictures that were scored both ways,
         `auc_difference` to the picture as it is (negative: worse), `auc_difference_interval` (95 %, paired, over
-        patients), and `decisions_changed`, the share of pictures that change their predicted class. None where
-        undefined.
+        patients; None where no rank changed), and `decisions_changed`, the share of pictures that change their predicted
+        class. None where undefined.
     """
     plain = _ok(_of(table, AS_IT_IS))
     records = []
@@ -65,7 +65,7 @@ def measure_conditions(table: pa.Table, threshold: float, seed: int = 0) -> list
         good = _ok(rows)
         prob, label = good["prob_mean"].to_numpy().astype(np.float64), good["label"].to_numpy()
         patients = good["patient_id"].to_pylist()
-        of_measure = patient_intervals(label.astype(np.int64), prob, threshold, patients, seed, INTERVALS)
+        of_measure = patient_intervals(label.astype(np.int64), prob, threshold, patients, INTERVALS, seed=seed)
         records.append(
             {
                 "condition": condition.name,
@@ -75,7 +75,7 @@ def measure_conditions(table: pa.Table, threshold: float, seed: int = 0) -> list
                 "failed": len(rows) - len(good),
                 "values": classification_metrics(label, prob, threshold),
                 "intervals": of_measure,
-                **_against(plain, good, threshold, seed),
+                **_against(plain, good, threshold),
             }
         )
     return records
@@ -90,7 +90,7 @@ def _ok(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["status"], "ok")).combine_chunks()
 
 
-def _against(plain: pa.Table, good: pa.Table, threshold: float, seed: int) -> dict[str, Any]:
+def _against(plain: pa.Table, good: pa.Table, threshold: float) -> dict[str, Any]:
     """Compare a condition with the pictures as they are, picture by picture."""
     place = pc.index_in(good["image_id"], value_set=plain["image_id"].combine_chunks()).combine_chunks()
     both = pc.is_valid(place)
@@ -103,7 +103,8 @@ def _against(plain: pa.Table, good: pa.Table, threshold: float, seed: int) -> di
     if 0 < label.sum() < len(label):
         compared["auc_difference"] = float(roc_auc_score(label, after) - roc_auc_score(label, before))
         patients = good["patient_id"].to_pylist()
-        compared["auc_difference_interval"] = auc_interval_by_patient(label, after, before, patients, seed=seed)
+        changed, as_it_is = (Predictions.of(label, prob, threshold, patients) for prob in (after, before))
+        compared["auc_difference_interval"] = difference("auc", changed, as_it_is)["interval"]
     return compared
 
 

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pneumo_ray.data.manifest import usable
-from pneumo_ray.evaluate.metrics import bootstrap_intervals
+from pneumo_ray.evaluate.intervals import patient_intervals
 
 FACTS = ("width", "height", "num_bytes", "mode")
 """Columns of the manifest that it is made of."""
@@ -34,7 +34,7 @@ class MetadataBaseline:
     auc: float | None
     """On the measured pictures; None where it is undefined, and `reason` says why."""
     interval: tuple[float, float] | None
-    """95 % percentile bootstrap over patients."""
+    """95 %, over patients."""
     fitted_on: int
     """Pictures of the split train."""
     measured_on: int
@@ -45,13 +45,12 @@ class MetadataBaseline:
     features: tuple[str, ...] = FEATURES
 
 
-def metadata_baseline(manifest: pa.Table, split: str | None, seed: int = 0) -> MetadataBaseline:
+def metadata_baseline(manifest: pa.Table, split: str | None) -> MetadataBaseline:
     """Fit on the split train, measure on another.
 
     Args:
         manifest: the whole of it.
         split: val or test; None for all labelled pictures that are not in train.
-        seed: of the bootstrap.
     """
     rows = usable(manifest)
     in_train = pc.fill_null(pc.equal(rows["split"], "train"), False)
@@ -68,7 +67,7 @@ def metadata_baseline(manifest: pa.Table, split: str | None, seed: int = 0) -> M
     model.fit(_features(train, modes), train["label"].to_numpy())
     prob = model.predict_proba(_features(measured, modes))[:, 1]
     label, patients = measured["label"].to_numpy(), measured["patient_id"].to_pylist()
-    interval = bootstrap_intervals(label, prob, 0.5, patients, metrics=("auc",), seed=seed)["auc"]
+    interval = patient_intervals(label, prob, 0.5, patients, ("auc",))["auc"]
     return MetadataBaseline(float(roc_auc_score(label, prob)), interval, len(train), len(measured), left_out)
 
 

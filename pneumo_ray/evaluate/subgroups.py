@@ -1,19 +1,21 @@
 """The same metrics for parts of the pictures: subtypes against the shared normals, and the columns that labels brought."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pneumo_ray.evaluate.intervals import with_intervals
+from pneumo_ray.evaluate.intervals import MIN_CLASS_PATIENTS, MIN_PATIENTS, with_intervals
+from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores
 
-MIN_SUBGROUP = 20
-"""Pictures (of a subtype: its own, without the normals) below which a subgroup is named and not measured."""
-MIN_CLASS = 10
-"""Pictures of a class in a subgroup below which nothing is said of that class."""
+MIN_SUBGROUP = MIN_PATIENTS
+"""Patients (of a subtype: its own, without the normals) below which a subgroup is named and not measured."""
+MIN_CLASS = MIN_CLASS_PATIENTS
+"""Patients of a class in a subgroup below which nothing is said of that class."""
 MAX_VALUES = 20
 """Values above which a column of words is not a grouping; numbers are then cut into quarters."""
 UNKNOWN = "unknown"
@@ -34,73 +36,106 @@ def measure_subgroups(
         labelled: from `numbers.match`, pictures with a label.
         label: [n].
         prob: [n].
-        seed: of the bootstrap.
+        seed: of the calibration test.
 
     Returns:
-        A record a group: `column`, `value`, `n`, `normal`, `pneumonia`, and where there are enough pictures the fields
-        of `with_intervals`, None for what too few pictures of a class would say. A column that is no grouping has a
+        A record a group: `column`, `value`, `n`, `normal`, `pneumonia`, `patients` (of a subtype: its own, without the
+        normals), and where there are enough patients the fields of `with_intervals`, None for what too few patients of a
+        class would say. A column that is no grouping has a
         record with `left_out`, the reason.
     """
-    patients = np.array(labelled.table["patient_id"].to_pylist(), dtype=object)
+    patient_of, _ = number_groups(labelled.table["patient_id"].to_pylist())
     records: list[dict[str, Any]] = []
     for column, value, rows, own in [*_subtypes(labelled, label), *_columns(labelled, records)]:
-        counts = [int((label[rows] == c).sum()) for c in (0, 1)]
+        seen = [_count_patients(patient_of[rows & (label == c)]) for c in (0, 1)]
         record: dict[str, Any] = {
             "column": column,
             "value": value,
-            "n": sum(counts),
-            "normal": counts[0],
-            "pneumonia": counts[1],
+            "n": int(rows.sum()),
+            "normal": int((label[rows] == 0).sum()),
+            "pneumonia": int((label[rows] == 1).sum()),
+            "patients": _count_patients(patient_of[own]),
         }
-        if own >= MIN_SUBGROUP:
-            record |= with_intervals(label[rows], prob[rows], labelled.threshold, patients[rows].tolist(), seed)
+        if record["patients"] >= MIN_SUBGROUP:
+            record |= with_intervals(label[rows], prob[rows], labelled.threshold, patient_of[rows], seed)
             for name, classes in _NEEDS.items():
-                if any(counts[c] < MIN_CLASS for c in classes):
+                if any(seen[c] < MIN_CLASS for c in classes):
                     record["values"][name] = record["intervals"][name] = None
         records.append(record)
     return records
 
 
-def _subtypes(labelled: Scores, label: NDArray[np.int64]) -> list[tuple[str, str, Mask, int]]:
+def _count_patients(patient_of: NDArray[np.int64]) -> int:
+    return len(np.unique(patient_of))
+
+
+def _subtypes(labelled: Scores, label: NDArray[np.int64]) -> list[tuple[str, str, Mask, Mask]]:
     subtype = np.array(labelled.table["subtype"].to_pylist(), dtype=object)
     groups = []
     for value in sorted({value for value in subtype[label == 1] if value}):
         own = (subtype == value) & (label == 1)
-        groups.append(("subtype", f"{value} against all normals", own | (label == 0), int(own.sum())))
+        groups.append(("subtype", f"{value} against all normals", own | (label == 0), own))
     return groups
 
 
-def _columns(labelled: Scores, records: list[dict[str, Any]]) -> list[tuple[str, str, Mask, int]]:
+def _columns(labelled: Scores, records: list[dict[str, Any]]) -> list[tuple[str, str, Mask, Mask]]:
     """Return the groups of every further column; add to the records what is left out, and why."""
     known = {"label", "split", "subtype", "patient_id", "width", "height"}
-    groups: list[tuple[str, str, Mask, int]] = []
+    groups: list[tuple[str, str, Mask, Mask]] = []
     for column in sorted(set(labelled.table.column_names[labelled.num_score_columns :]) - known):
         values = labelled.table[column].combine_chunks()
-        names = _groups(values)
-        if isinstance(names, str):
-            records.append({"column": column, "value": None, "n": len(values), "left_out": names})
+        found = _groups(values)
+        if isinstance(found, str):
+            records.append({"column": column, "value": None, "n": len(values), "left_out": found})
             continue
-        for value in sorted(set(names.tolist()), key=lambda name: (name == UNKNOWN, name)):
-            rows = names == value
-            groups.append((column, value, rows, int(rows.sum())))
-    return groups
+        names, which = found
+        groups += [(column, name, which == number, which == number) for number, name in enumerate(names)]
+    return [group for group in groups if group[2].any()]
 
 
-def _groups(values: pa.Array) -> NDArray[np.object_] | str:
-    """Return the name of each picture's group, or why the column is no grouping."""
-    given = values.to_pylist()
+def _groups(values: pa.Array) -> tuple[list[str], NDArray[np.int64]] | str:
+    """Return the names of the groups, what is unknown first, and the number of each image's group; or why there are none.
+
+    A number that is not finite is no value, like null.
+    """
+    given = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values.to_pylist()]
     distinct = {value for value in given if value is not None}
     if len(distinct) < 2:
         return "it has the same value everywhere" if distinct else "it is empty"
     if len(distinct) <= MAX_VALUES:
-        return np.array([UNKNOWN if value is None else str(value) for value in given], dtype=object)
+        ordered = sorted(value for value in distinct if str(value) != UNKNOWN)
+        place = {value: number + 1 for number, value in enumerate(ordered)}
+        return [UNKNOWN, *map(str, ordered)], np.array([place.get(value, 0) for value in given])
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         return f"it has {len(distinct):,} different values that are not numbers"
     numbers = np.array([np.nan if value is None else value for value in given], np.float64)
     cuts = np.unique(np.nanquantile(numbers, [0, 0.25, 0.5, 0.75, 1]))
-    which = np.clip(np.searchsorted(cuts, numbers, side="right") - 1, 0, len(cuts) - 2)
+    ends = _printed(cuts, numbers)
     names = [
-        f"{low:g} to {'below ' if i < len(cuts) - 2 else ''}{high:g}"
-        for i, (low, high) in enumerate(itertools.pairwise(cuts))
+        f"{low} to {'below ' if i < len(cuts) - 2 else ''}{high}"
+        for i, (low, high) in enumerate(itertools.pairwise(ends))
     ]
-    return np.array([UNKNOWN if np.isnan(x) else names[i] for x, i in zip(numbers, which, strict=True)], dtype=object)
+    return [UNKNOWN, *names], np.where(np.isnan(numbers), 0, _quarter_of(numbers, cuts) + 1)
+
+
+def _quarter_of(numbers: NDArray[np.float64], cuts: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.clip(np.searchsorted(cuts, numbers, side="right") - 1, 0, len(cuts) - 2)
+
+
+def _printed(cuts: NDArray[np.float64], numbers: NDArray[np.float64]) -> list[str]:
+    """Print the cuts with as few digits, from six on, as put every number on the same side as the cuts do.
+
+    Args:
+        cuts: [k], ascending.
+        numbers: [n], NaN where unknown.
+    """
+    known = numbers[~np.isnan(numbers)]
+    whole = len(str(int(np.abs(cuts).max()))) if np.abs(cuts).max() < 1e15 else 6  # so that a date is no power of ten
+    for digits in range(max(6, whole), 18):
+        ends = [f"{cut:.{digits}g}" for cut in cuts]
+        inner = np.array(ends[1:-1], np.float64)
+        if np.array_equal(np.searchsorted(inner, known, "right"), np.searchsorted(cuts[1:-1], known, "right")) and len(
+            set(ends)
+        ) == len(ends):
+            break
+    return ends

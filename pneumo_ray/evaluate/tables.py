@@ -36,9 +36,8 @@ def summary_lines(numbers: dict[str, Any]) -> list[str]:
         return [f"{about}: no labels, so nothing can be measured"]
     stored = numbers["metrics"]["stored"]
     lines = [f"{about}; threshold {stored['threshold']:.3f}"]
-    for name in ("auc", "accuracy", "recall", "specificity", "brier"):
+    for name in ("auc", "accuracy", "recall", "specificity", "brier", "ece"):
         lines.append(f"  {name:<12}{_with_interval(stored['values'][name], stored['intervals'][name])}")
-    lines.append(f"  {'ece':<12}{number_text(stored['values']['ece'])}")
     found = {name: record["error_auroc"] for name, record in numbers["uncertainty"].items()}
     if all(value is not None for value in found.values()):
         plain = max(WITHOUT_PASSES, key=lambda name: found[name])
@@ -50,10 +49,12 @@ def summary_lines(numbers: dict[str, Any]) -> list[str]:
 
 
 def _metric_rows(numbers: dict[str, Any]) -> list[Sequence[Any]]:
-    rows: list[Sequence[Any]] = [("operating_point", "threshold", "metric", "value", "low", "high")]
+    rows: list[Sequence[Any]] = [("operating_point", "threshold", "metric", "value", "low", "high", "method")]
+    methods = numbers["interval_methods"]["methods"]
     for point, found in numbers["metrics"].items():
         for name, value in found["values"].items():
-            rows.append((point, found["threshold"], name, value, *(found["intervals"].get(name) or (None, None))))
+            low, high = found["intervals"].get(name) or (None, None)
+            rows.append((point, found["threshold"], name, value, low, high, None if low is None else methods[name]))
     return rows
 
 

@@ -73,7 +73,7 @@ def measure_robustness(
         out: folder of the three files; older ones are replaced.
         split: train, val, test, or all for every labelled picture.
         passes: Monte Carlo passes.
-        seed: of dropout masks, of noise and sides, and of the bootstrap.
+        seed: of dropout masks, of noise and sides, and of the calibration test.
         amp: precision of the network.
         scale: where it takes place; None is the default of jobs/explain.py.
 
@@ -114,7 +114,7 @@ def measure_robustness(
     about |= {"seed": str(seed), "use": "research use only"}
     storage.write_table(scored.replace_schema_metadata(about), storage.join(out, "robustness.parquet"))
     records = measure_conditions(scored, facts.threshold, seed)
-    baseline = metadata_baseline(table, None if split == "all" else split, seed)
+    baseline = metadata_baseline(table, None if split == "all" else split)
     failures = _failures(scored)
     numbers = {
         "format": FORMAT,

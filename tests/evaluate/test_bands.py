@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
 from pneumo_ray.evaluate.bands import roc_band
@@ -27,6 +28,8 @@ def test_the_band_is_that_of_patients_drawn_one_by_one():
         curves.append(np.interp(GRID, false, true))
     expected = np.quantile(curves, [0.025, 0.975], axis=0)
     found = roc_band(label, prob, patients.tolist(), GRID, num_resamples=1500)
+    ill = len(np.unique(patients[label == 1]))
+    expected[0, :-1] = np.minimum(expected[0, :-1], binomtest(ill, ill).proportion_ci(0.95, "exact").low)
     # Where the curve rises steeply the quantiles of 1,500 resamples are themselves uncertain.
     np.testing.assert_allclose(np.array(found)[:, 3:], expected[:, 3:], atol=0.03)
 
@@ -41,7 +44,14 @@ def test_more_patients_make_a_narrower_band_and_pictures_of_one_patient_do_not()
     assert (more[1] - more[0])[2:10].mean() == pytest.approx((one[1] - one[0])[2:10].mean() / np.sqrt(10), rel=0.25)
 
 
-def test_perfect_scores_have_no_band():
-    low, high = roc_band(np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9]), "abcd", GRID)
-    assert (low == 1).all()
+def test_perfect_scores_have_the_exact_band_of_so_many_patients():
+    """Twenty of twenty found: Clopper and Pearson say 0.832 to 1."""
+    label = np.repeat([0, 1], 20)
+    low, high = roc_band(label, 0.1 + 0.8 * label + 0.001 * np.arange(40), range(40), GRID)
+    assert low[:-1] == pytest.approx(binomtest(20, 20).proportion_ci(0.95, "exact").low)
+    assert low[-1] == 1  # every curve ends there
     assert (high == 1).all()
+
+
+def test_a_handful_of_patients_has_no_band():
+    assert roc_band(np.array([0, 1] * 50), np.linspace(0, 1, 100), np.arange(100) % 14, GRID) is None

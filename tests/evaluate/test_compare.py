@@ -9,11 +9,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.errors import ManifestError
-from pneumo_ray.evaluate.compare import auc_interval_by_patient, compare, delong, mcnemar
+from pneumo_ray.evaluate.compare import compare, delong, mcnemar
+from pneumo_ray.evaluate.influence import Predictions
+from pneumo_ray.evaluate.intervals import METHODS, difference
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain import ZONES
 
@@ -100,7 +102,9 @@ def test_the_same_scores_do_not_differ_and_have_no_test() -> None:
     found = compare(scores(a, label), scores(a, label))
     assert (found["auc"]["difference"], found["auc"]["standard_error"]) == (0.0, 0.0)
     assert (found["auc"]["interval"], found["auc"]["p"]) == (None, None)
-    assert found["auc"]["interval_by_patient"] == [0.0, 0.0]
+    assert found["auc"]["interval_by_patient"] is None
+    assert {found["differences"][name]["difference"] for name in METHODS} == {0.0}
+    assert {found["differences"][name]["p"] for name in METHODS} == {None}
     assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (0, 0)
     assert found["errors"]["p"] == 1.0
 
@@ -174,26 +178,74 @@ def test_errors_are_counted_at_each_sets_own_threshold() -> None:
     assert (errors["only_here_right"], errors["only_baseline_right"], errors["both_right"]) == (1, 1, 1)
 
 
-def test_the_interval_over_patients_is_that_of_a_naive_loop() -> None:
+def by_patient(name: str, label: np.ndarray, a: np.ndarray, b: np.ndarray, patients: Any) -> dict[str, Any]:
+    return difference(name, *(Predictions.of(label, p, 0.5, patients) for p in (a, b)))
+
+
+def test_the_interval_over_patients_is_about_that_of_a_bootstrap() -> None:
     """Build each resample as a list of rows, patient by patient, and let scikit-learn measure it."""
-    label, a, b = drawn(60, seed=4)
-    patients = np.random.default_rng(0).integers(0, 20, 60)
-    names = list(dict.fromkeys(patients.tolist()))
+    label, a, b = drawn(600, seed=4, decimals=3)
+    patients = np.random.default_rng(0).integers(0, 200, 600)
+    rows_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
     rng = np.random.default_rng(9)
     differences = []
-    for _ in range(50):
-        rows = np.concatenate([np.flatnonzero(patients == names[i]) for i in rng.integers(len(names), size=len(names))])
+    for _ in range(400):
+        rows = np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
         differences.append(roc_auc_score(label[rows], a[rows]) - roc_auc_score(label[rows], b[rows]))
-    found = auc_interval_by_patient(label, a, b, patients.tolist(), num_resamples=50, seed=9)
-    assert found == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist(), abs=1e-12)
+    low, high = np.quantile(differences, [0.025, 0.975])
+    found = by_patient("auc", label, a, b, patients)["interval"]
+    assert found == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
 def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
     label, a, b = drawn(500, seed=5, decimals=4)
-    wald = delong(label, a, b).interval
-    by_patient = auc_interval_by_patient(label, a, b, [None] * 500)
-    assert wald is not None
-    assert by_patient == pytest.approx(wald, abs=0.1 * (wald[1] - wald[0]))
+    found = delong(label, a, b)
+    assert found.interval is not None
+    alone = by_patient("auc", label, a, b, [None] * 500)
+    assert alone["interval"] == pytest.approx(found.interval, abs=0.02 * (found.interval[1] - found.interval[0]))
+    assert alone["p"] == pytest.approx(found.p, abs=0.01)
+
+
+def test_every_measure_is_compared_at_each_sets_own_threshold() -> None:
+    label, a, b = drawn(200, seed=11, decimals=3)
+    found = compare(scores(a, label, threshold=0.4), scores(b, label, threshold=0.6))
+    assert set(found["differences"]) == set(METHODS)
+    a, b = (np.asarray(p, np.float32).astype(float) for p in (a, b))
+    accuracy = found["differences"]["accuracy"]
+    assert accuracy["here"] == pytest.approx(np.mean((a >= 0.4) == label))
+    assert accuracy["baseline"] == pytest.approx(np.mean((b >= 0.6) == label))
+    brier = found["differences"]["brier"]
+    assert brier["difference"] == pytest.approx(np.mean((a - label) ** 2) - np.mean((b - label) ** 2))
+    assert brier["interval"][0] < brier["difference"] < brier["interval"][1]
+
+
+def test_what_assumes_independent_images_is_named() -> None:
+    label, a, b = drawn(100, seed=12)
+    found = compare(scores(a, label), scores(b, label))
+    for path in found["assumes_independent_images"]:
+        part, field = path.split(".")
+        assert field in found[part]
+    assert {"auc.p", "errors.p"} <= set(found["assumes_independent_images"])
+    assert "patients" in found["difference_method"]
+
+
+def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
+    """300 pairs of equal models, 1 to 5 images a patient: 5 % and three binomial sd are 8.8 %."""
+    rng = np.random.default_rng(13)
+    apart = dict.fromkeys(("mcnemar", "delong", "accuracy by patient", "auc by patient"), 0)
+    for _ in range(300):
+        of = np.repeat(np.arange(150), rng.integers(1, 6, 150))
+        label = (rng.random(150) < 0.6).astype(int)[of]
+        a, b = (
+            norm.cdf(2.3 * label - 1.15 + 0.8 * rng.normal(size=150)[of] + 0.6 * rng.normal(size=len(of)))
+            for _ in range(2)
+        )
+        apart["mcnemar"] += mcnemar((a >= 0.5) != label, (b >= 0.5) != label).p < 0.05
+        apart["delong"] += (delong(label, a, b).p or 1) < 0.05
+        apart["accuracy by patient"] += by_patient("accuracy", label, a, b, of)["p"] < 0.05
+        apart["auc by patient"] += by_patient("auc", label, a, b, of)["p"] < 0.05
+    assert min(apart["mcnemar"], apart["delong"]) / 300 > 0.088
+    assert max(apart["accuracy by patient"], apart["auc by patient"]) / 300 <= 0.088
 
 
 def test_copies_of_a_picture_fool_delong_and_not_the_interval_over_patients() -> None:
@@ -204,13 +256,15 @@ def test_copies_of_a_picture_fool_delong_and_not_the_interval_over_patients() ->
     copied = compare(scores(fourfold[0], fourfold[2], fourfold[3]), scores(fourfold[1], fourfold[2], fourfold[3]))
     assert copied["auc"]["difference"] == pytest.approx(once["auc"]["difference"])
     assert copied["auc"]["interval_by_patient"] == pytest.approx(once["auc"]["interval_by_patient"])
+    for field in ("interval", "p"):
+        assert copied["differences"]["accuracy"][field] == pytest.approx(once["differences"]["accuracy"][field])
     assert copied["auc"]["standard_error"] == pytest.approx(once["auc"]["standard_error"] / 2, rel=0.01)
     assert copied["patients"] == 200
 
 
 def test_one_patient_tells_nothing_of_others() -> None:
     label, a, b = drawn(30, seed=7)
-    assert auc_interval_by_patient(label, a, b, ["p"] * 30) is None
+    assert by_patient("auc", label, a, b, ["p"] * 30)["interval"] is None
 
 
 def test_the_order_of_rows_changes_no_digit() -> None:

@@ -1,21 +1,13 @@
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-import pneumo_ray.evaluate.metrics as metrics_module
-from pneumo_ray.evaluate.metrics import (
-    BOOTSTRAP_METRICS,
-    bootstrap_intervals,
-    classification_metrics,
-    metrics_from_confusion,
-)
+from pneumo_ray.evaluate.metrics import classification_metrics, metrics_from_confusion
 
 Reference = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
@@ -126,7 +118,6 @@ def test_no_images_give_counts_of_zero_and_none_for_the_rest() -> None:
     result = classification_metrics([], [], 0.5)
     assert all(value == 0 for name, value in result.items() if name in ("n", "tn", "fp", "fn", "tp"))
     assert all(value is None for name, value in result.items() if name not in ("n", "tn", "fp", "fn", "tp"))
-    assert bootstrap_intervals([], [], 0.5, []) == dict.fromkeys(BOOTSTRAP_METRICS)
 
 
 def test_a_probability_equal_to_the_threshold_is_called_positive() -> None:
@@ -141,150 +132,3 @@ def test_values_are_plain_python_numbers() -> None:
 def test_negative_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         metrics_from_confusion(1, -1, 0, 0)
-
-
-def naive_intervals(
-    labels: np.ndarray, prob: np.ndarray, threshold: float, groups: Sequence[Hashable], num_resamples: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Build each resample as a list of rows, patient by patient, and let scikit-learn measure it."""
-    patients = list(dict.fromkeys(groups))
-    rows_of = {patient: [row for row, other in enumerate(groups) if other == patient] for patient in patients}
-    rng = np.random.default_rng(seed)
-    values: dict[str, list[float]] = {name: [] for name in BOOTSTRAP_METRICS}
-    for _ in range(num_resamples):
-        drawn = rng.integers(len(patients), size=len(patients))
-        rows = np.concatenate([rows_of[patients[index]] for index in drawn])
-        y, p = labels[rows], prob[rows]
-        for name in BOOTSTRAP_METRICS:
-            values[name].append(REFERENCE[name](y, (p >= threshold).astype(int), p))
-    return {name: tuple(np.quantile(column, [0.025, 0.975])) for name, column in values.items()}
-
-
-@pytest.mark.parametrize("num_patients", [25, 10_000])
-def test_bootstrap_agrees_with_a_naive_loop_over_the_same_resamples(num_patients: int) -> None:
-    """With 10,000 patients nearly every image has its own: the plain bootstrap is the same code."""
-    labels, prob, patients = sample(80, num_patients, seed=7)
-    groups = [f"person{number}" for number in patients]
-    ours = bootstrap_intervals(labels, prob, 0.5, groups, num_resamples=40, seed=3)
-    naive = naive_intervals(labels, prob, 0.5, groups, num_resamples=40, seed=3)
-    for name in BOOTSTRAP_METRICS:
-        assert ours[name] == pytest.approx(naive[name], abs=1e-9), name
-
-
-@pytest.mark.parametrize("null", [None, float("nan")])
-def test_an_image_without_a_patient_is_a_patient_of_its_own(null: Any) -> None:
-    labels, prob, _ = sample(60, 60, seed=1)
-    alone = bootstrap_intervals(labels, prob, 0.5, range(60), num_resamples=50)
-    assert bootstrap_intervals(labels, prob, 0.5, [null] * 60, num_resamples=50) == alone
-    assert bootstrap_intervals(labels, prob, 0.5, np.array([null] * 60), num_resamples=50) == alone
-    assert bootstrap_intervals(labels, prob, 0.5, [0] * 60, num_resamples=50) != alone
-
-
-def test_copies_of_an_image_under_one_patient_carry_no_information() -> None:
-    """Five copies of each image must not narrow the interval; as if independent they narrow it by sqrt(5)."""
-    labels, prob, _ = sample(200, 200, seed=2)
-    patients = np.arange(200)
-    single = bootstrap_intervals(labels, prob, 0.5, patients)
-    fivefold = [np.tile(column, 5) for column in (labels, prob, patients)]
-    copied = bootstrap_intervals(fivefold[0], fivefold[1], 0.5, fivefold[2])
-    for name in BOOTSTRAP_METRICS:
-        assert copied[name] == pytest.approx(single[name], abs=1e-12), name
-    pretended = bootstrap_intervals(fivefold[0], fivefold[1], 0.5, range(1000))
-    assert width(single["accuracy"]) / width(pretended["accuracy"]) == pytest.approx(math.sqrt(5), rel=0.12)
-
-
-def width(interval: tuple[float, float] | None) -> float:
-    assert interval is not None
-    return interval[1] - interval[0]
-
-
-def test_accuracy_interval_has_the_width_of_a_binomial_proportion() -> None:
-    """One image a patient: the bootstrap variance of a mean is a(1 - a)/n exactly, so the 95 % width is 3.92 sd."""
-    labels = np.repeat([0, 1], 300)
-    prob = np.where(np.arange(600) % 10 == 0, 1 - labels, labels)
-    interval = bootstrap_intervals(labels, prob, 0.5, range(600), metrics=["accuracy"], num_resamples=20_000)
-    assert width(interval["accuracy"]) == pytest.approx(3.92 * math.sqrt(0.9 * 0.1 / 600), rel=0.05)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """300 studies of 120 patients with 2 alike images each; true accuracy 0.8. Three binomial sd are 3.8 points."""
-    rng = np.random.default_rng(11)
-    covered = {"by patient": 0, "by image": 0}
-    groupings = {"by patient": np.repeat(np.arange(120), 2), "by image": np.arange(240)}
-    for _ in range(300):
-        patient_right = np.repeat(rng.random(120) < 0.8, 2)
-        labels = np.repeat(rng.integers(0, 2, 120), 2)
-        prob = np.where(patient_right, labels, 1 - labels)
-        for name, groups in groupings.items():
-            result = bootstrap_intervals(labels, prob, 0.5, groups, metrics=["accuracy"], num_resamples=300)
-            low, high = result["accuracy"] or (1.0, 0.0)
-            covered[name] += low <= 0.8 <= high
-    assert 0.90 <= covered["by patient"] / 300 <= 0.99
-    assert covered["by image"] / 300 < 0.88  # intervals too narrow by sqrt(2) cover 83 %
-
-
-def test_chunks_change_no_digit(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, prob, groups = sample(50, 20, seed=4)
-    whole = bootstrap_intervals(labels, prob, 0.5, groups, num_resamples=101)
-    monkeypatch.setattr(metrics_module, "_CHUNK_ELEMENTS", 150)
-    assert bootstrap_intervals(labels, prob, 0.5, groups, num_resamples=101) == whole
-
-
-def test_a_wider_level_gives_a_wider_interval_around_the_same_seed() -> None:
-    labels, prob, groups = sample(100, 40, seed=5)
-    narrow, wide = (
-        bootstrap_intervals(labels, prob, 0.5, groups, metrics=["auc"], level=x)["auc"] for x in (0.5, 0.99)
-    )
-    assert narrow is not None
-    assert wide is not None
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
-def test_resamples_without_a_class_do_not_count_and_a_lost_measure_is_none() -> None:
-    """Two patients, one a class: half of the resamples have no AUC, the others have 1, which is no interval."""
-    intervals = bootstrap_intervals([0, 1], [0.2, 0.9], 0.5, ["a", "b"], num_resamples=200)
-    assert intervals["auc"] is None
-    lost = bootstrap_intervals([1, 1], [0.2, 0.9], 0.5, ["a", "b"], num_resamples=200)
-    assert lost["auc"] is None
-    assert lost["specificity"] is None
-    assert lost["recall"] == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"metrics": ["accuracy", "ppv"]}, "ppv"),
-        ({"num_resamples": 0}, "num_resamples"),
-        ({"level": 1.0}, "level"),
-        ({"groups": ["a"]}, "groups"),
-    ],
-)
-def test_what_cannot_be_resampled_is_refused(arguments: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        bootstrap_intervals(**{"labels": [0, 1], "prob": [0.1, 0.9], "threshold": 0.5, "groups": "ab", **arguments})
-
-
-def test_what_was_never_seen_otherwise_is_not_certain():
-    """Twelve of twelve found, one patient each: Clopper and Pearson say 0.735 to 1 (scipy agrees); AUC has no interval."""
-    labels = [1] * 12 + [0] * 12
-    prob = [0.9] * 12 + [0.1] * 12
-    found = bootstrap_intervals(labels, prob, 0.5, range(24), num_resamples=200)
-    expected = binomtest(12, 12).proportion_ci(0.95, method="exact")
-    assert found["recall"] == pytest.approx((expected.low, expected.high))
-    assert found["specificity"] == pytest.approx((expected.low, expected.high))
-    assert found["accuracy"][0] == pytest.approx(binomtest(24, 24).proportion_ci(0.95, method="exact").low)
-    assert found["auc"] is None
-    nothing = bootstrap_intervals(labels, [0.1] * 24, 0.5, [i // 2 for i in range(24)], num_resamples=200)
-    assert nothing["recall"] == pytest.approx((0, binomtest(0, 6).proportion_ci(0.95, method="exact").high))
-
-
-def test_the_interval_of_average_precision_is_that_of_resampled_rows():
-    rng = np.random.default_rng(4)
-    label = (rng.random(200) < 0.5).astype(int)
-    prob = np.clip(rng.normal(0.3 + 0.3 * label, 0.25), 0, 1).round(2)  # with ties
-    drawn = []
-    for _ in range(1500):
-        rows = rng.integers(200, size=200)
-        drawn.append(sk.average_precision_score(label[rows], prob[rows]))
-    found = bootstrap_intervals(label, prob, 0.5, range(200), metrics=("average_precision",))["average_precision"]
-    assert found == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.012)

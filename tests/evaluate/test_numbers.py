@@ -74,6 +74,7 @@ def test_a_subtype_is_measured_against_all_normals_and_a_small_group_is_only_nam
         "n": 10,
         "normal": int((label[:10] == 0).sum()),
         "pneumonia": int((label[:10] == 1).sum()),
+        "patients": 5,
     }
     assert groups["age", "child"]["values"]["n"] == N - 10
 

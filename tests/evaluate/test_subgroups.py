@@ -1,7 +1,10 @@
 """Which parts of the pictures are measured, which are only named, and which are left out with a reason."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.data.manifest import read_manifest
@@ -9,7 +12,7 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.job import EvaluateConfig, write_evaluation
 from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import read_scores
-from pneumo_ray.evaluate.subgroups import measure_subgroups
+from pneumo_ray.evaluate.subgroups import _groups, measure_subgroups
 
 N = 240
 
@@ -37,17 +40,60 @@ def test_numbers_are_cut_into_quarters_and_what_is_unknown_is_a_group(groups, dr
     found = groups(age=age)
     ages = {value: record for (column, value), record in found.items() if column == "age"}
     assert list(ages) == [
-        "139.5 to below 189.25",
-        "189.25 to 239",
+        "unknown",
         "40 to below 89.75",
         "89.75 to below 139.5",
-        "unknown",
+        "139.5 to below 189.25",
+        "189.25 to 239",
     ]
-    assert [record["n"] for record in ages.values()] == [50, 50, 50, 50, 40]
+    assert [record["n"] for record in ages.values()] == [40, 50, 50, 50, 50]
     rows = np.arange(40, 90)
     prob = (1 / (1 + np.exp(-drawn[1] / 2.0))).astype(np.float32)
     expected = roc_auc_score(drawn[0][rows], prob[rows])
     assert ages["40 to below 89.75"]["values"]["auc"] == pytest.approx(expected)
+
+
+def test_dates_of_one_month_are_four_groups(groups):
+    """Dates as numbers differ in the seventh digit."""
+    days = [20240101 + i % 31 for i in range(N)]
+    found = {value: record for (column, value), record in groups(taken=days).items() if column == "taken"}
+    assert len(found) == 4
+    assert sum(record["n"] for record in found.values()) == N
+    assert next(iter(found)).startswith("20240101 to below 2024010")
+    assert list(found)[-1].endswith(" to 20240131")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000), offset=st.sampled_from([0, 1e6, 2e7, 1e12]), spread=st.sampled_from([0.1, 1, 40, 1e5])
+)
+def test_every_number_lies_within_its_printed_quarter(seed, offset, spread):
+    values = (offset + spread * np.random.default_rng(seed).normal(size=80)).round(4)
+    names, which = _groups(pa.array([*values, None, float("nan")]))
+    assert which[-2:].tolist() == [0, 0]
+    assert names[0] == "unknown"
+    assert len(set(names)) == len(names)
+    for value, number in zip(values, which, strict=False):
+        low, high = names[number].replace("below ", "").split(" to ")
+        assert number > 0
+        tolerance = 1e-5 * max(abs(value), 1) if number in (1, len(names) - 1) else 0
+        assert float(low) - tolerance <= value <= float(high) + tolerance
+
+
+def test_what_is_not_a_number_is_unknown(groups):
+    """NaN is neither a value nor a group of its own, however many there are."""
+    dose = [(1.0, 2.0, float("nan"), None, 10.0, float("inf"))[i % 6] for i in range(N)]
+    found = {value: record["n"] for (column, value), record in groups(dose=dose).items() if column == "dose"}
+    assert found == {"unknown": 120, "1.0": 40, "2.0": 40, "10.0": 40}
+    assert list(found) == ["unknown", "1.0", "2.0", "10.0"]
+    empty = groups(dose=[float("nan")] * N)["dose", None]
+    assert empty["left_out"] == "it is empty"
+
+
+def test_the_word_unknown_and_null_are_one_group(groups):
+    site = [("a", "unknown", None, "b")[i % 4] for i in range(N)]
+    found = {value: record["n"] for (column, value), record in groups(site=site).items() if column == "site"}
+    assert found == {"unknown": 120, "a": 60, "b": 60}
 
 
 def test_a_column_that_is_no_grouping_is_left_out_with_the_reason(groups):
@@ -60,10 +106,11 @@ def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn)
     positives = np.flatnonzero(drawn[0] == 1)
     subtype = ["normal"] * N
     for number, i in enumerate(positives):
-        subtype[i] = "rare" if number < 19 else "common"
+        subtype[i] = "rare" if number < 14 else "common"
     found = groups(subtype)
     assert "values" not in found["subtype", "rare against all normals"]
-    assert found["subtype", "rare against all normals"]["pneumonia"] == 19
+    assert found["subtype", "rare against all normals"]["pneumonia"] == 14
+    assert found["subtype", "rare against all normals"]["patients"] < 15
     assert found["subtype", "common against all normals"]["values"]["auc"] is not None
 
 

@@ -12,7 +12,9 @@ from pneumo_ray.evaluate.report.wording import words_of
 SHIFT = 0.10
 """Fall of sensitivity or specificity from validation to these pictures that is worth a warning."""
 BAD_CALIBRATION = 0.05
-"""Expected calibration error above which a probability should not be read as one."""
+"""Expected calibration error above which a probability should not be read as one, if it is more than chance."""
+CHANCE = 0.05
+"""Share of calibrated models that may be warned of: their calibration error is that of few images."""
 STRONG_SHORTCUT = 0.70
 """AUC of a model that never sees a pixel from which the classes can be told by how the files were made."""
 FEW = 100
@@ -103,11 +105,12 @@ def _shift(subject: Subject) -> list[str]:
 
 
 def _calibration(numbers: dict[str, Any]) -> list[str]:
-    error = numbers["metrics"]["stored"]["values"]["ece"]
-    if error is None or error <= BAD_CALIBRATION:
+    found = numbers["calibration"]["monte_carlo_mean"]
+    if found["ece"] <= BAD_CALIBRATION or found["ece_p"] > CHANCE:
         return []
     return [
-        f"The probabilities are off by {error:.2f} on average (expected calibration error): they rank pictures, and should not be read as chances."
+        f"The probabilities are off by {found['ece']:.2f} on average (expected calibration error; {found['ece_expected']:.2f} is what a calibrated model "
+        "would show on these images): they rank images, and should not be read as chances."
     ]
 
 

@@ -14,7 +14,6 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumo_ray.evaluate.bands import roc_band
 from pneumo_ray.evaluate.calibration import ReliabilityTable
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
-from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.uncertainty import RiskCoverage
 
 _MAX_POINTS = 600
@@ -39,10 +38,9 @@ def roc_figure(
     """
     with house_style():
         figure, axes = _square()
-        if number_groups(patients)[1] > 1:
-            grid = np.linspace(0, 1, 201)
-            low, high = roc_band(label, prob, patients, grid, seed=seed)
-            axes.fill_between(grid, low, high, color=NORMAL, alpha=0.25, lw=0, label="95 % band over patients")
+        grid = np.linspace(0, 1, 201)
+        if (band := roc_band(label, prob, patients, grid, seed=seed)) is not None:
+            axes.fill_between(grid, *band, color=NORMAL, alpha=0.25, lw=0, label="95 % band over patients")
         false, true, _ = roc_curve(label, prob)
         axes.plot(*_thinned(false, true), color=NORMAL, lw=1.8, label=f"AUC {auc}")
         axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.cli import flatten
+from pneumo_ray.evaluate.intervals import MIN_PATIENTS
 from pneumo_ray.evaluate.report.cases import UNKNOWN, outcomes
 from pneumo_ray.evaluate.report.cautions import cautions
 from pneumo_ray.evaluate.report.embedded import script_data
@@ -110,10 +111,11 @@ def _origins(subject: Subject) -> dict[str, str]:
 def _unit(subject: Subject) -> str:
     """Return what the intervals take as independent."""
     unknown = subject.chosen.table["patient_id"].null_count
+    few = f"of fewer than {MIN_PATIENTS} patients there is none"
     if not unknown:
-        return "Intervals are 95 % and take whole patients as the units."
+        return f"Intervals are 95 % and take whole patients as the units; {few}."
     return (
-        f"Intervals are 95 %; {unknown:,} pictures name no patient and count as patients of their own, which makes the intervals too narrow "
+        f"Intervals are 95 % and {few}; {unknown:,} pictures name no patient and count as patients of their own, which makes the intervals too narrow "
         "if some show the same child."
     )
 

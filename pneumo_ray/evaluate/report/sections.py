@@ -48,11 +48,13 @@ def measured(subject: Subject) -> dict[str, Any]:
         "ap_text": figure_text(stored["values"]["average_precision"]),
         "metric_rows": [
             [words, stored["values"][name], range_cell(stored["intervals"].get(name)), half["values"][name],
-             range_cell(half["intervals"].get(name))]
+             range_cell(half["intervals"].get(name)), numbers["interval_methods"]["methods"][name]]
             for name, words in METRICS
         ],
         "calibration_rows": [
-            [words_of(name), with_range(found["brier"], found["brier_interval"]), found["ece"]] for name, found in numbers["calibration"].items()
+            [words_of(name), with_range(found["brier"], found["brier_interval"]), with_range(found["ece"], found["ece_interval"]),
+             found["ece_expected"], found["ece_p"]]
+            for name, found in numbers["calibration"].items()
         ],
         "min_subgroup": MIN_SUBGROUP,
         "min_class": MIN_CLASS,
@@ -87,7 +89,7 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         row: list[Any] = [zone.replace("_", " "), paper_zone]
         for name in groups:
             r = cells[zone, name]
-            known = r["low"] is not None and r["n"] >= MIN_SUBGROUP
+            known = r["low"] is not None and r["patients"] >= MIN_SUBGROUP
             row.append(with_range(r["mean"], (r["low"], r["high"]) if known else None))
         rows.append(row)
     heads = [
@@ -165,7 +167,8 @@ def robustness(subject: Subject) -> dict[str, Any]:
         name = _CONDITIONS.get(c["condition"], c["condition"].replace("_", " "))
         rows.append(
             [f"{name}, severity {c['severity']}" if c["severity"] else name, with_range(v["auc"], c["intervals"]["auc"]),
-             with_range(c["auc_difference"], c["auc_difference_interval"]), v["recall"], v["specificity"], v["ece"],
+             with_range(c["auc_difference"], c["auc_difference_interval"]), v["recall"], v["specificity"],
+             with_range(v["ece"], c["intervals"].get("ece")),
              percent_cell(c["decisions_changed"])]
         )  # fmt: skip
     shortcut, boxes = found["metadata_only"], found["lung_boxes"]
@@ -193,20 +196,26 @@ def comparison(subject: Subject) -> dict[str, Any] | None:
     auc, errors = found["auc"], found["errors"]
     return {
         "about": f"These scores and those of {found['name']}, on the {found['pictures']:,} labelled pictures that both have "
-        f"({found['only_here']:,} only here, {found['only_baseline']:,} only there). DeLong and McNemar take the pictures for "
-        "independent; where the interval over patients disagrees, believe it.",
+        f"({found['only_here']:,} only here, {found['only_baseline']:,} only there), of {found['patients']:,} patients. The p-values of DeLong and McNemar "
+        "assume independent images and are too small where patients have several; the differences by patient do not.",
+        "difference_rows": [
+            [words, d["here"], d["baseline"], with_range(d["difference"], d["interval"]), d["p"]]
+            for name, words in METRICS
+            if (d := found["differences"][name])["difference"] is not None
+        ],
+        "difference_method": found["difference_method"],
         "rows": [
             ["AUC here", auc["here"]],
             ["AUC of the other", auc["baseline"]],
             ["difference", auc["difference"]],
-            ["95 % interval (DeLong)", interval_text(auc["interval"]) or "undefined"],
+            ["95 % interval (DeLong, assumes independent images)", interval_text(auc["interval"]) or "undefined"],
             ["95 % interval over patients", interval_text(auc["interval_by_patient"]) or "undefined"],
-            ["p (DeLong, two-sided)", auc["p"]],
+            ["p (DeLong, two-sided, assumes independent images)", auc["p"]],
             ["share of errors here, at its own threshold", errors["share"]],
             ["share of errors of the other, at its own threshold", errors["share_baseline"]],
             ["right only here", errors["only_here_right"]],
             ["right only there", errors["only_baseline_right"]],
-            [f"p (McNemar, {errors['test']})", errors["p"]],
+            [f"p (McNemar, {errors['test']}, assumes independent images)", errors["p"]],
         ],
     }
 

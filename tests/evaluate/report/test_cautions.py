@@ -95,8 +95,10 @@ def test_shortcuts_calibration_and_failures_are_said(subject):
     one = subject.chosen.table.slice(0, 1)
     kind = "1 pneumonia, 0 normal" if one["label"][0].as_py() else "0 pneumonia, 1 normal"
     assert said(replace(subject, failed=one), f"1 picture(s) of this split could not be scored ({kind})")
-    error = subject.numbers["metrics"]["stored"]["values"]["ece"]
-    assert said(subject, "off by") == (error > 0.05)
+    for error, p, warned in ((0.2, 0.01, True), (0.2, 0.06, False), (0.04, 0.001, False)):
+        found = subject.numbers["calibration"]["monte_carlo_mean"] | {"ece": error, "ece_p": p}
+        numbers = subject.numbers | {"calibration": {"monte_carlo_mean": found}}
+        assert said(replace(subject, numbers=numbers), "should not be read as chances") == warned
 
 
 def test_what_is_not_known_is_not_available_and_what_is_known_is_right(subject):
