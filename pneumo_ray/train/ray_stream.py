@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup
 
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.ray_cluster import fetch_once, range_dataset, stay_in
-from pneumo_ray.train.batches import BatchSource, Schedule
+from pneumo_ray.train.batches import Schedule, TicketSource
 
 
 class StreamConfig(DataConfig):
@@ -25,7 +25,7 @@ class StreamConfig(DataConfig):
 
     def __init__(
         self,
-        source: "ray.ObjectRef[BatchSource]",
+        source: "ray.ObjectRef[TicketSource]",
         epochs: int,
         first_epoch: Callable[[], int],
         cpus_per_task: float,
@@ -34,7 +34,7 @@ class StreamConfig(DataConfig):
         """Make the configuration.
 
         Args:
-            source: a `BatchSource` in the object store.
+            source: a `TicketSource` in the object store.
             epochs: the last epoch is `epochs - 1`.
             first_epoch: called each time a group of workers starts, after they have loaded what they resume from.
             cpus_per_task: logical CPUs of one task that makes tickets.
@@ -57,14 +57,14 @@ class StreamConfig(DataConfig):
 
 
 def ticket_stream(
-    source: "ray.ObjectRef[BatchSource]",
+    source: "ray.ObjectRef[TicketSource]",
     first_epoch: int,
     epochs: int,
     world_size: int,
     cpus_per_task: float = 1.0,
     reserved: PlacementGroup | None = None,
 ) -> ray.data.Dataset:
-    """Return a dataset with one row per ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
+    """Return a dataset with one row per ticket, in order: what `TicketSource.batch` returns, and `error`, empty if all is well."""
     schedule = ray.get(source).schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first

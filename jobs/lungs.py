@@ -1,0 +1,16 @@
+"""Train the lung segmenter: `python jobs/lungs.py --manifest RUN/manifest.parquet --masks TABLE --out RUN/lungs`."""
+
+from pneumo_ray.config import run_job
+from pneumo_ray.train.lungs_config import LungsConfig
+
+
+def main(config: LungsConfig) -> None:
+    from pneumo_ray.ray_cluster import start_ray
+    from pneumo_ray.train.lungs import fit_lungs
+
+    start_ray()
+    fit_lungs(config)
+
+
+if __name__ == "__main__":
+    run_job(LungsConfig, main)
