@@ -13,6 +13,7 @@ FloatImage = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
 _SIDES = np.array([-1.0, 1.0])  # the picture's left (the patient's right), then its right
+_HALF_SPINE = 0.14  # chest units left out of the lungs' outline on either side of the midline
 
 
 class Canvas:
@@ -109,8 +110,15 @@ class _Chest:
         return 1 - self._taper * (1 - depth) ** self._slant
 
 
-def draw_chest(canvas: Canvas, body: np.random.Generator, view: np.random.Generator) -> tuple[FloatImage, FloatImage]:
-    """Return the attenuation of a healthy chest (0 = open air, about 1 = spine) and the air in its lungs (0 to 1)."""
+def draw_chest(
+    canvas: Canvas, body: np.random.Generator, view: np.random.Generator
+) -> tuple[FloatImage, FloatImage, FloatImage]:
+    """Draw a healthy chest.
+
+    Returns:
+        Its attenuation (0 = open air, about 1 = spine); the air in its lungs (0 to 1); and its lungs as annotators
+        outline them (share of each pixel): from the domes up, with what lies behind the heart, cut along the spine.
+    """
     chest = _Chest(body, view)
     density, trunk = _draw_trunk(canvas, body, view, chest)
     lungs, belly, hearts = canvas.blank(), canvas.blank(), canvas.blank()
@@ -128,6 +136,10 @@ def draw_chest(canvas: Canvas, body: np.random.Generator, view: np.random.Genera
         apex = [(0.13, chest.top + 0.22), (0.17, chest.top + 0.02), (0.3, chest.top - 0.05), wall[0]]
         canvas.fill(lungs, np.concatenate([_smooth(apex), wall, floor[::-1]]) * [side, 1])
         floors.append(floor * [side, 1])
+    outlined = lungs.copy()
+    canvas.fill(
+        outlined, np.array([(-_HALF_SPINE, -3.0), (_HALF_SPINE, -3.0), (_HALF_SPINE, 3.0), (-_HALF_SPINE, 3.0)]), 0
+    )
     floor = np.concatenate([floors[0][::-1], floors[1]])
     canvas.fill(belly, np.concatenate([[(-0.97, 2.4)], floor, [(0.97, 2.4)]]))
 
@@ -148,7 +160,7 @@ def draw_chest(canvas: Canvas, body: np.random.Generator, view: np.random.Genera
     density += _draw_skeleton(canvas, body, chest) * trunk
     density += _draw_vessels(canvas, body, chest, shift) * air
     density -= _draw_gas(canvas, body, view, chest) * trunk
-    return density - 0.4 * air, air
+    return density - 0.4 * air, air, canvas.finish(outlined, 0.002)
 
 
 def _draw_trunk(

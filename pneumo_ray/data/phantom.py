@@ -92,7 +92,7 @@ def draw_radiograph(
     patient = index if patient is None else patient
     view = _rng(seed, _VIEW, index)
     canvas = Canvas(view, image_size)
-    density, air = draw_chest(canvas, _rng(seed, _BODY, patient), view)
+    density, air, _ = draw_chest(canvas, _rng(seed, _BODY, patient), view)
     boxes = np.zeros((0, 4), np.int32)
     if pneumonia:
         subtype = pneumonia_subtype(seed, patient)
@@ -100,6 +100,21 @@ def draw_radiograph(
         boxes = np.array([_bounding_box(opacity) for opacity in opacities], np.int32)
         density = density + _opacity_strength(difficulty) * np.max(opacities, axis=0)
     return _expose(canvas, view, _rng(seed, _GRAIN, index), density), boxes
+
+
+def draw_lungs(seed: int, index: int, *, image_size: int, patient: int | None = None) -> NDArray[np.bool_]:
+    """Return the true lungs of the radiograph that `draw_radiograph` draws with the same arguments, bool [H, W].
+
+    They are outlined as annotators do: with what lies behind the heart, cut along the spine. Pneumonia does not move
+    them, and a part that the collimator hides counts.
+
+    Raises:
+        ConfigError: if seed or image_size is out of range.
+    """
+    _check_drawing("", seed, image_size, 0.5)
+    view = _rng(seed, _VIEW, index)
+    body = _rng(seed, _BODY, index if patient is None else patient)
+    return draw_chest(Canvas(view, image_size), body, view)[2] >= 0.5
 
 
 def pneumonia_subtype(seed: int, patient: int) -> str:

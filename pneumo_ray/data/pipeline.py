@@ -24,7 +24,7 @@ from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
 from pneumo_ray.data.pixels import CACHE_SIZE, load_squares
-from pneumo_ray.data.stream import BatchSource, Schedule
+from pneumo_ray.data.stream import Schedule, TicketSource
 from pneumo_ray.errors import ManifestError, PneumoError, StorageError
 
 MAX_READ_TASKS = 5_000
@@ -164,7 +164,7 @@ class StreamConfig(DataConfig):
 
     def __init__(
         self,
-        source: "ray.ObjectRef[BatchSource]",
+        source: "ray.ObjectRef[TicketSource]",
         epochs: int,
         first_epoch: Callable[[], int],
         cpus_per_task: float,
@@ -173,7 +173,7 @@ class StreamConfig(DataConfig):
         """Make the configuration.
 
         Args:
-            source: a `BatchSource` in the object store.
+            source: a `TicketSource` in the object store.
             epochs: the last epoch is `epochs - 1`.
             first_epoch: asked each time a group of workers starts, after they have loaded what they resume from.
             cpus_per_task: logical CPUs of one task that makes tickets.
@@ -196,14 +196,14 @@ class StreamConfig(DataConfig):
 
 
 def ticket_stream(
-    source: "ray.ObjectRef[BatchSource]",
+    source: "ray.ObjectRef[TicketSource]",
     first_epoch: int,
     epochs: int,
     world_size: int,
     cpus_per_task: float = 1.0,
     reserved: PlacementGroup | None = None,
 ) -> ray.data.Dataset:
-    """Return a dataset with one row a ticket, in order: what `BatchSource.batch` returns, and `error`, empty if all is well."""
+    """Return a dataset with one row a ticket, in order: what `TicketSource.batch` returns, and `error`, empty if all is well."""
     schedule = ray.get(source).schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first

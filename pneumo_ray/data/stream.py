@@ -7,7 +7,7 @@ pipeline never restarts between training and validation, and no worker's data de
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,19 @@ class Schedule:
         if step < self.train_steps:
             return Place(epoch, "train", step, rank)
         return Place(epoch, "val", step - self.train_steps, rank)
+
+
+class TicketSource(Protocol):
+    """What turns tickets into batches: a table of images, and whatever is trained on them."""
+
+    def schedule(self, world_size: int) -> Schedule:
+        """Return the schedule of a run with this many workers."""
+
+    def batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
+        """Return one ticket's batch; a `PneumoError` ends the run."""
+
+    def empty_batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
+        """Return a batch of padding alone, of the same names and shapes."""
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pneumo_ray.data.pipeline import StreamConfig
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
-from pneumo_ray.data.stream import BatchSource
+from pneumo_ray.data.stream import BatchSource, TicketSource
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.model import PneumoniaNet, build_model
 from pneumo_ray.train.capacity import CpuShares, wait_for_cluster
-from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
@@ -133,18 +133,46 @@ def _train(
         initial_weights=ray.put(initial),
         monitor=place.monitor,
     )
-    gpus = {"GPU": config.scaling.gpus_per_worker} if config.scaling.use_gpu else {}
+    run_workers(train_worker, job, source, config.epochs, config.scaling, run, place)
+    state = load_state(run)
+    assert state is not None, "the trainer ended well without a saved state"
+    return state
+
+
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    job: Any,
+    source: TicketSource,
+    epochs: int,
+    scaling: ScalingConfig,
+    run: str,
+    place: Place,
+) -> None:
+    """Run workers over a stream of tickets, from where the run stands to its last epoch, and print what they report.
+
+    Args:
+        worker: takes {"job": job} in each worker; what it cannot mend it tells `place.monitor`.
+        job: arguments shared by all workers.
+        source: makes the tickets.
+        epochs: of the run.
+        scaling: how many workers, and on what.
+        run: folder of the run, where its state is.
+        place: where the run takes place.
+
+    Raises:
+        PneumoError: what a worker told the monitor.
+    """
+    gpus = {"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}
     own = _set_aside(place.shares.set_aside) if place.shares.set_aside else None
     reserved = own or place.reserved
-    stream = StreamConfig(ray.put(source), config.epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
-    scaling = config.scaling
+    stream = StreamConfig(ray.put(source), epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
     workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
             num_workers=0 if place.in_process else workers,  # 0 is Ray Train's word for this process
-            use_gpu=config.scaling.use_gpu,
+            use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": place.shares.per_worker} | gpus,
         ),
         # A placeholder: what a worker consumes depends on the epoch where it continues, so `StreamConfig` makes it then.
@@ -157,7 +185,7 @@ def _train(
             failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),
     )
-    with nullcontext() if place.in_process else followed(place.monitor, config.epochs, place.tell):
+    with nullcontext() if place.in_process else followed(place.monitor, epochs, place.tell):
         try:
             trainer.fit() if place.in_process else _beside_main_thread(trainer.fit)
         except Exception:
@@ -168,9 +196,6 @@ def _train(
                 remove_placement_group(own)
     if (reason := place.monitor.failure()) is not None:
         raise reason
-    state = load_state(run)
-    assert state is not None, "the trainer ended well without a saved state"
-    return state
 
 
 def _set_aside(cpus: float) -> PlacementGroup:

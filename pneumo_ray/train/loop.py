@@ -81,7 +81,7 @@ def _train(job: WorkerJob) -> None:
     config, context = job.config, ray.train.get_context()
     rank, schedule = context.get_world_rank(), replace(job.schedule, world_size=context.get_world_size())
     device = ray.train.torch.get_device()
-    _use_threads(device, config.scaling.threads_per_worker)
+    use_threads(device, config.scaling.threads_per_worker)
     state = load_state(job.run)
     first_epoch = state.epoch if state else 0
     if state and (state.stopped or first_epoch >= config.epochs):
@@ -99,7 +99,10 @@ def _train(job: WorkerJob) -> None:
     else:
         state = learner.fresh_state()
     # The process of a trial goes on to the next: its logs and its stream of pictures must not outlive the run.
-    with closing(_tickets(schedule, first_epoch, rank)) as tickets, ExitStack() as open_logs:
+    with (
+        closing(tickets_of(rank, schedule, first_epoch, ("pixels", "label", "row"))) as tickets,
+        ExitStack() as open_logs,
+    ):
         trackers = Trackers(job.run, config, state.history) if rank == 0 else None
         if trackers is not None:
             open_logs.callback(trackers.close)
@@ -245,8 +248,10 @@ class Learner:
         return self.job.preprocessing.normalise(grey, channels_last=True)
 
 
-def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Generator[dict[str, np.ndarray]]:
-    """Yield this rank's batches, and hold the pipeline to its promise of which they are."""
+def tickets_of(
+    rank: int, schedule: Schedule, first_epoch: int, columns: tuple[str, ...]
+) -> Generator[dict[str, np.ndarray]]:
+    """Yield some columns of this rank's batches, and hold the pipeline to its promise of which they are."""
     expected = first_epoch * schedule.tickets_per_epoch + rank
     shard = ray.train.get_dataset_shard(STREAM)
     for row in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
@@ -256,7 +261,7 @@ def _tickets(schedule: Schedule, first_epoch: int, rank: int) -> Generator[dict[
         if ticket != expected:
             raise RuntimeError(f"rank {rank} expected ticket {expected} and was given {ticket}")
         expected += schedule.world_size
-        yield {name: row[name][0] for name in ("pixels", "label", "row")}
+        yield {name: row[name][0] for name in columns}
 
 
 def _record(
@@ -289,7 +294,7 @@ def _epoch_seed(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank, 0xD0]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _use_threads(device: torch.device, threads: int) -> None:
+def use_threads(device: torch.device, threads: int) -> None:
     """Share the machine's cores among its training workers: Ray would give each as many threads as it has CPUs reserved."""
     if device.type == "cpu":
         local = ray.train.get_context().get_local_world_size()

@@ -98,7 +98,7 @@ def test_opacities_lie_in_the_lungs() -> None:
         healthy, ill, boxes = pair(6, index, size=64)
         view = phantom._rng(6, phantom._VIEW, index)
         canvas = phantom.Canvas(view, 64)
-        _, air = phantom.draw_chest(canvas, phantom._rng(6, phantom._BODY, index), view)
+        _, air, _ = phantom.draw_chest(canvas, phantom._rng(6, phantom._BODY, index), view)
         assert (air[ill > healthy] > 0.1).all()
         middle = canvas.center[0]
         assert all(x1 <= np.ceil(middle) or x0 >= np.floor(middle) for x0, _, x1, _ in boxes)
