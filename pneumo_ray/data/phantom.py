@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from pneumo_ray.data.chest import Canvas, FloatImage, draw_chest
 from pneumo_ray.errors import ConfigError, StorageError
 
-_DRAWING_VERSION = 1  # raise it when the pictures change, or an archive by older code passes for a current one
+_DRAWING_VERSION = 2  # raise it when the pictures change, or an archive by older code passes for a current one
 _TEST_FRACTION = 0.2
 _JPEG_QUALITY = 90
+_ONE_BIT = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]
 # Independent random streams. A patient keeps the body and the germ over all pictures; the rest is new for each picture.
 _BODY, _GERM, _VIEW, _GRAIN, _OPACITY, _ARCHIVE = range(6)
 
@@ -89,17 +90,8 @@ def draw_radiograph(
         ConfigError: if seed, image_size or difficulty is out of range.
     """
     _check_drawing("", seed, image_size, difficulty)
-    patient = index if patient is None else patient
-    view = _rng(seed, _VIEW, index)
-    canvas = Canvas(view, image_size)
-    density, air, _ = draw_chest(canvas, _rng(seed, _BODY, patient), view)
-    boxes = np.zeros((0, 4), np.int32)
-    if pneumonia:
-        subtype = pneumonia_subtype(seed, patient)
-        opacities = _draw_opacities(canvas, _rng(seed, _OPACITY, index), air * canvas.field, subtype)
-        boxes = np.array([_bounding_box(opacity) for opacity in opacities], np.int32)
-        density = density + _opacity_strength(difficulty) * np.max(opacities, axis=0)
-    return _expose(canvas, view, _rng(seed, _GRAIN, index), density), boxes
+    image, boxes, _ = _draw(seed, index, pneumonia, image_size, difficulty, patient)
+    return image, boxes
 
 
 def draw_lungs(seed: int, index: int, *, image_size: int, patient: int | None = None) -> NDArray[np.bool_]:
@@ -112,9 +104,7 @@ def draw_lungs(seed: int, index: int, *, image_size: int, patient: int | None = 
         ConfigError: if seed or image_size is out of range.
     """
     _check_drawing("", seed, image_size, 0.5)
-    view = _rng(seed, _VIEW, index)
-    body = _rng(seed, _BODY, index if patient is None else patient)
-    return draw_chest(Canvas(view, image_size), body, view)[2] >= 0.5
+    return _draw(seed, index, False, image_size, 0.5, patient)[2]
 
 
 def pneumonia_subtype(seed: int, patient: int) -> str:
@@ -128,7 +118,8 @@ def write_phantom_archive(out: Path, config: PhantomConfig, progress: Callable[[
     The folders are `{train,test}/{NORMAL,PNEUMONIA}`; names follow Kermany (`IM-0115-0001.jpeg`,
     `person12_bacteria_46.jpeg`), one number is one patient, and no patient stands in both train and test.
     `boxes.parquet` has one row a box: image_id (path relative to `out`), x0, y0, x1, y1 (half-open pixels), and width
-    and height of the image. `phantom.json` keeps the config. Nothing appears at `out` before everything is written.
+    and height of the image; `lungs.parquet` one row an image: image_id and mask_png, its true lungs as a 1-bit PNG of the
+    image's size. `phantom.json` keeps the config. Nothing appears at `out` before everything is written.
 
     Args:
         out: folder to make.
@@ -203,14 +194,14 @@ def _plan_archive(config: PhantomConfig) -> Iterator[tuple[str, int, int, bool]]
 
 def _write_images(root: Path, config: PhantomConfig, progress: Callable[[int], None] | None) -> None:
     rows: list[tuple[Any, ...]] = []
+    masks: list[tuple[str, bytes]] = []
     for image_id, index, patient, pneumonia in _plan_archive(config):
         size, difficulty = config.image_size, config.difficulty
-        image, boxes = draw_radiograph(
-            config.seed, index, pneumonia=pneumonia, image_size=size, difficulty=difficulty, patient=patient
-        )
+        image, boxes, lungs = _draw(config.seed, index, pneumonia, size, difficulty, patient)
         path = root / image_id
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".jpeg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
+        masks.append((image_id, cv2.imencode(".png", 255 * lungs.astype(np.uint8), _ONE_BIT)[1].tobytes()))
         rows += [(image_id, *box, image.shape[1], image.shape[0]) for box in boxes.tolist()]
         if progress is not None:
             progress(index + 1)
@@ -218,6 +209,8 @@ def _write_images(root: Path, config: PhantomConfig, progress: Callable[[int], N
     schema = pa.schema([("image_id", pa.string()), *((name, pa.int32()) for name in numbers)])
     columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
     pq.write_table(pa.table(columns, schema=schema), root / "boxes.parquet")
+    names, contents = zip(*masks, strict=True)
+    pq.write_table(pa.table({"image_id": names, "mask_png": contents}), root / "lungs.parquet")
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
@@ -226,6 +219,23 @@ def _write_images(root: Path, config: PhantomConfig, progress: Callable[[int], N
 def _rng(seed: int, stream: int, number: int) -> np.random.Generator:
     # Philox counts upwards from the lowest counter word, so streams that differ in the highest words never meet.
     return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, stream, number]))
+
+
+def _draw(
+    seed: int, index: int, pneumonia: bool, image_size: int, difficulty: float, patient: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.bool_]]:
+    """Return the picture, the boxes of its opacities, and its lungs."""
+    patient = index if patient is None else patient
+    view = _rng(seed, _VIEW, index)
+    canvas = Canvas(view, image_size)
+    density, air, lungs = draw_chest(canvas, _rng(seed, _BODY, patient), view)
+    boxes = np.zeros((0, 4), np.int32)
+    if pneumonia:
+        subtype = pneumonia_subtype(seed, patient)
+        opacities = _draw_opacities(canvas, _rng(seed, _OPACITY, index), air * canvas.field, subtype)
+        boxes = np.array([_bounding_box(opacity) for opacity in opacities], np.int32)
+        density = density + _opacity_strength(difficulty) * np.max(opacities, axis=0)
+    return _expose(canvas, view, _rng(seed, _GRAIN, index), density), boxes, lungs >= 0.5
 
 
 def _opacity_strength(difficulty: float) -> float:

@@ -51,7 +51,7 @@ def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box
         ValueError: if the picture is smaller than the map, or the box leaves it or is under 3 rows by 2 columns.
     """
     x0, y0, x1, y1 = (0, 0, image_size[1], image_size[0]) if box is None else box
-    rows, columns = _upsampling(map_size, image_size)
+    rows, columns = upsampling(map_size, image_size)
     _check_box((x0, y0, x1, y1), image_size)
     if y1 - y0 < 3 or x1 - x0 < 2:
         raise ValueError(f"box {(x0, y0, x1, y1)} is under 3 rows by 2 columns, too small for six zones; enlarge it")
@@ -77,7 +77,7 @@ def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box
     Raises:
         ValueError: if the picture is smaller than the map, or the box is empty or leaves it.
     """
-    rows, columns = _upsampling(map_size, image_size)
+    rows, columns = upsampling(map_size, image_size)
     _check_box(box, image_size)
     x0, y0, x1, y1 = box
     whole = torch.kron(rows.sum(0), columns.sum(0))
@@ -105,8 +105,12 @@ def outside_share(maps: Tensor, image_size: tuple[int, int], box: Box) -> Tensor
     return outside / whole
 
 
-def _upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the float64 matrices [H, h] and [W, w] that bilinear upsampling is made of."""
+def upsampling(map_size: tuple[int, int], image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return the float64 matrices [H, h] and [W, w] that bilinear upsampling is made of.
+
+    Raises:
+        ValueError: if the picture is smaller than the map.
+    """
     if image_size[0] < map_size[0] or image_size[1] < map_size[1]:
         raise ValueError(f"image_size {image_size} is smaller than map_size {map_size}; give both as rows, columns")
     rows, columns = (
