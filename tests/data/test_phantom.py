@@ -313,3 +313,29 @@ def test_plan_fills_all_four_folders_and_splits_by_patient(
 def test_bad_options_are_named(option: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"phantom.{option}"):
         dataclasses.replace(PhantomConfig(), **{option: value})
+
+
+def test_lungs_lie_where_the_air_is():
+    """The outline holds nearly all of the air, nothing of the midline, and both sides; pneumonia does not move it."""
+    for index in range(4):
+        view = phantom._rng(6, phantom._VIEW, index)
+        canvas = phantom.Canvas(view, 160)
+        _, air, _ = phantom.draw_chest(canvas, phantom._rng(6, phantom._BODY, index), view)
+        lungs = phantom.draw_lungs(6, index, image_size=160)
+        assert lungs.shape == air.shape
+        assert lungs[air > 0.6].mean() > 0.97
+        assert 0.1 < lungs.mean() < 0.6
+        parts, _ = cv2.connectedComponents(lungs.astype(np.uint8))
+        assert parts == 3  # the background and two lungs
+
+
+def test_archives_hold_the_lungs_of_every_image(tmp_path):
+    config = PhantomConfig(num_images=10, image_size=96)
+    root = phantom.write_phantom_archive(tmp_path / "archive", config)
+    rows = pq.read_table(root / "lungs.parquet").to_pylist()
+    assert sorted(row["image_id"] for row in rows) == sorted(str(p.relative_to(root)) for p in root.rglob("*.jpeg"))
+    for row in rows:
+        mask = cv2.imdecode(np.frombuffer(row["mask_png"], np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imread(str(root / row["image_id"]), cv2.IMREAD_GRAYSCALE)
+        assert mask.shape == image.shape
+        assert set(np.unique(mask)) == {0, 255}
