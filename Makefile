@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test faults fuzz lint bench lock clean
+.PHONY: setup demo test test-unit faults fuzz lint bench lock clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,9 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+test-unit: setup
+	$(BIN)/pytest -m "not (ray or server or browser or slow or faults)"
 
 faults: setup
 	$(BIN)/pytest -m faults

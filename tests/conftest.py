@@ -22,6 +22,21 @@ import pytest
 if TYPE_CHECKING:
     import numpy as np
 
+SLOW_FOLDERS = ("jobs", "faults")
+SLOW_FIXTURES = {"ray_cluster": "ray", "s3_port": "server", "page": "browser", "browser": "browser"}
+"""Fixtures that start something, and the marker of every test that needs them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it starts, so that `make test-unit` runs those that start nothing."""
+    for item in items:
+        for fixture, marker in SLOW_FIXTURES.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
+        if item.path.parent.name in SLOW_FOLDERS:
+            item.add_marker("ray")
+
+
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
