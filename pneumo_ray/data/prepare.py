@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log, progress
 from pneumo_ray.data.archive import ListingCount, list_archives
-from pneumo_ray.data.audit import audit, audit_lines
+from pneumo_ray.data.audit import audit, audit_lines, patient_facts, undividable
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.data.copies import write_copies
@@ -49,7 +49,9 @@ def prepare(config: PrepareConfig) -> pa.Table:
             entries.append(entry)
             tick()
     if not entries:
-        raise ArchiveError(f"--archive {' '.join(config.archive)} has no images in it ({count.ignored} other files)")
+        raise ArchiveError(
+            f"--archive {' '.join(config.archive)} has no images in it; {count.passed_over.sentence() or 'it is empty'}"
+        )
     log(f"found {len(entries):,} images")
     if not splits_given:
         check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
@@ -80,7 +82,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = manifest.replace_schema_metadata(metadata)
     path = storage.join(out, "manifest.parquet")
     write_manifest(manifest, path)
-    facts = audit(manifest, count.ignored) | {
+    facts = audit(manifest, count.ignored, count.passed_over) | {
         "protocol": config.protocol,
         "seed": config.seed,
         "archive": list(config.archive),
@@ -159,6 +161,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
         raise ManifestError(
             f"manifest {uri} has no labelled image to train on; give labels with jobs/prepare.py --labels TABLE"
         )
+    reason = undividable(patient_facts(usable(manifest)))
     parts = []
     for split in ("train", "val"):
         rows = usable(manifest, split).combine_chunks()
@@ -167,6 +170,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
             what = "no images" if not classes else "only one class"
             raise ManifestError(
                 f"manifest {uri} has {what} in its split {split}; training needs both classes in train and val"
+                f"{f'; {reason}' if reason else ''}"
             )
         parts.append(rows)
     return manifest, parts[0], parts[1]

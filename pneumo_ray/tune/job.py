@@ -5,6 +5,7 @@ what has no record, and Ray Tune's own state, which is pickled, is never read ba
 """
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from pneumo_ray import storage
 from pneumo_ray.config import as_plain, flatten
 from pneumo_ray.console import log
 from pneumo_ray.cpu_shares import TrialShares, share_trials
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
-from pneumo_ray.errors import PneumoError
+from pneumo_ray.errors import PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
 from pneumo_ray.ray_cluster import living_nodes
 from pneumo_ray.run_folder import RunFolder
@@ -69,6 +71,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
 
     Raises:
         PneumoError: one sentence about what cannot work, before anything is trained; or that trials are left.
+        StudyFailedError: if all trials are over and none finished, all of them having diverged or failed.
     """
     study, base = config.chosen(), config.base()
     trials = plan(study, base)
@@ -98,6 +101,12 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         raise PneumoError(
             f"{len(trials) - len(records)} of {len(trials)} trials are left after {config.time_budget:g} s of --time-budget; "
             "the same command continues"
+        )
+    if not any(record["status"] == "finished" for record in records):
+        reasons = Counter(record["status"] for record in records)
+        raise StudyFailedError(
+            f"none of {len(records)} trials finished ({', '.join(f'{n} {status}' for status, n in reasons.items())}), so there is no "
+            f"best config; {out}/study.csv says why for each"
         )
     return records
 
@@ -159,7 +168,13 @@ def _run(
 
         folders = {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}
         search = OptunaSearch(study, folders, past, base.seed)
-    board = Board(by_name, base.epochs, study, scheduler.stopped if study.is_search else ())
+    board = Board(
+        by_name,
+        base.epochs,
+        study,
+        scheduler.stopped if study.is_search else (),
+        lambda name: (read_record(storage.join(base.out, "trials", name)) or {}).get("status"),
+    )
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(TrialRunner, job=job), tune.PlacementGroupFactory([dict(b) for b in share.bundles])
