@@ -14,7 +14,8 @@ import pytest
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import REMOTE_BUFFER, list_archives, read_picture
+from pneumo_ray.data.archive import list_archives, read_picture
+from pneumo_ray.data.containers import REMOTE_BUFFER
 from pneumo_ray.data.manifest import _read_table
 from pneumo_ray.errors import ArchiveError, StorageError
 

@@ -1,42 +1,34 @@
-"""List the pictures of an archive, and read one of them: folders, tar and zip files, local or on object storage.
+"""List the images of an archive, and read one of them: folders, tar and zip files, local or on object storage.
 
-Members of tar and zip files are read in place. Nothing is ever unpacked, so a member named
-`../../evil.jpg` is a name like any other.
+An archive is the same archive in each of these forms: `names` decides for all of them what is an image, and the paths
+below it are the same.
 """
 
+import gzip
 import io
+import itertools
 import os
-import re
-import tarfile
-import zipfile
+import stat
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import IO
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
+from pneumo_ray.data import containers
+from pneumo_ray.data.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
+from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
 from pneumo_ray.errors import ArchiveError, PneumoError
 
-MAX_FILE_BYTES = 1 << 29
-"""A single picture larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""
-
-REMOTE_BUFFER = 1 << 18
-"""Bytes that are read ahead in a tar or zip file on a remote place."""
-
-_TAR = re.compile(r"\.(tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
-_ZIP = re.compile(r"\.zip$", re.IGNORECASE)
-_PICTURE = re.compile(r"\.(jpe?g|jpe|png|tiff?|webp|dcm|dicom|ima|bmp|gif)$", re.IGNORECASE)
-# A real extension is a dot and a few characters with a letter; DICOM files are often named by a UID such as 1.2.840.1.
-_EXTENSION = re.compile(r"\.(?=[A-Za-z0-9]*[A-Za-z])[A-Za-z0-9]{1,12}$")
-_NOT_PICTURES = {"dicomdir", "readme", "license", "licence", "makefile", "thumbs.db"}
+_CHUNK = 512
+"""Files of a folder among which those that need a look are read together, ahead where they lie in a bucket."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of an archive, not read yet."""
+    """One image of an archive, not read yet."""
 
     image_id: str
     """Unique name: the path below the archive, with forward slashes."""
@@ -47,22 +39,38 @@ class Entry:
     facts_path: str
     """The path from which label, subtype, patient and split are read: `image_id` below the archive's own name."""
     error: str | None = None
-    """Why it cannot be read, if listing already found out (a broken tar or zip file)."""
+    """Why it cannot be read, if listing already found out (a broken tar or zip file, a folder without permission)."""
 
 
 @dataclass
 class ListingCount:
     """What a listing passed over, filled while it runs."""
 
-    ignored: int = 0
-    """Files that are not pictures by their name."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
+    """How many files and folders, by reason."""
+
+    @property
+    def ignored(self) -> int:
+        """All of them."""
+        return self.passed_over.total()
+
+
+class _File(NamedTuple):
+    """A file of a folder or bucket, or a folder that cannot be listed."""
+
+    path: str
+    """Below the archive, from `slashed`."""
+    uri: str
+    error: str | None = None
 
 
 def list_archives(archives: Sequence[str], count: ListingCount | None = None) -> Iterator[Entry]:
-    """Yield every picture of the archives, one at a time, in a stable order.
+    """Yield every image of the archives, one at a time, in a stable order.
+
+    A folder below an archive that may not be listed is an entry with an error.
 
     Args:
-        archives: folders, tar or zip files, or single pictures; local paths or `pyarrow.fs` URIs.
+        archives: folders, tar or zip files, or single images; local paths or `pyarrow.fs` URIs.
         count: filled with what was passed over.
 
     Raises:
@@ -75,7 +83,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             one, two = (f"{storage.split_query(uri)[0]}/" for uri in (root, other))
             if one.startswith(two) or two.startswith(one):
                 raise ArchiveError(
-                    f"--archive {root} and {other} overlap, so pictures would count twice; give one of them"
+                    f"--archive {root} and {other} overlap, so images would count twice; give one of them"
                 )
     for number, root in enumerate(roots):
         name = storage.base_name(root)
@@ -83,21 +91,15 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
         if len(roots) > 1:
             same_before = sum(storage.base_name(other) == name for other in roots[:number])
             prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
-        kind = _kind(root)
-        if kind == pafs.FileType.Directory:
-            files: Iterator[tuple[str, str]] = _walk_local(root) if storage.is_local(root) else _walk_remote(root)
-        else:
-            files = iter([(name, root)])
         seen: set[str] = set()
-        for relative, uri in files:
-            in_folder = kind == pafs.FileType.Directory
-            for below, member, error in _pictures_of(relative, uri, in_folder, count):
-                identity = prefix + below
-                while identity in seen:
-                    identity += "~"
-                if "\\" in identity:  # two names that are not UTF-8 can become one when their bytes are spelled out
-                    seen.add(identity)
-                yield Entry(identity, uri, member, f"{name}/{below}", error)
+        for path, uri, member, error in _images(root, name, count.passed_over):
+            identity = prefix + path
+            while identity in seen:
+                identity += "~"
+            # Two names that are not UTF-8 can become one when their bytes are spelled out, and `a\\b` is `a\b`.
+            if "\\" in identity or "\\" in uri or "%5C" in uri:
+                seen.add(identity)
+            yield Entry(identity, uri, member, f"{name}/{path}", error)
 
 
 def _kind(root: str) -> pafs.FileType:
@@ -113,153 +115,164 @@ def _kind(root: str) -> pafs.FileType:
     return kind
 
 
-def _pictures_of(
-    relative: str, uri: str, in_folder: bool, count: ListingCount
-) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield (name below the archive, member, error) of one file: itself, or the members of a tar or zip file."""
-    if _TAR.search(relative) or _ZIP.search(relative):
-        before = f"{relative}/" if in_folder else ""
-        index, error = archive_index(uri)
-        for member in index:
-            if _is_picture(member):
-                yield before + member, member, None
+def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """Yield (path, URI, member, error) of the images of one archive."""
+    if _kind(root) == pafs.FileType.Directory:
+        files = _walk_local(root, passed_over) if storage.is_local(root) else _walk_remote(root, passed_over)
+        for file in _looked_at(files, Sieve(passed_over)):
+            if file.error is None and containers.is_container(file.path):
+                for path, member, error in containers.list_members(file.uri, Sieve(passed_over)):
+                    yield f"{file.path}/{path}" if path else file.path, file.uri, member, error
             else:
-                count.ignored += 1
-        if error is not None:
-            yield relative, None, error
-    elif _is_picture(relative) or not in_folder:
-        yield relative, None, None
+                yield file.path, file.uri, None, file.error
+    elif containers.is_container(name):
+        for path, member, error in containers.list_members(root, Sieve(passed_over)):
+            yield path or name, root, member, error
     else:
-        count.ignored += 1
+        yield name, root, None, None
 
 
-def _is_picture(path: str) -> bool:
-    parts = path.split("/")
-    name = parts[-1]
-    if "__MACOSX" in parts or name.startswith(".") or name.lower() in _NOT_PICTURES:
-        return False
-    return bool(_PICTURE.search(name)) or not _EXTENSION.search(name)
+def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[_File]:
+    """Yield the images and containers among the files of a folder; those whose names leave it open are looked into."""
+    while chunk := list(itertools.islice(files, _CHUNK)):
+        found = [Found.IMAGE if file.error else sieve.judge(file.path) for file in chunk]
+        unsure = [file.uri for file, verdict in zip(chunk, found, strict=True) if verdict is Found.UNSURE]
+        heads = storage.ahead(_head, unsure) if unsure and not storage.is_local(unsure[0]) else map(_head, unsure)
+        for file, verdict in zip(chunk, found, strict=True):
+            if verdict is Found.UNSURE:
+                head = next(heads)
+                if head is not None and not sieve.passes_bytes(head):
+                    continue
+            if verdict is not None:
+                yield file
 
 
-def _walk_local(root: str) -> Iterator[tuple[str, str]]:
-    """Yield (relative path, URI) of the files below a folder; a folder reached twice through links is walked once."""
+def _head(uri: str) -> bytes | None:
+    """Return the first bytes of a file, or None where it cannot be read, so that it becomes a row that says so."""
+    try:
+        return storage.read_bytes(uri, LOOK_BYTES)
+    except storage.RetriesExhaustedError:
+        raise
+    except OSError:
+        return None
+
+
+def _walk_local(root: str, passed_over: PassedOver) -> Iterator[_File]:
+    """Yield the files below a folder; a folder reached twice through links is walked once."""
     visited: set[tuple[int, int]] = set()
+    path = storage.local_path(root)
+    top = path if isinstance(path, bytes) else os.fsencode(path)
 
-    def walk(folder: bytes, relative: str) -> Iterator[tuple[str, str]]:
+    def walk(folder: bytes, relative: str) -> Iterator[_File]:
         try:
             status = os.stat(folder)
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise ArchiveError(f"folder {storage.uri_of(folder)} cannot be listed: {error.strerror}") from error
+            reason = f"the folder cannot be listed: {error.strerror}"
+            if not relative:
+                raise ArchiveError(f"--archive {root}: {reason}") from error
+            yield _File(relative.rstrip("/"), storage.uri_of(folder), reason)
+            return
         if (status.st_dev, status.st_ino) in visited:
             return
         visited.add((status.st_dev, status.st_ino))
         for entry in entries:
-            name = relative + entry.name.decode("utf-8", "backslashreplace")
+            name = relative + _spelled(entry.name)
             try:
                 is_folder = entry.is_dir()
+                is_special = not is_folder and not entry.is_file() and not entry.is_symlink()
+                is_special = is_special or (entry.is_symlink() and _leads_to_device(entry.path))
             except OSError:  # a loop of symbolic links: a row that will say so
-                is_folder = False
-            if is_folder:
-                if not entry.name.startswith(b"."):
-                    yield from walk(entry.path, name + "/")
+                is_folder = is_special = False
+            if is_special:
+                passed_over["not_a_file"] += 1
+            elif not is_folder:
+                if b"\\" in entry.name:
+                    while os.path.lexists(os.path.join(top, os.fsencode(name))):  # `a\b.png` beside `a/b.png`
+                        name += "~"
+                yield _File(name, storage.uri_of(entry.path))
+            elif reason := next(filter(None, map(litter, _spelled(entry.name).split("/"))), None):
+                passed_over[reason] += 1
             else:
-                yield name, storage.uri_of(entry.path)
+                yield from walk(entry.path, name + "/")
 
-    path = storage.local_path(root)
-    return walk(path if isinstance(path, bytes) else os.fsencode(path), "")
+    return walk(top, "")
 
 
-def _walk_remote(root: str) -> Iterator[tuple[str, str]]:
+def _spelled(name: bytes) -> str:
+    """Return a local name as text with forward slashes; bytes that are not UTF-8 are spelled out (`\xff`)."""
+    if b"\\" in name:
+        name = os.fsencode(slashed(os.fsdecode(name)))
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _leads_to_device(link: bytes) -> bool:
+    mode = os.stat(link).st_mode
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _walk_remote(root: str, passed_over: PassedOver) -> Iterator[_File]:
     fs, base = storage.filesystem(root)
 
-    def walk(folder: str, relative: str) -> Iterator[tuple[str, str]]:
-        infos = storage.retried("list", root, lambda: fs.get_file_info(pafs.FileSelector(folder)))
-        for info in sorted(infos, key=lambda info: str(info.base_name)):
-            name = relative + info.base_name
-            if info.type == pafs.FileType.Directory:
-                yield from walk(info.path, name + "/")
-            else:
-                yield name, storage.join(root, name)
-
-    return walk(base, "")
-
-
-def _open(uri: str) -> IO[bytes]:
-    if storage.is_local(uri):
-        return open(storage.local_path(uri), "rb")
-    fs, path = storage.filesystem(uri)
-    # A tar file is a chain of small headers, and each of them would be a request.
-    return io.BufferedReader(storage.retried("read", uri, lambda: fs.open_input_file(path)), REMOTE_BUFFER)
-
-
-@lru_cache(maxsize=8)
-def _opened(
-    uri: str,
-) -> tuple[tarfile.TarFile | zipfile.ZipFile, dict[str, tarfile.TarInfo | zipfile.ZipInfo], str | None]:
-    """Open a tar or zip file and index its regular members; kept open for the members that follow."""
-    index: dict[str, tarfile.TarInfo | zipfile.ZipInfo] = {}
-    archive: tarfile.TarFile | zipfile.ZipFile
-    error: str | None = None
-    copies: dict[str, int] = {}  # counted on, because a search from 2 takes hours in a tar file of one name only
-
-    def add(name: str, info: tarfile.TarInfo | zipfile.ZipInfo) -> None:
-        # A tar file may hold two members of one name; both are pictures, so both get a name.
-        name = name.encode("utf-8", "backslashreplace").decode() or "unnamed"
-        unique = name
-        while unique in index:
-            copies[name] = copies.get(name, 1) + 1
-            unique = f"{name}#{copies[name]}"
-        index[unique] = info
-
-    if _ZIP.search(storage.base_name(uri)):
-        archive = zipfile.ZipFile(_open(uri))
-        for info in archive.infolist():
-            if not info.filename.endswith("/"):
-                add(info.filename, info)
-    else:
-        archive = tarfile.open(fileobj=_open(uri), mode="r:*")  # noqa: SIM115 (kept open for the members that follow)
+    def walk(folder: str, raw: str, relative: str) -> Iterator[_File]:
         try:
-            for tar_info in archive:
-                # Links lead to other members of the same archive and nowhere else; a dangling one is a failed row.
-                if tar_info.isreg() or tar_info.islnk() or tar_info.issym():
-                    add(tar_info.name, tar_info)
-        except Exception as broken:
-            error = f"the archive breaks off: {_reason(broken)}"
-    return archive, index, error
+            infos = storage.retried("list", root, lambda: fs.get_file_info(pafs.FileSelector(folder)))
+        except (storage.RefusedError, FileNotFoundError, PermissionError) as error:
+            if not relative:
+                raise
+            yield _File(
+                relative.rstrip("/"), storage.join(root, raw.rstrip("/")), f"the folder cannot be listed: {error}"
+            )
+            return
+        for info in sorted(infos, key=lambda info: str(info.base_name)):
+            spelled = slashed(info.base_name)
+            if info.type != pafs.FileType.Directory:
+                while spelled != info.base_name and _is_there(fs, f"{base}/{relative}{spelled}"):
+                    spelled += "~"
+                yield _File(relative + spelled, storage.join(root, raw + info.base_name))
+            elif reason := next(filter(None, map(litter, spelled.split("/"))), None):
+                passed_over[reason] += 1
+            else:
+                yield from walk(info.path, f"{raw}{info.base_name}/", f"{relative}{spelled}/")
+
+    return walk(base, "", "")
 
 
-def _reason(error: Exception) -> str:
-    """Say what tarfile or zipfile stumbled over: on hostile bytes any exception, some of them without a word."""
-    return str(error) or type(error).__name__
-
-
-def archive_index(uri: str) -> tuple[list[str], str | None]:
-    """Return the names of the regular members of a tar or zip file, and why it could not be read to its end, if so."""
-    try:
-        _, index, error = _opened(uri)
-    except Exception as broken:
-        return [], f"not a readable tar or zip file: {_reason(broken)}"
-    return list(index), error
+def _is_there(fs: pafs.FileSystem, path: str) -> bool:
+    return bool(storage.retried("look for", path, lambda: fs.get_file_info(path)).type != pafs.FileType.NotFound)
 
 
 def read_picture(uri: str, member: str | None) -> bytes:
-    """Return the bytes of one picture.
+    """Return the bytes of one image; those of a gzip file around it are unpacked.
 
     Raises:
-        DecodeError: if it is empty or larger than `MAX_FILE_BYTES`.
+        DecodeError: if it is empty or larger than `containers.MAX_FILE_BYTES`, or its gzip file is damaged.
         OSError: as the file system reports it.
         ArchiveError: if the tar or zip file around it cannot be read, or has no such member.
     """
     if member is None:
-        if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > MAX_FILE_BYTES:
-            raise ImageTooLargeError(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB")
+        if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > containers.MAX_FILE_BYTES:
+            raise ImageTooLargeError(f"the file is larger than {containers.MAX_FILE_BYTES >> 20} MiB")
         data = storage.read_bytes(uri)
     else:
-        data = _read_member(uri, member)
+        data = containers.read_member(uri, member)
+    if data.startswith(b"\x1f\x8b"):
+        data = _gunzipped(data)
     if not data:
         raise EmptyFileError("the file is empty")
     return data
+
+
+def _gunzipped(data: bytes) -> bytes:
+    try:
+        unpacked = containers.read_limited(gzip.GzipFile(fileobj=io.BytesIO(data)))
+    except EOFError:
+        raise TruncatedImageError("the gzip file ends early; copy it again from its source") from None
+    except (OSError, zlib.error):
+        raise CorruptImageError("the gzip file cannot be unpacked; copy it again from its source") from None
+    if len(unpacked) > containers.MAX_FILE_BYTES:
+        raise ImageTooLargeError(f"the file unpacks to more than {containers.MAX_FILE_BYTES >> 20} MiB")
+    return unpacked
 
 
 def read_pictures(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
@@ -279,44 +292,3 @@ def read_pictures(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | 
 
     apart = all(member is None and not storage.is_local(uri) for uri, member in places)
     return storage.ahead(read, places) if apart else map(read, places)
-
-
-def _read_member(uri: str, member: str) -> bytes:
-    try:
-        data = storage.retried("read", uri, lambda: _member_bytes(uri, member))
-    except KeyError as error:
-        raise ArchiveError(f"{uri} has no member {member!r}") from error
-    except (PneumoError, OSError):
-        raise
-    except Exception as error:
-        raise ArchiveError(f"a member of {uri} cannot be read: {_reason(error)}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageTooLargeError(f"the member is larger than {MAX_FILE_BYTES >> 20} MiB")
-    return data
-
-
-def _member_bytes(uri: str, member: str) -> bytes:
-    archive, index, _ = _opened(uri)
-    info = index[member]
-    if isinstance(archive, zipfile.ZipFile):
-        assert isinstance(info, zipfile.ZipInfo)
-        with archive.open(info) as stream:
-            return _read_limited(stream)
-    assert isinstance(info, tarfile.TarInfo)
-    extracted = archive.extractfile(info)
-    if extracted is None:
-        raise ArchiveError(f"member {member!r} of {uri} is a link to something that is not a file")
-    return _read_limited(extracted)
-
-
-def _read_limited(stream: IO[bytes]) -> bytes:
-    """Return up to a byte more than `MAX_FILE_BYTES`, whatever size the archive's directory claims.
-
-    In pieces, because zipfile and tarfile hold all of what one call reads twice.
-    """
-    content = io.BytesIO()
-    while content.tell() <= MAX_FILE_BYTES and (
-        piece := stream.read(min(1 << 20, MAX_FILE_BYTES + 1 - content.tell()))
-    ):
-        content.write(piece)
-    return content.getvalue()

@@ -47,6 +47,7 @@ __all__ = [
     "UnsupportedSyntaxError",
     "WrongModalityError",
     "decode_image",
+    "format_of",
     "inspect_image",
 ]
 
@@ -167,10 +168,12 @@ _PHOTOMETRIC_TAG = 262
 _MIN_IS_WHITE = 0
 
 
-def _sniff(data: bytes) -> str:
-    """Name the format by its magic number; DICOM first, because its preamble may hold the magic of a TIFF."""
-    if not data:
-        raise EmptyFileError("the file is empty; copy it again from its source")
+def format_of(data: bytes) -> str | None:
+    """Name the format by its magic number, or None; DICOM first, because its preamble may hold the magic of a TIFF.
+
+    Args:
+        data: the file, or at least its first 132 bytes.
+    """
     if dicom.has_preamble(data):
         return "DICOM"
     if data.startswith(b"\xff\xd8\xff"):
@@ -183,9 +186,17 @@ def _sniff(data: bytes) -> str:
         return "WEBP"
     if dicom.starts_like_dataset(data):
         return "DICOM"
-    raise NotAnImageError(
-        "the bytes are not a JPEG, PNG, TIFF, WebP or DICOM file; convert the file or leave it out of the archive"
-    )
+    return None
+
+
+def _sniff(data: bytes) -> str:
+    if not data:
+        raise EmptyFileError("the file is empty; copy it again from its source")
+    if (found := format_of(data)) is None:
+        raise NotAnImageError(
+            "the bytes are not a JPEG, PNG, TIFF, WebP or DICOM file; convert the file or leave it out of the archive"
+        )
+    return found
 
 
 def _open(data: bytes, file_format: str) -> Image.Image:

@@ -9,7 +9,7 @@ from pneumo_ray.data.guard import Call, unguarded
 from pneumo_ray.errors import PneumoError
 
 _HEADER_BYTES = 1 << 20
-_SINGLE = re.compile(r"\.(jpe?g|jpe|png|webp)$", re.IGNORECASE)
+_SINGLE = re.compile(r"\.(jpe?g|jpe|jfif|pjpeg|pjp|png|webp)$", re.IGNORECASE)
 
 
 def may_hold_frames(name: str) -> bool:
@@ -22,8 +22,8 @@ def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
     try:
         if member is None:
             head = storage.read_bytes(uri, _HEADER_BYTES)
-            # The pages of a TIFF may lie anywhere, the header of a DICOM lies before its pixels.
-            if len(head) == _HEADER_BYTES and not head.startswith((b"II", b"MM")):
+            # The pages of a TIFF may lie anywhere, the header of a DICOM lies before its pixels; gzip hides both.
+            if len(head) == _HEADER_BYTES and not head.startswith((b"II", b"MM", b"\x1f\x8b")):
                 try:
                     return call(inspect_image, head).frames
                 except PneumoError:

@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from pneumo_ray.data import archive
+from pneumo_ray.data import containers
 from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
 from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
 from pneumo_ray.errors import ArchiveError
@@ -178,7 +178,7 @@ def test_a_zip_file_beyond_what_python_reads_is_one_entry_that_says_so(tmp_path)
 @pytest.mark.parametrize("name", ["x.zip", "x.tgz"])
 def test_a_member_is_read_up_to_the_limit_and_refused_above(tmp_path, monkeypatch, name):
     limit = 3 << 20
-    monkeypatch.setattr(archive, "MAX_FILE_BYTES", limit)
+    monkeypatch.setattr(containers, "MAX_FILE_BYTES", limit)
     members = {"fits.jpg": b"a" * limit, "bomb.jpg": b"b" * (limit + 1)}
     if name == "x.zip":
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as pack:
