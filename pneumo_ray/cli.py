@@ -24,7 +24,7 @@ Config = TypeVar("Config")
 
 
 def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, run the job, and turn a `PneumoError` into one sentence and exit code 2.
+    """Parse the command line, run the job, and turn a `PneumoError` into one sentence and its exit code (2, or 1 for a study that failed).
 
     Ctrl-C ends with code 130 and SIGTERM with 143, as shells expect.
     """
@@ -34,7 +34,7 @@ def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequ
         job(parse(config_type, sys.argv[1:] if argv is None else argv))
     except PneumoError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)

@@ -4,6 +4,9 @@
 class PneumoError(Exception):
     """A mistake or condition outside the program: says what is wrong, with which file or option, and what to do."""
 
+    exit_code = 2
+    """Of a job that ends with it."""
+
 
 class ConfigError(PneumoError):
     """An option, or a combination of options, that cannot work."""
@@ -27,6 +30,12 @@ class StorageError(PneumoError):
 
 class ModelError(PneumoError):
     """A model, weights file or bundle that cannot be built or trusted."""
+
+
+class StudyFailedError(PneumoError):
+    """A study of which no trial finished: it ran to its end, and there is nothing to choose from."""
+
+    exit_code = 1
 
 
 class ClusterError(PneumoError):

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray import storage
-from pneumo_ray.data import archive, cache
+from pneumo_ray.data import cache, containers
 from pneumo_ray.data.archive import list_archives, read_picture
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
 from pneumo_ray.score.source import SCHEMA, write_list
@@ -96,7 +96,7 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         _put(name, _tar(picture, count))
         yield f"list a tar file of {count:,} pictures of {kind}", partial(_listed, name)
         yield f"read 10 of them in order, its members known ({kind})", partial(_read_ten, name)
-        archive._opened.cache_clear()
+        containers._index.cache_clear()
         yield f"find and read one of them in a new process ({kind})", partial(read_picture, name, "0000.jpeg")
     n = 20_000
     names = pa.array([f"{i:08d}.jpeg" for i in range(n)])

@@ -122,7 +122,7 @@ def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str
         for file in _looked_at(files, Sieve(passed_over)):
             if file.error is None and containers.is_container(file.path):
                 for path, member, error in containers.list_members(file.uri, Sieve(passed_over)):
-                    yield f"{file.path}/{path}" if path else file.path, file.uri, member, error
+                    yield (f"{file.path}/{path}" if path else file.path), file.uri, member, error
             else:
                 yield file.path, file.uri, None, file.error
     elif containers.is_container(name):
@@ -191,8 +191,8 @@ def _walk_local(root: str, passed_over: PassedOver) -> Iterator[_File]:
                     while os.path.lexists(os.path.join(top, os.fsencode(name))):  # `a\b.png` beside `a/b.png`
                         name += "~"
                 yield _File(name, storage.uri_of(entry.path))
-            elif reason := next(filter(None, map(litter, _spelled(entry.name).split("/"))), None):
-                passed_over[reason] += 1
+            elif out := next(filter(None, map(litter, _spelled(entry.name).split("/"))), None):
+                passed_over[out] += 1
             else:
                 yield from walk(entry.path, name + "/")
 

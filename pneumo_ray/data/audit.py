@@ -5,6 +5,8 @@ split, and normals that are larger and less compressed, so that a file's size pr
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray.data.manifest import crossing, usable
+from pneumo_ray.data.names import PassedOver
 
 CLASS_NAMES = {0: "normal", 1: "pneumonia", None: "unlabelled"}
 SPLIT_NAMES = ("train", "val", "test", None)
+MAX_SHARE, MANY = 0.2, 20
+"""Share and number of labelled images from which on one patient identifier is not believed to be one patient's."""
 
 
-def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
+def audit(
+    table: pa.Table, ignored_files: int = 0, passed_over: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return the facts that `prepare` prints and writes as `audit.json`.
 
     Args:
         table: a manifest with splits.
-        ignored_files: files of the archive that are not pictures by their name.
+        ignored_files: files and folders of the archive that the listing passed over.
+        passed_over: the same by reason, the keys of `names.REASONS`.
     """
     ok = table.filter(pc.equal(table["status"], "ok"))
     labelled = usable(table)
@@ -33,7 +41,6 @@ def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
         for part, value, status in zip(split, label, table["status"].to_pylist(), strict=True)
         if status == "ok"
     )
-    patients = pc.count_distinct(labelled["patient_id"], mode="only_valid").as_py()
     return {
         "images": len(table),
         "readable": len(ok),
@@ -42,8 +49,9 @@ def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
             Counter((error or "").split(":", 1)[0] for error in failed["error"].to_pylist()).most_common()
         ),
         "ignored_files": ignored_files,
+        "passed_over": dict(passed_over),
         "unlabelled": ok["label"].null_count,
-        "patients": patients,
+        **patient_facts(labelled),
         "counts": {
             part or "not used": {name: counts[part or "not used", name] for name in CLASS_NAMES.values()}
             for part in SPLIT_NAMES
@@ -54,6 +62,45 @@ def audit(table: pa.Table, ignored_files: int = 0) -> dict[str, Any]:
         "num_patients_in_several_folders": len(crossing(_by_folder(labelled), "patient_id")),
         "shortcut": _shortcut(labelled),
     }
+
+
+def patient_facts(labelled: pa.Table) -> dict[str, int]:
+    """Return how many images and patients the readable, labelled rows of a manifest have, and what is odd about them."""
+    patients = labelled["patient_id"].drop_null()
+    counts = pc.value_counts(patients).field("counts").to_pylist()
+    return {
+        "labelled": len(labelled),
+        "patients": len(counts),
+        "without_patient": len(labelled) - len(patients),
+        "images_of_the_largest_patient": max(counts, default=0),
+    }
+
+
+def patients_warning(facts: Mapping[str, Any]) -> str | None:
+    """Return a sentence where the patient identifiers cannot keep the splits apart, or None.
+
+    Args:
+        facts: from `patient_facts`.
+    """
+    total, largest, patients = facts["labelled"], facts["images_of_the_largest_patient"], facts["patients"]
+    if total < 2:
+        return None
+    if largest == total:
+        return (
+            f"all {total:,} labelled images carry one patient identifier, so they cannot be divided by patient; it was lost when "
+            "the files were anonymised: give patient_id in --labels, or split and patient_id"
+        )
+    if largest > MAX_SHARE * total and largest >= MANY:
+        return (
+            f"{largest:,} of {total:,} labelled images carry one patient identifier, which may stand for everybody and stay "
+            "together in one split; give patient_id in --labels"
+        )
+    if patients + facts["without_patient"] == total:
+        known = (
+            "no labelled image names its patient" if not patients else "every labelled image has a patient of its own"
+        )
+        return f"{known}, so two images of one child may train and test unseen; give patient_id in --labels if that is known"
+    return None
 
 
 def _by_folder(table: pa.Table) -> pa.Table:
@@ -132,9 +179,9 @@ def audit_lines(facts: dict[str, Any]) -> list[str]:
         if any(row.values()):
             lines.append(f"{part:<12}{row['normal']:>10,}{row['pneumonia']:>12,}{row['unlabelled']:>12,}")
     reasons = ", ".join(f"{count} {reason}" for reason, count in facts["failed_by_reason"].items())
-    lines.append(
-        f"failed       {facts['failed']:,}{f' ({reasons})' if reasons else ''}; {facts['ignored_files']:,} files that are not pictures"
-    )
+    lines.append(f"failed       {facts['failed']:,}{f' ({reasons})' if reasons else ''}")
+    if words := PassedOver(facts["passed_over"]).sentence():
+        lines.append(words)
     dup = facts["duplicates"]
     lines.append(
         f"duplicates   {dup['surplus_images']:,} surplus images in {dup['groups']:,} groups; across classes {dup['groups_across_classes']}, "
@@ -144,6 +191,8 @@ def audit_lines(facts: dict[str, Any]) -> list[str]:
         f"patients     {facts['patients']:,}; in several folders of the archive {facts['num_patients_in_several_folders']:,}, "
         f"in several splits {facts['num_patients_in_several_splits']:,}"
     )
+    if warning := patients_warning(facts):
+        lines.append(f"warning      {warning}")
     for name, row in facts["shortcut"].items():
         if "auc" in row:
             note = "  <- predicts the class by itself" if row["auc"] >= 0.7 else ""

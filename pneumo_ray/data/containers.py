@@ -4,10 +4,12 @@ Nothing is ever unpacked, so a member named `../../evil.jpg` is a name like any 
 it stands in the file; `names.slashed` makes of it the path that the archive is listed by.
 """
 
+import gzip
 import io
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import IO
 
@@ -97,7 +99,7 @@ def read_member(uri: str, member: str) -> bytes:
     return data
 
 
-def read_limited(stream: IO[bytes]) -> bytes:
+def read_limited(stream: IO[bytes] | gzip.GzipFile) -> bytes:
     """Return up to a byte more than `MAX_FILE_BYTES`, whatever size the archive's directory claims.
 
     In pieces, because zipfile and tarfile hold all of what one call reads twice.
@@ -187,7 +189,7 @@ def _tar_behind(container: tarfile.TarFile) -> tarfile.TarFile | None:
             raise tarfile.ReadError(
                 "what follows its members is not a tar header; copy it again from its source"
             ) from None
-        stream.seek(-len(block), io.SEEK_CUR)
+        stream.seek(stream.tell() - len(block))
         return tarfile.TarFile(fileobj=stream, mode="r")
     return None
 
@@ -227,10 +229,8 @@ def _stream(container: tarfile.TarFile | zipfile.ZipFile, info: tarfile.TarInfo 
 def _index(uri: str) -> dict[str, Member]:
     """Return the members of a container by name; it is kept open for the members that follow."""
     index: dict[str, Member] = {}
-    try:
+    with suppress(_BrokenOffError):  # the listing has a row that says so
         index.update(_named(uri))
-    except _BrokenOffError:
-        pass  # the listing has a row that says so
     return index
 
 

@@ -30,7 +30,9 @@ from pneumo_ray.data.decode_errors import (
     check_size,
     named_errors,
 )
+from pneumo_ray.data.deep_colour import deep_luma, is_deep_colour
 from pneumo_ray.data.grey_levels import robust_scale
+from pneumo_ray.data.tiff_pages import pages_of
 from pneumo_ray.errors import DecodeError
 
 __all__ = [
@@ -54,10 +56,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header of a picture says; no pixel is decoded to know it."""
+    """What the header of a picture says; no pixel is decoded to know it, but for pages of a TIFF that may be copies."""
 
     width: int
-    """Columns of the upright picture, in pixels (of the first page, for a TIFF)."""
+    """Columns of the upright picture, in pixels (of the first image, for a TIFF)."""
     height: int
     """Rows of the upright picture, in pixels."""
     mode: str
@@ -65,7 +67,7 @@ class ImageInfo:
     format: str
     """ "JPEG", "PNG", "TIFF", "WEBP" or "DICOM"."""
     frames: int
-    """Frames of a DICOM or pages of a TIFF; 1 for the rest."""
+    """Frames of a DICOM or pages of a TIFF, without thumbnails (`tiff_pages`); 1 for the rest."""
     patient_key: str | None = field(default=None, repr=False)
     """The DICOM PatientID, or None. An identifier: hash it, never write or log it."""
 
@@ -84,7 +86,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         data: the whole file.
         min_size: allows a JPEG to come out at 1/2, 1/4 or 1/8 of its size, as long as both sides keep at least
             this many pixels (a side that is smaller to begin with stays as it is). None decodes in full.
-        frame: the DICOM frame or TIFF page, counted from 0.
+        frame: the DICOM frame, or the TIFF page among those that are no thumbnails, counted from 0.
 
     Returns:
         uint8 [H, W], C-contiguous and writable.
@@ -100,9 +102,10 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         return dicom.decode_dicom(data, frame)
     with named_errors(file_format, cut_short=_ends_early(data, file_format)):
         image = _open(data, file_format)
-        check_frame(frame, _count_pages(image))
-        if frame:
-            image.seek(frame)
+        pages = pages_of(image, lambda page: _page_to_grey(page, data, page.tell()))
+        check_frame(frame, len(pages))
+        if pages[frame]:
+            image.seek(pages[frame])
             _check_size(image)
         orientation = _orientation(image)
         if file_format == "JPEG":
@@ -111,7 +114,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
                 check_scans(data)
             # Mode "L" makes libjpeg return the luma plane itself, at full size too.
             image.draft("L", (min_size, min_size) if min_size else image.size)
-        grey = _to_grey(image)
+        grey = _page_to_grey(image, data, pages[frame])
         if orientation in _TRANSPOSE:
             grey = np.array(Image.fromarray(grey).transpose(_TRANSPOSE[orientation]))
         return grey
@@ -148,10 +151,14 @@ def inspect_image(data: bytes) -> ImageInfo:
             )
     with named_errors(file_format, cut_short=_ends_early(data, file_format)):
         image = _open(data, file_format)
+        pages = pages_of(image, lambda page: _page_to_grey(page, data, page.tell()))
+        if pages[0]:
+            image.seek(pages[0])
+            _check_size(image)
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
-        return ImageInfo(width, height, image.mode, file_format, _count_pages(image))
+        return ImageInfo(width, height, image.mode, file_format, len(pages))
 
 
 _TRANSPOSE = {
@@ -211,22 +218,6 @@ def _check_size(image: Image.Image) -> None:
     check_size(image.width, image.height, samples)
 
 
-def _count_pages(image: Image.Image) -> int:
-    """Count the pages of a TIFF by walking them, which stops at the limit; Pillow's own n_frames never does."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 1
-    pages = 1
-    try:
-        while pages <= MAX_FRAMES:
-            image.seek(pages)
-            pages += 1
-    except EOFError:
-        pass
-    check_size(0, 0, frames=pages)
-    image.seek(0)
-    return pages
-
-
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; broken EXIF says nothing about the pixels and counts as upright.
 
@@ -238,6 +229,14 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:
         return 1
+
+
+def _page_to_grey(image: Image.Image, data: bytes, page: int) -> np.ndarray:
+    """Return the page that an image is at as uint8 [H, W] luma."""
+    _check_size(image)
+    if is_deep_colour(image, data):
+        return robust_scale(deep_luma(image, data, page))
+    return _to_grey(image)
 
 
 def _to_grey(image: Image.Image) -> np.ndarray:

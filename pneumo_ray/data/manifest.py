@@ -2,15 +2,30 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from pneumo_ray import storage
-from pneumo_ray.data.kermany import SPLIT_FOLDERS
+from pneumo_ray.data.label_merge import RESERVED_COLUMNS, apply_labels
+from pneumo_ray.data.label_table import read_labels
 from pneumo_ray.errors import LeakageError, ManifestError
+
+__all__ = [
+    "CACHE_FIELDS",
+    "RESERVED_COLUMNS",
+    "SCHEMA",
+    "SPLITS",
+    "apply_labels",
+    "crossing",
+    "fingerprint",
+    "read_labels",
+    "read_manifest",
+    "refuse_leakage",
+    "usable",
+    "validate",
+    "write_manifest",
+]
 
 SCHEMA = pa.schema(
     [
@@ -37,9 +52,6 @@ were written, and whatever the label table brought along."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
 SPLITS = ("train", "val", "test")
-RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder")
-LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
-_LABEL_WORDS = {"0": 0, "normal": 0, "false": 0, "1": 1, "pneumonia": 1, "true": 1}
 
 
 def write_manifest(table: pa.Table, uri: str) -> None:
@@ -142,116 +154,3 @@ def refuse_leakage(table: pa.Table) -> None:
             f"{len(patients)} patient(s) and {len(contents)} exact duplicate(s) stand in more than one split, so the result would be "
             "flattered; prepare with --protocol grouped, or pass --allow-leakage to train all the same"
         )
-
-
-def read_labels(uri: str) -> pa.Table:
-    """Read a CSV or Parquet table of labels.
-
-    Raises:
-        ManifestError: if it cannot be read, lacks `image_id`, or has a column that the manifest uses itself.
-    """
-    facts = _read_table(uri)
-    if "image_id" not in facts.column_names:
-        raise ManifestError(f"--labels {uri} has no column image_id; its columns are {', '.join(facts.column_names)}")
-    if reserved := [name for name in facts.column_names if name in RESERVED_COLUMNS]:
-        raise ManifestError(
-            f"--labels {uri} has a column {reserved[0]}, a name that the manifest uses itself; rename it"
-        )
-    return facts
-
-
-def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
-    """Take labels and other facts from a table that `read_labels` read from `uri`.
-
-    Its column `image_id` names pictures by their full id or, where that is unique, by their file name. `label`
-    (0/1, normal/pneumonia), `subtype`, `patient_id` and `split` replace what the paths said; every other column is carried along.
-
-    Raises:
-        ManifestError: if it names unknown or ambiguous pictures, or has a label or split that is none.
-    """
-    rows = _match(facts["image_id"].cast(pa.string()).to_pylist(), table["image_id"].to_pylist(), uri)
-    position: list[int | None] = [None] * len(table)
-    for fact, row in enumerate(rows):
-        position[row] = fact
-    order = pa.array(position, pa.int64())
-    for name in facts.column_names:
-        if name == "image_id" or (name in SCHEMA.names and name not in LABEL_COLUMNS):
-            continue
-        values = facts[name].combine_chunks()
-        if name == "label":
-            values = pa.array([_label(value, uri) for value in values.to_pylist()], pa.int8())
-        elif name in LABEL_COLUMNS:
-            values = pc.replace_with_mask(
-                values.cast(pa.string()), pc.equal(values.cast(pa.string()), ""), pa.scalar(None, pa.string())
-            )
-        if name == "split":
-            values = pa.array([_split(value, uri) for value in values.to_pylist()], pa.string())
-        taken = values.take(order)
-        if name in table.column_names:
-            named = pc.is_valid(order)
-            merged = pc.if_else(named, taken, table[name].combine_chunks())
-            table = table.set_column(table.column_names.index(name), name, merged)
-        else:
-            table = table.append_column(name, taken)
-    return table
-
-
-def _read_table(uri: str) -> pa.Table:
-    try:
-        if storage.base_name(uri).lower().endswith((".parquet", ".pq")):
-            return storage.read_table(uri)
-        return pyarrow.csv.read_csv(
-            pa.BufferReader(storage.read_bytes(uri)),
-            # As text, so that 00012 stays 00012 and an empty cell is no patient.
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: pa.string() for name in ("image_id", "patient_id", "subtype", "split")},
-                strings_can_be_null=True,
-                null_values=[""],
-            ),
-        )
-    except FileNotFoundError as error:
-        raise ManifestError(f"--labels {uri} does not exist") from error
-    except storage.RetriesExhaustedError:
-        raise
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ManifestError(f"--labels {uri} is neither a CSV nor a Parquet table that can be read: {error}") from error
-
-
-def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> list[int]:
-    by_id = {image_id: row for row, image_id in enumerate(image_ids)}
-    base_names = Counter(image_id.rsplit("/", 1)[-1] for image_id in image_ids)
-    by_name = {image_id.rsplit("/", 1)[-1]: row for row, image_id in enumerate(image_ids)}
-    rows, unknown = [], []
-    for name in names:
-        row = by_id.get(name or "")
-        if row is None and base_names.get(name or "", 0) == 1:
-            row = by_name[name or ""]
-        if row is None:
-            unknown.append(name)
-        else:
-            rows.append(row)
-    if unknown:
-        raise ManifestError(
-            f"--labels {uri} names {len(unknown)} picture(s) that the archive does not have, such as {unknown[0]!r}"
-        )
-    if len(set(rows)) < len(rows):
-        twice = next(image_ids[row] for row, count in Counter(rows).items() if count > 1)
-        raise ManifestError(f"--labels {uri} names {twice!r} more than once")
-    return rows
-
-
-def _split(value: str | None, uri: str) -> str | None:
-    if value is None:
-        return None
-    if value.strip().lower() not in SPLIT_FOLDERS:
-        raise ManifestError(f"--labels {uri} has the split {value!r}; give train, val or test, or nothing")
-    return SPLIT_FOLDERS[value.strip().lower()]
-
-
-def _label(value: object, uri: str) -> int | None:
-    if value is None or value == "":
-        return None
-    word = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-    if word.strip().lower() not in _LABEL_WORDS:
-        raise ManifestError(f"--labels {uri} has the label {value!r}; give 0 or normal, 1 or pneumonia, or nothing")
-    return _LABEL_WORDS[word.strip().lower()]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import progress, say
 from pneumo_ray.data.archive import ListingCount, list_archives
-from pneumo_ray.data.audit import audit, audit_lines
+from pneumo_ray.data.audit import audit, audit_lines, patient_facts, patients_warning
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.guard import DECODE_SECONDS
@@ -80,8 +80,10 @@ def prepare(config: PrepareConfig) -> pa.Table:
             entries.append(entry)
             tick()
     if not entries:
-        raise ArchiveError(f"--archive {' '.join(config.archive)} has no pictures in it ({count.ignored} other files)")
-    say(f"found {len(entries):,} pictures")
+        raise ArchiveError(
+            f"--archive {' '.join(config.archive)} has no images in it; {count.passed_over.sentence() or 'it is empty'}"
+        )
+    say(f"found {len(entries):,} images")
     if not splits_given:
         check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
     storage.require_writable(out)
@@ -111,7 +113,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = manifest.replace_schema_metadata(metadata)
     path = storage.join(out, "manifest.parquet")
     write_manifest(manifest, path)
-    facts = audit(manifest, count.ignored) | {
+    facts = audit(manifest, count.ignored, count.passed_over) | {
         "protocol": config.protocol,
         "seed": config.seed,
         "archive": list(config.archive),
@@ -190,6 +192,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
         raise ManifestError(
             f"manifest {uri} has no labelled picture to train on; give labels with jobs/prepare.py --labels TABLE"
         )
+    warning = patients_warning(patient_facts(usable(manifest)))
     parts = []
     for split in ("train", "val"):
         rows = usable(manifest, split).combine_chunks()
@@ -198,6 +201,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
             what = "no pictures" if not classes else "only one class"
             raise ManifestError(
                 f"manifest {uri} has {what} in its split {split}; training needs both classes in train and val"
+                f"{f': {warning}' if warning else ''}"
             )
         parts.append(rows)
     return manifest, parts[0], parts[1]

@@ -139,6 +139,7 @@ def _score(
         "ok": summary.num_rows - summary.num_failed,
         "failed": summary.num_failed,
         "failures": summary.failures,
+        "passed_over": dict(source.passed_over),
         "scored_in_this_run": total,
         "seconds": round(seconds, 2),
         "images_per_second": round(total / seconds, 2),

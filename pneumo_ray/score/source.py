@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import ray
 
 from pneumo_ray import storage
-from pneumo_ray.console import progress
+from pneumo_ray.console import progress, say
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.augment import boxes_of_input
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.guard import DECODE_SECONDS, guarded
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.names import PassedOver
 from pneumo_ray.data.pipeline import was_started_before
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.model import Preprocessing
@@ -43,6 +44,9 @@ SCHEMA = pa.schema(
 ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
 
+
+_PASSED_OVER = b"passed_over"
+"""Key of the file's metadata: what the listing passed over, as JSON."""
 
 MAX_SHARD_BYTES = 1 << 26
 """Decoded pictures that travel together."""
@@ -73,6 +77,8 @@ class Source:
     num_pictures: int
     image_size: int
     """Side of the network's input, in pixels."""
+    passed_over: PassedOver = field(default_factory=PassedOver, hash=False)
+    """What the listing of an archive passed over, by reason; empty for a manifest, whose `audit.json` has it."""
 
     @property
     def num_shards(self) -> int:
@@ -116,7 +122,9 @@ def open_source(uri: str, image_size: int) -> Source:
     fs, path = storage.filesystem(uri)
     try:
         with fs.open_input_file(path) as file:
-            return Source(uri, pq.ParquetFile(file).metadata.num_rows, image_size)
+            footer = pq.ParquetFile(file).metadata
+            passed_over = PassedOver(json.loads((footer.metadata or {}).get(_PASSED_OVER, b"{}")))
+            return Source(uri, footer.num_rows, image_size, passed_over)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"the list of pictures {uri} cannot be read ({error}); choose another --out") from error
 
@@ -134,10 +142,14 @@ def list_pictures(archives: Sequence[str], uri: str, image_size: int) -> Source:
     """
     count = ListingCount()
     with progress("listing", None) as tick:
-        source = _write(_rows(_chunks(list_archives(archives, count)), tick), uri, image_size)
+        rows = _rows(_chunks(list_archives(archives, count)), tick)
+        source = _write(rows, uri, image_size, count.passed_over)
+    words = source.passed_over.sentence()
     if not source.num_pictures:
         storage.remove(uri)
-        raise ArchiveError(f"--archive {' '.join(archives)} has no pictures in it ({count.ignored} other files)")
+        raise ArchiveError(f"--archive {' '.join(archives)} has no images in it; {words or 'it is empty'}")
+    if words:
+        say(words)
     return source
 
 
@@ -221,8 +233,16 @@ def _count(pictures: list[tuple[str, str | None]]) -> list[int]:
         return [count_frames(uri, member, call) for uri, member in pictures]
 
 
-def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
-    """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice."""
+def _write(tables: Iterable[pa.Table], uri: str, image_size: int, passed_over: PassedOver | None = None) -> Source:
+    """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice.
+
+    Args:
+        tables: rows of the list.
+        uri: of the file.
+        image_size: side of the network's input, in pixels.
+        passed_over: complete when the last of the tables is made; goes into the file's metadata.
+    """
+    passed_over = PassedOver() if passed_over is None else passed_over
     hashes: list[np.ndarray] = []
     total = 0
     with storage.atomic_file(uri) as temporary:
@@ -241,11 +261,12 @@ def _write(tables: Iterable[pa.Table], uri: str, image_size: int) -> Source:
                 pending = [merged.slice(full)]
             if pending and len(pending[0]):
                 writer.write_table(pending[0], row_group_size=ROW_GROUP)
+            writer.add_key_value_metadata({_PASSED_OVER: json.dumps(passed_over).encode()})
         if hashes and (twice := total - len(np.unique(np.concatenate(hashes)))):
             raise ArchiveError(
                 f"{twice} picture(s) have an image_id that another picture has too; rename them, because a row is found by its id"
             )
-    return Source(uri, total, image_size)
+    return Source(uri, total, image_size, passed_over)
 
 
 def _hash(name: str) -> int:

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,14 @@ from pneumo_ray.train.study import Study, Trial
 class Board(tune.Callback):
     """Hears from Ray Tune what the trials report."""
 
-    def __init__(self, trials: Mapping[str, Trial], epochs: int, study: Study, stopped: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        trials: Mapping[str, Trial],
+        epochs: int,
+        study: Study,
+        stopped: Container[str] = (),
+        status_of: Callable[[str], str | None] = lambda name: None,
+    ) -> None:
         """Begin with no trial started.
 
         Args:
@@ -27,8 +34,10 @@ class Board(tune.Callback):
             epochs: of each, at most.
             study: theirs.
             stopped: names of those that the scheduler has stopped early, as it goes.
+            status_of: returns the status in the record of a trial that is over, such as diverged, None without a record.
         """
         self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
+        self._status_of = status_of
         self._rows: dict[str, dict[str, Any]] = {}
         self._start = time.monotonic()
         self.errors: dict[str, str] = {}
@@ -53,7 +62,8 @@ class Board(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Hear that a trial is over."""
         name = trial.config["name"]
-        self._end(name, "stopped" if name in self._stopped else "done")
+        status = "stopped" if name in self._stopped else self._status_of(name)
+        self._end(name, "done" if status in (None, "finished") else str(status))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Hear that a trial failed for good."""

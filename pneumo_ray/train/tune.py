@@ -7,6 +7,7 @@ what has no record, and Ray Tune's own state, which is pickled, is never read ba
 import json
 import logging
 import os
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from pneumo_ray.cluster import living_nodes
 from pneumo_ray.console import say
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
-from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.errors import ConfigError, PneumoError, StudyFailedError
 from pneumo_ray.folder_lock import folder_lock
 from pneumo_ray.model import build_model
 from pneumo_ray.train.board import Board
@@ -71,6 +72,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
 
     Raises:
         PneumoError: one sentence about what cannot work, before anything is trained; or that trials are left.
+        StudyFailedError: if all trials are over and none finished, all of them having diverged or failed.
     """
     study, base = config.chosen(), config.base()
     trials = plan(study, base)
@@ -100,6 +102,12 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
         raise PneumoError(
             f"{len(trials) - len(records)} of {len(trials)} trials are left after {config.time_budget:g} s of --time-budget; "
             "the same command continues"
+        )
+    if not any(record["status"] == "finished" for record in records):
+        reasons = Counter(record["status"] for record in records)
+        raise StudyFailedError(
+            f"none of {len(records)} trials finished ({', '.join(f'{n} {status}' for status, n in reasons.items())}), so there is no "
+            f"best config; {out}/study.csv says why for each"
         )
     return records
 
@@ -157,7 +165,13 @@ def _run(
 
         folders = {name: (trial, _folder(base, trial)) for name, trial in by_name.items()}
         search = OptunaSearch(study, folders, past, base.seed)
-    board = Board(by_name, base.epochs, study, scheduler.stopped if study.is_search else ())
+    board = Board(
+        by_name,
+        base.epochs,
+        study,
+        scheduler.stopped if study.is_search else (),
+        lambda name: (read_record(storage.join(base.out, "trials", name)) or {}).get("status"),
+    )
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(TrialRunner, job=job), tune.PlacementGroupFactory([dict(b) for b in share.bundles])
