@@ -16,7 +16,7 @@ from pyarrow import fs as pafs
 from pneumo_ray import storage
 from pneumo_ray.data.archive import list_archives, read_picture
 from pneumo_ray.data.containers import REMOTE_BUFFER
-from pneumo_ray.data.manifest import _read_table
+from pneumo_ray.data.label_table import read_labels
 from pneumo_ray.errors import ArchiveError, StorageError
 
 
@@ -283,7 +283,7 @@ def test_a_table_of_labels_is_known_by_its_name_before_the_query(bucket):
     storage.write_table(rows, storage.join(bucket, "labels.parquet"))
     storage.write_bytes(storage.join(bucket, "labels.csv"), b"image_id,label\na,normal\n")
     for name in ("labels.parquet", "labels.csv"):
-        assert _read_table(storage.join(bucket, name)).to_pylist() == rows.to_pylist()
+        assert read_labels(storage.join(bucket, name)).to_pylist() == [{"image_id": "a", "label": 0}]
 
 
 def test_a_place_that_gives_no_access_is_one_sentence_about_credentials(bucket, monkeypatch):

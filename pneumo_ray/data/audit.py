@@ -76,31 +76,39 @@ def patient_facts(labelled: pa.Table) -> dict[str, int]:
     }
 
 
-def patients_warning(facts: Mapping[str, Any]) -> str | None:
-    """Return a sentence where the patient identifiers cannot keep the splits apart, or None.
+def undividable(facts: Mapping[str, int]) -> str | None:
+    """Return a sentence where one patient identifier stands for all, or for many, or None.
 
     Args:
         facts: from `patient_facts`.
     """
-    total, largest, patients = facts["labelled"], facts["images_of_the_largest_patient"], facts["patients"]
-    if total < 2:
-        return None
-    if largest == total:
+    total, largest = facts["labelled"], facts["images_of_the_largest_patient"]
+    if largest == total > 1:
         return (
-            f"all {total:,} labelled images carry one patient identifier, so they cannot be divided by patient; it was lost when "
-            "the files were anonymised: give patient_id in --labels, or split and patient_id"
+            f"all {total:,} labelled images carry one patient identifier, perhaps since the files were anonymised, so they "
+            "cannot be divided by patient; give patient_id with jobs/prepare.py --labels"
         )
     if largest > MAX_SHARE * total and largest >= MANY:
         return (
-            f"{largest:,} of {total:,} labelled images carry one patient identifier, which may stand for everybody and stay "
-            "together in one split; give patient_id in --labels"
+            f"{largest:,} of {total:,} labelled images carry one patient identifier, which may stand for everybody and keeps "
+            "them in one split; give patient_id with jobs/prepare.py --labels"
         )
-    if patients + facts["without_patient"] == total:
-        known = (
-            "no labelled image names its patient" if not patients else "every labelled image has a patient of its own"
-        )
-        return f"{known}, so two images of one child may train and test unseen; give patient_id in --labels if that is known"
     return None
+
+
+def patients_warning(facts: Mapping[str, int]) -> str | None:
+    """Return a sentence where the patient identifiers cannot keep patients apart in the splits, or None.
+
+    Args:
+        facts: from `patient_facts`.
+    """
+    total, patients = facts["labelled"], facts["patients"]
+    if (sentence := undividable(facts)) or total < 2 or patients + facts["without_patient"] < total:
+        return sentence
+    known = "every labelled image has a patient of its own" if patients else "no labelled image names its patient"
+    return (
+        f"{known}, so two images of one child may train and test unseen; give patient_id with --labels if that is known"
+    )
 
 
 def _by_folder(table: pa.Table) -> pa.Table:

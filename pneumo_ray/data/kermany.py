@@ -21,9 +21,10 @@ SPLIT_FOLDERS = {
 }
 CLASS_FOLDERS = {"normal": 0, "pneumonia": 1}
 
-_PNEUMONIA = re.compile(r"person(\d+)_(bacteria|virus)_\d+.*\.(?:jpe?g|png)$", re.IGNORECASE)
+_IMAGE = r"\.(?:jpe?g|jpe|jfif|pjpeg|pjp|png|tiff?|webp)(?:\.gz)?$"
+_PNEUMONIA = re.compile(rf"person(\d+)_(bacteria|virus)_\d+.*{_IMAGE}", re.IGNORECASE)
 # Viewers export DICOM files as IM-0001-0001.dcm, which says nothing about the patient: pictures only.
-_NORMAL = re.compile(r"(?:NORMAL\d*-)?IM-(\d+)-\d+.*\.(?:jpe?g|png)$", re.IGNORECASE)
+_NORMAL = re.compile(rf"(?:NORMAL\d*-)?IM-(\d+)-\d+.*{_IMAGE}", re.IGNORECASE)
 
 
 class PathFacts(NamedTuple):
@@ -42,9 +43,10 @@ def read_path(path: str) -> PathFacts:
     gives the label too, where it follows the convention of the data set.
     """
     *folders, name = path.split("/")
+    folders = [folder.strip().lower() for folder in folders]
     # The innermost folder that speaks wins: an archive may itself lie below a folder called `train`.
-    split = next((SPLIT_FOLDERS[f.lower()] for f in reversed(folders) if f.lower() in SPLIT_FOLDERS), None)
-    label = next((CLASS_FOLDERS[f.lower()] for f in reversed(folders) if f.lower() in CLASS_FOLDERS), None)
+    split = next((SPLIT_FOLDERS[f] for f in reversed(folders) if f in SPLIT_FOLDERS), None)
+    label = next((CLASS_FOLDERS[f] for f in reversed(folders) if f in CLASS_FOLDERS), None)
     if match := _PNEUMONIA.match(name):
         subtype = match[2].lower() if label != 0 else "normal"
         return PathFacts(1 if label is None else label, subtype, f"person{int(match[1])}", split)

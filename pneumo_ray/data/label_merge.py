@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.console import say
+from pneumo_ray.data.kermany import CLASS_FOLDERS, SPLIT_FOLDERS
 from pneumo_ray.data.label_table import NUM_BOXES, shown
 from pneumo_ray.data.names import same_extension, slashed, stem
 from pneumo_ray.errors import ManifestError
@@ -145,7 +146,8 @@ def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> l
     wrong: list[tuple[int, str]] = []
     common = _common_folder([names[k] or "" for k in left])
     for k in left:
-        meant = ends.meant(same_extension(slashed(names[k] or ""))[len(common) :])
+        path = same_extension(slashed(names[k] or ""))
+        meant = ends.meant(path) or (ends.meant(path[len(common) :]) if common else [])
         if len(meant) == 1:
             found[k] = meant[0]
         else:
@@ -189,15 +191,18 @@ def _end_alike(one: str, other: str) -> bool:
 
 
 def _common_folder(names: Sequence[str]) -> str:
-    """Return the folder that all names share, where they are paths of a machine (`C:\\\\x\\\\a.png`, `/data/x/a.png`), else nothing."""
+    """Return the folder that all names share, where they are paths of a machine (`C:\\x\\a.png`, `/data/x/a.png`), else nothing.
+
+    It ends before a folder that names a split or class, which is no folder of the machine.
+    """
     if not all(name[1:3] in (":\\", ":/") or name.startswith(("/", "\\\\")) for name in names):
         return ""
-    parts = [same_extension(slashed(name)).split("/")[:-1] for name in names]
-    shortest, longest = min(parts), max(parts)
-    common = next(
-        (k for k, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b), min(len(shortest), len(longest))
-    )
-    return "".join(f"{part}/" for part in shortest[:common])
+    common = ""
+    for parts in zip(*(same_extension(slashed(name)).split("/")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1 or parts[0].lower() in (*SPLIT_FOLDERS, *CLASS_FOLDERS):
+            break
+        common += f"{parts[0]}/"
+    return common
 
 
 def _is_file_name(name: str) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import progress, say
 from pneumo_ray.data.archive import ListingCount, list_archives
-from pneumo_ray.data.audit import audit, audit_lines, patient_facts, patients_warning
+from pneumo_ray.data.audit import audit, audit_lines, patient_facts, undividable
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.guard import DECODE_SECONDS
@@ -192,7 +192,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
         raise ManifestError(
             f"manifest {uri} has no labelled picture to train on; give labels with jobs/prepare.py --labels TABLE"
         )
-    warning = patients_warning(patient_facts(usable(manifest)))
+    reason = undividable(patient_facts(usable(manifest)))
     parts = []
     for split in ("train", "val"):
         rows = usable(manifest, split).combine_chunks()
@@ -201,7 +201,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
             what = "no pictures" if not classes else "only one class"
             raise ManifestError(
                 f"manifest {uri} has {what} in its split {split}; training needs both classes in train and val"
-                f"{f': {warning}' if warning else ''}"
+                f"{f'; {reason}' if reason else ''}"
             )
         parts.append(rows)
     return manifest, parts[0], parts[1]

@@ -58,7 +58,7 @@ def _text(data: bytes, uri: str) -> str:
     encoding = "utf-8-sig"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
-    elif b"\0" in start:
+    elif start.count(0) > len(start) / 4:  # UTF-16 of letters without an accent has a zero in each
         encoding = "utf-16-le" if start[1::2].count(0) >= start[::2].count(0) else "utf-16-be"
     try:
         text = data.decode(encoding)

@@ -4,9 +4,7 @@ import pytest
 
 from pneumo_ray.data.manifest import (
     SCHEMA,
-    apply_labels,
     fingerprint,
-    read_labels,
     read_manifest,
     refuse_leakage,
     usable,
@@ -74,38 +72,6 @@ def test_usable_rows_are_readable_and_labelled():
     assert len(usable(rows, "val")) == 0
 
 
-def labelled(rows: pa.Table, path) -> pa.Table:
-    return apply_labels(rows, read_labels(str(path)), str(path))
-
-
-def test_labels_name_pictures_by_id_or_by_unique_file_name(tmp_path):
-    (tmp_path / "l.csv").write_text("image_id,label,patient_id,age\na/0.jpg,normal,p1,3\n2.jpg,1,p2,\n")
-    merged = labelled(table(label=[1, 1, None], subtype=["virus"] * 3), tmp_path / "l.csv")
-    assert merged["label"].to_pylist() == [0, 1, 1]
-    assert merged["patient_id"].to_pylist() == ["p1", None, "p2"]
-    assert merged["age"].to_pylist() == [3, None, None]
-    assert merged["subtype"].to_pylist() == ["virus"] * 3
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("image_id,label\nzz.jpg,1\n", "names 1 picture.*'zz.jpg'"),
-        ("image_id,label\na/0.jpg,1\n0.jpg,1\n", "more than once"),
-        ("image_id,label\na/0.jpg,perhaps\n", "label 'perhaps'"),
-        ("file,label\na/0.jpg,1\n", "no column image_id"),
-        ("image_id,split\na/0.jpg,dev\n", "split 'dev'"),
-        ("image_id,folder\na/0.jpg,x\n", "column folder"),
-    ],
-)
-def test_a_wrong_label_table_is_named(tmp_path, text, message):
-    (tmp_path / "l.csv").write_text(text)
-    with pytest.raises(ManifestError, match=message):
-        labelled(table(), tmp_path / "l.csv")
-    with pytest.raises(ManifestError, match="does not exist"):
-        labelled(table(), tmp_path / "none.csv")
-
-
 def test_the_fingerprint_sees_what_training_sees():
     before = table(label=[0, 1, 1], split=["train", "train", "val"])
     assert fingerprint(before) == fingerprint(
@@ -113,10 +79,3 @@ def test_the_fingerprint_sees_what_training_sees():
     )
     assert fingerprint(before) != fingerprint(table(label=[1, 1, 1], split=["train", "train", "val"]))
     assert fingerprint(before) != fingerprint(table(label=[0, 1, 1], split=["val", "train", "train"]))
-
-
-def test_a_label_table_keeps_leading_zeros_and_an_empty_cell_is_no_patient(tmp_path):
-    (tmp_path / "l.csv").write_text("image_id,patient_id,split\na/0.jpg,00012,Test\na/1.jpg,,training\n")
-    merged = labelled(table(patient_id=["p", "q", "r"]), tmp_path / "l.csv")
-    assert merged["patient_id"].to_pylist() == ["00012", None, "r"]
-    assert merged["split"].to_pylist() == ["test", "train", None]
