@@ -30,15 +30,19 @@ class Found(Enum):
 
 
 REASONS: Mapping[str, str] = {
-    "hidden": "hidden (their name begins with a dot)",
-    "system": "of an operating system or NAS (__MACOSX, desktop.ini, $RECYCLE.BIN, DICOMDIR, ...)",
-    "thumbnail": "thumbnails (Thumbs.db, @eaDir, .thumbnails, ...)",
-    "other_type": "texts, tables and the like by their extension, which are not opened",
-    "not_an_image": "not images by their first bytes",
-    "nested_archive": "archives that are not read (.7z, .rar, .zst, or inside another archive)",
-    "not_a_file": "devices, pipes and sockets",
+    "hidden": "hidden",
+    "system": "system files",
+    "thumbnail": "thumbnails",
+    "other_type": "of other types (.txt, .csv, ...)",
+    "not_an_image": "no images by their first bytes",
+    "nested_archive": "archives that are not read",
+    "not_a_file": "devices or pipes",
 }
-"""Why something is passed over -> what the summary calls it. A folder that is passed over counts once, unread."""
+"""Why something is passed over -> the words for it. A folder that is passed over counts once, unread.
+
+`hidden`: a name with a dot first. `system`: __MACOSX, desktop.ini, DICOMDIR, recycle bins. `thumbnail`: Thumbs.db, @eaDir,
+.thumbnails and the like. `other_type`: by its extension, unopened. `nested_archive`: .7z, .rar, .zst, or inside another.
+"""
 
 _IMAGE = re.compile(
     r"\.(?:jpe?g|jpe|jfif|pjpeg|pjp|png|tiff?|webp|dcm|dicom|dicm|dic|dc3|ima|bmp|gif|jp2|heic|heif|avif)$",
@@ -108,7 +112,7 @@ def judge_bytes(head: bytes) -> str | None:
     """Return None if a file that begins with `head`, at most `LOOK_BYTES`, is an image, else a key of `REASONS`."""
     if head.startswith(b"\x1f\x8b"):
         try:
-            head = zlib.decompressobj(wbits=31).decompress(head, LOOK_BYTES)
+            head = _unpacked(head)
         except zlib.error:
             return "not_an_image"
     if format_of(head) is not None:
@@ -119,6 +123,16 @@ def judge_bytes(head: bytes) -> str | None:
     ):
         return "nested_archive"
     return "not_an_image"
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return the first bytes of what a gzip file holds, one member behind the other."""
+    content = b""
+    while head.startswith(b"\x1f\x8b") and len(content) < LOOK_BYTES:
+        member = zlib.decompressobj(wbits=31)
+        content += member.decompress(head, LOOK_BYTES)
+        head = member.unused_data
+    return content
 
 
 def stem(name: str) -> str:

@@ -1,3 +1,4 @@
+import gzip
 import io
 import os
 import tarfile
@@ -7,7 +8,7 @@ import pytest
 
 from pneumo_ray.data import containers
 from pneumo_ray.data.archive import ListingCount, list_archives, read_picture
-from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError
+from pneumo_ray.data.decode import EmptyFileError, ImageTooLargeError, TruncatedImageError
 from pneumo_ray.errors import ArchiveError
 
 
@@ -243,3 +244,182 @@ def test_archives_that_overlap_are_refused(tmp_path):
     for other in (tmp_path, tmp_path / "a", tmp_path / "a" / "1.jpg"):
         with pytest.raises(ArchiveError, match="overlap"):
             ids(tmp_path / "a", other)
+
+
+def tar_of(members: dict[str, bytes], mode: str = "w") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("tar", "w"), ("tgz", "w:gz"), ("tar.bz2", "w:bz2"), ("tar.xz", "w:xz")])
+@pytest.mark.parametrize("padding", [0, 512, 10240, 1 << 20])
+def test_tar_files_one_behind_the_other_are_read_to_the_last(tmp_path, suffix, mode, padding):
+    """`cat a.tar b.tar c.tar`, which GNU tar reads with --ignore-zeros."""
+    parts = [{"a/1.png": b"one", "a/2.png": b"two"}, {"b/1.png": b"three", "a/1.png": b"four"}, {"c.png": b"five"}]
+    zeros = bytes(padding) if suffix == "tar" else b""
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(zeros.join(tar_of(part, mode) for part in parts) + zeros)
+    entries = list(list_archives([str(path)]))
+    assert [entry.image_id for entry in entries] == ["a/1.png", "a/2.png", "b/1.png", "a/1.png#2", "c.png"]
+    contents = [read_picture(entry.uri, entry.member) for entry in reversed(entries)]
+    assert contents == [b"five", b"four", b"three", b"two", b"one"]
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 512, bytes(512)], ids=["noise", "zeros"])
+@pytest.mark.parametrize("suffix", ["tar", "tgz"])
+def test_a_damaged_header_breaks_the_archive_off_aloud(tmp_path, damage, suffix):
+    """Tarfile takes it for the end of the archive and says nothing."""
+    whole = bytearray(tar_of({f"{k}.png": b"x" * 700 for k in range(4)}))
+    second = 512 + 1024
+    whole[second : second + 512] = damage
+    (tmp_path / f"x.{suffix}").write_bytes(gzip.compress(whole) if suffix == "tgz" else whole)
+    good, bad = list_archives([str(tmp_path / f"x.{suffix}")])
+    assert (good.image_id, good.error) == ("0.png", None)
+    assert bad.error.startswith("the archive breaks off: ")
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(512), bytes(1 << 20)])
+def test_zeros_behind_a_tar_file_are_its_end(tmp_path, tail):
+    (tmp_path / "x.tar").write_bytes(tar_of({"1.png": b"one"}) + tail)
+    assert ids(tmp_path / "x.tar") == ["1.png"]
+
+
+def test_a_zip_file_in_front_of_another_is_not_lost_in_silence(tmp_path):
+    parts = []
+    for name in ("1.png", "2.png"):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as pack:
+            pack.writestr(name, b"content")
+        parts.append(stream.getvalue())
+    (tmp_path / "x.zip").write_bytes(b"".join(parts))
+    (tmp_path / "y.zip").write_bytes(b"#!/bin/sh self-extracting\n" + parts[0])
+    entries = {entry.image_id: entry.error for entry in list_archives([str(tmp_path)])}
+    assert entries["x.zip/2.png"] is entries["y.zip/1.png"] is None
+    assert "stand before the first" in entries["x.zip"]
+    assert len(entries) == 3
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (93, "Zstandard"), (98, "PPMd")])
+def test_a_compression_that_is_not_read_is_named_with_a_remedy(tmp_path, method, name):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as pack:
+        pack.writestr("1.png", b"one" * 99)
+        pack.writestr("2.v3", b"one" * 99)
+    data = bytearray((tmp_path / "x.zip").read_bytes())
+    for magic, place in ((b"PK\x01\x02", 10), (b"PK\x03\x04", 8)):
+        start = -1
+        while (start := data.find(magic, start + 1)) >= 0:
+            data[start + place] = method
+    (tmp_path / "x.zip").write_bytes(data)
+    entries = list(list_archives([str(tmp_path / "x.zip")]))
+    assert [entry.image_id for entry in entries] == ["1.png", "2.v3"], "one that cannot be looked into is a row too"
+    for entry in entries:
+        with pytest.raises(ArchiveError, match=rf"{name} \(method {method}.*pack it again"):
+            read_picture(entry.uri, entry.member)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_read_and_looked_into(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as pack:
+        pack.writestr("1.v2", b"\xff\xd8\xff\xe0" + bytes(99))
+        pack.writestr("2.v2", b"text")
+    (entry,) = list_archives([str(tmp_path / "x.zip")])
+    assert read_picture(entry.uri, entry.member).startswith(b"\xff\xd8\xff")
+
+
+@pytest.mark.parametrize("place", ["folder", "zip", "tgz"])
+def test_gzip_around_an_image_is_unpacked_up_to_the_limit(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(containers, "MAX_FILE_BYTES", 3 << 20)
+    content = bytes(128) + b"DICM" + b"a" * 100
+    members = {
+        "good.dcm.gz": gzip.compress(content),
+        "parts.dcm.gz": gzip.compress(content[:50]) + gzip.compress(content[50:]),
+        "bomb.dcm.gz": gzip.compress(content + bytes(4 << 20)),
+        "cut.dcm.gz": gzip.compress(content + os.urandom(5000))[:3000],
+        "text.gz": gzip.compress(b"text"),
+    }
+    if place == "folder":
+        for name, data in members.items():
+            (tmp_path / name).write_bytes(data)
+        root = tmp_path
+    elif place == "zip":
+        root = tmp_path / "x.zip"
+        with zipfile.ZipFile(root, "w") as pack:
+            for name, data in members.items():
+                pack.writestr(name, data)
+    else:
+        root = tmp_path / "x.tgz"
+        write_tar(root, members, "w:gz")
+    count = ListingCount()
+    entries = {entry.image_id: entry for entry in list_archives([str(root)], count)}
+    assert sorted(entries) == sorted(set(members) - {"text.gz"})
+    assert count.passed_over == {"not_an_image": 1}
+    for name in ("good.dcm.gz", "parts.dcm.gz"):
+        assert read_picture(entries[name].uri, entries[name].member) == content
+    for name, error in (("bomb.dcm.gz", ImageTooLargeError), ("cut.dcm.gz", TruncatedImageError)):
+        with pytest.raises(error):
+            read_picture(entries[name].uri, entries[name].member)
+
+
+@pytest.mark.parametrize("name", ["lost+found", "a/b/closed"])
+def test_a_folder_that_may_not_be_listed_is_a_row(tmp_path, monkeypatch, name):
+    closed = tmp_path / name
+    (closed / "in").mkdir(parents=True)
+    for path in (tmp_path / "1.png", closed / "2.png", tmp_path / "z" / "3.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / ".Trashes").mkdir()
+    refused = {os.fsencode(closed), os.fsencode(tmp_path / ".Trashes")}
+    scandir = os.scandir
+
+    def refuse(path):  # root, who may run the tests, may list every folder
+        if path in refused:
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    count = ListingCount()
+    entries = {entry.image_id: entry.error for entry in list_archives([str(tmp_path)], count)}
+    assert entries == {"1.png": None, name: "the folder cannot be listed: Permission denied", "z/3.png": None}
+    assert count.passed_over == {"hidden": 1}
+    refused.add(os.fsencode(tmp_path))
+    with pytest.raises(ArchiveError, match="cannot be listed"):
+        ids(tmp_path)
+
+
+def test_a_file_that_may_not_be_looked_into_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "1.v2").write_bytes(b"x")
+
+    def refuse(uri, limit=-1):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pneumo_ray.storage.read_bytes", refuse)
+    assert ids(tmp_path) == ["1.v2"]
+
+
+@pytest.mark.timeout(30)
+def test_pipes_and_devices_are_passed_over_unopened(tmp_path):
+    """To open a pipe waits for somebody who writes to it."""
+    os.mkfifo(tmp_path / "1.png")
+    os.mkfifo(tmp_path / "2.v2")
+    (tmp_path / "3.png").symlink_to(tmp_path / "1.png")
+    (tmp_path / "4.png").symlink_to("/dev/null")
+    (tmp_path / "5.png").write_bytes(b"x")
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("6.png")
+        info.type = tarfile.FIFOTYPE
+        tar.addfile(info)
+    count = ListingCount()
+    assert [entry.image_id for entry in list_archives([str(tmp_path)], count)] == ["5.png"]
+    assert count.passed_over == {"not_a_file": 5}
+
+
+def test_archives_inside_archives_are_counted(tmp_path):
+    write_tar(tmp_path / "x.tar", {"in.zip": b"PK\3\4", "in.tar.gz": b"\x1f\x8b", "in.7z": b"7z", "1.png": b"x"})
+    count = ListingCount()
+    assert [entry.image_id for entry in list_archives([str(tmp_path)], count)] == ["x.tar/1.png"]
+    assert count.passed_over == {"nested_archive": 3}

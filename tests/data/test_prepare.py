@@ -1,8 +1,11 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.manifest import SCHEMA, read_manifest
 from pneumo_ray.data.prepare import load_training_rows
+from pneumo_ray.errors import ManifestError
 
 
 def test_rows_to_train_on_come_in_one_piece_however_the_manifest_was_written(tmp_path):
@@ -22,3 +25,53 @@ def test_rows_to_train_on_come_in_one_piece_however_the_manifest_was_written(tmp
     assert read_manifest(str(tmp_path / "m.parquet"))["uri"].num_chunks > 1
     assert {column.num_chunks for table in (train, val) for column in table.columns} == {1}
     assert (len(manifest), len(train), len(val)) == (1000, 800, 200)
+
+
+def training_manifest(path, patients: list, splits: list) -> str:
+    rows = [
+        {
+            "image_id": f"{i}.dcm",
+            "label": i % 2,
+            "patient_id": patient,
+            "split": split,
+            "content_sha256": f"{i:064x}",
+            "status": "ok",
+        }
+        for i, (patient, split) in enumerate(zip(patients, splits, strict=True))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+    return str(path)
+
+
+def test_one_patient_for_the_whole_archive_is_named_before_training(tmp_path):
+    path = training_manifest(tmp_path / "m.parquet", ["ANONYMOUS"] * 40, ["train"] * 40)
+    with pytest.raises(ManifestError, match=r"in its split val.*all 40 labelled images carry one patient identifier"):
+        load_training_rows(path)
+    path = training_manifest(tmp_path / "n.parquet", [f"p{i}" for i in range(40)], ["train"] * 40)
+    with pytest.raises(ManifestError, match=r"in train and val$"):
+        load_training_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("patients", "sentence"),
+    [
+        (["A"] * 40, "all 40 labelled images carry one patient identifier"),
+        (["A"] * 30 + [f"p{i}" for i in range(10)], "30 of 40 labelled images carry one patient identifier"),
+        ([None] * 40, "no labelled image names its patient"),
+        ([f"p{i}" for i in range(40)], "every labelled image has a patient of its own"),
+        ([f"p{i}" for i in range(30)] + [None] * 10, "every labelled image has a patient of its own"),
+        ([f"p{i // 2}" for i in range(40)], None),
+        (["A"] * 9 + [f"p{i // 2}" for i in range(31)], None),
+    ],
+)
+def test_the_audit_warns_of_patients_that_part_nothing(tmp_path, patients, sentence):
+    path = training_manifest(tmp_path / "m.parquet", patients, ["train"] * len(patients))
+    table = read_manifest(path)
+    for name in ("width", "height", "num_bytes"):
+        position = table.column_names.index(name)
+        table = table.set_column(
+            position, table.schema.field(name), pa.array([9] * len(table), table.schema.field(name).type)
+        )
+    table = table.set_column(table.column_names.index("mode"), "mode", pa.array(["L"] * len(table)))
+    warnings = [line for line in audit_lines(audit(table)) if line.startswith("warning")]
+    assert [sentence in line for line in warnings] == [True] if sentence else not warnings

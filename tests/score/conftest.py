@@ -104,6 +104,8 @@ def nasty(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     expected["pack.zip/../../evil.jpg"] = "ok"
     (root / "broken.tar").write_bytes(b"no tar file")
     expected["broken.tar"] = "list: archive"
+    (root / ".hidden.jpg").write_bytes(jpeg)
+    (root / "notes.txt").write_bytes(b"this is a text file")
     os.symlink("loop.jpg", root / "loop.jpg")
     expected["loop.jpg"] = "read: unreadable"
     os.symlink(root, root / "itself")

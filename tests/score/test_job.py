@@ -97,6 +97,7 @@ def test_the_run_file_counts_what_happened(nasty_scores, nasty):
     assert facts["rows"] == len(table)
     assert facts["failed"] == sum(facts["failures"].values()) == table["status"].to_pylist().count("failed")
     assert facts["model"]["hash"] == table["model_hash"][0].as_py()
+    assert facts["passed_over"] == {"hidden": 1, "other_type": 1}
 
 
 def test_a_row_is_what_the_engine_says_of_the_picture(phantom_scores, phantom_run, model):

@@ -4,6 +4,7 @@ import tarfile
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,6 +111,26 @@ def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp
     with pytest.raises(ArchiveError, match="1 picture"):
         list_pictures([str(tmp_path)], str(tmp_path / "out" / "list.parquet"), 224)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_listing_passed_over_is_kept_with_the_list(ray_cluster, tmp_path, capsys):
+    for name in ("1.jpg", ".2.jpg", "Thumbs.db", "notes.txt", "3.xmp", "4.xmp"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    listed = list_pictures([str(tmp_path / "in")], str(tmp_path / "list.parquet"), 224)
+    counts = {"hidden": 1, "thumbnail": 1, "other_type": 1, "not_an_image": 2}
+    assert listed.passed_over == counts
+    assert open_source(listed.uri, 224) == listed
+    assert "passed over 5: 1 hidden" in capsys.readouterr().out
+    (tmp_path / "in" / "1.jpg").unlink()
+    with pytest.raises(ArchiveError, match="no images in it; passed over 5"):
+        list_pictures([str(tmp_path / "in")], str(tmp_path / "list.parquet"), 224)
+
+
+def test_a_list_of_an_earlier_version_says_nothing_of_it(tmp_path):
+    write_list(source.SCHEMA.empty_table(), str(tmp_path / "new.parquet"), 224)
+    pq.write_table(source.SCHEMA.empty_table(), tmp_path / "old.parquet")
+    assert open_source(str(tmp_path / "old.parquet"), 224).passed_over == {}
 
 
 def test_the_hash_of_names_is_the_one_that_finds_twins():

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pneumo_ray.cli import load_config
+from pneumo_ray.cli import load_config, run_job
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.model import ModelConfig, load_bundle
@@ -139,6 +139,25 @@ def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster,
     assert 0 < wrong.sum() < len(wrong), "this training says nothing about errors"
     assert calm["metrics"]["error_auroc_plain"] == pytest.approx(roc_auc_score(wrong, -np.abs(logit)))
     assert 0 <= calm["metrics"]["error_auroc_mi"] <= 1
+
+
+def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phantom_run, tmp_path, capsys):
+    arms = {"a": {"optim.lr": 1e30}, "b": {"optim.lr": 1e31}}
+    asked = study(phantom_run, tmp_path / "out", epochs=1, **file_study(tmp_path, arms))
+    for attempt in range(2):  # the same command finds it done, and it is no success then either
+        with pytest.raises(SystemExit) as ended:
+            run_job(StudyConfig, lambda _: run_study(asked), [])
+        assert ended.value.code == 1
+        said = capsys.readouterr()
+        assert "error: none of 2 trials finished (2 diverged)" in said.err
+        assert "a-seed0 diverged: " in said.out
+        assert ("trial a-seed0 diverged" in said.out) == (attempt == 0)
+        assert " done " not in said.out.replace("done before", "")
+    assert not (tmp_path / "out/best.json").exists()
+    assert {row["status"] for row in pq.read_table(tmp_path / "out/study.parquet").to_pylist()} == {"diverged"}
+    mixed = file_study(tmp_path, {**arms, "c": {}})
+    records = run_study(replace(asked, **mixed))
+    assert [record["status"] for record in records] == ["diverged", "diverged", "finished"]
 
 
 def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
