@@ -119,8 +119,8 @@ def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str
     """Yield (path, URI, member, error) of the images of one archive."""
     if _kind(root) == pafs.FileType.Directory:
         files = _walk_local(root, passed_over) if storage.is_local(root) else _walk_remote(root, passed_over)
-        for file in _looked_at(files, Sieve(passed_over)):
-            if file.error is None and containers.is_container(file.path):
+        for file, found in _looked_at(files, Sieve(passed_over)):
+            if found is Found.CONTAINER:
                 for path, member, error in containers.list_members(file.uri, Sieve(passed_over)):
                     yield (f"{file.path}/{path}" if path else file.path), file.uri, member, error
             else:
@@ -132,7 +132,7 @@ def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str
         yield name, root, None, None
 
 
-def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[_File]:
+def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[tuple[_File, Found]]:
     """Yield the images and containers among the files of a folder; those whose names leave it open are looked into."""
     while chunk := list(itertools.islice(files, _CHUNK)):
         found = [Found.IMAGE if file.error else sieve.judge(file.path) for file in chunk]
@@ -144,7 +144,7 @@ def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[_File]:
                 if head is not None and not sieve.passes_bytes(head):
                     continue
             if verdict is not None:
-                yield file
+                yield file, verdict
 
 
 def _head(uri: str) -> bytes | None:
@@ -179,9 +179,10 @@ def _walk_local(root: str, passed_over: PassedOver) -> Iterator[_File]:
         for entry in entries:
             name = relative + _spelled(entry.name)
             try:
-                is_folder = entry.is_dir()
-                is_special = not is_folder and not entry.is_file() and not entry.is_symlink()
-                is_special = is_special or (entry.is_symlink() and _leads_to_device(entry.path))
+                is_folder = is_special = False
+                if not entry.is_file(follow_symlinks=False):  # nearly all are, and that is known without a question
+                    is_folder = entry.is_dir()
+                    is_special = not is_folder and _is_device(entry)
             except OSError:  # a loop of symbolic links: a row that will say so
                 is_folder = is_special = False
             if is_special:
@@ -206,9 +207,11 @@ def _spelled(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _leads_to_device(link: bytes) -> bool:
-    mode = os.stat(link).st_mode
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+def _is_device(entry: os.DirEntry[bytes]) -> bool:
+    """Whether it is, or leads to, a device, pipe or socket. A link that leads nowhere is a file that cannot be read."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return False
+    return not stat.S_ISREG(os.stat(entry.path).st_mode)
 
 
 def _walk_remote(root: str, passed_over: PassedOver) -> Iterator[_File]:

@@ -44,10 +44,10 @@ REASONS: Mapping[str, str] = {
 .thumbnails and the like. `other_type`: by its extension, unopened. `nested_archive`: .7z, .rar, .zst, or inside another.
 """
 
-_IMAGE = re.compile(
-    r"\.(?:jpe?g|jpe|jfif|pjpeg|pjp|png|tiff?|webp|dcm|dicom|dicm|dic|dc3|ima|bmp|gif|jp2|heic|heif|avif)$",
-    re.IGNORECASE,
-)
+_IMAGE = {
+    *("jpg", "jpeg", "jpe", "jfif", "pjpeg", "pjp", "png", "tif", "tiff", "webp", "bmp", "gif", "jp2", "heic", "heif"),
+    *("avif", "dcm", "dicom", "dicm", "dic", "dc3", "ima"),
+}
 # A real extension is a dot and a few characters with a letter; DICOM files are often named by a UID such as 1.2.840.1.
 _EXTENSION = re.compile(r"\.(?=[A-Za-z0-9]*[A-Za-z])[A-Za-z0-9]{1,12}$")
 _OTHER_TYPE = re.compile(
@@ -95,8 +95,8 @@ def litter(name: str) -> str | None:
 
 def judge(name: str) -> Found | str:
     """Return what a file's own name, the last of its path, says: a `Found`, or a key of `REASONS`."""
-    if _IMAGE.search(name):
-        return litter(name) or Found.IMAGE
+    if name.rpartition(".")[2].lower() in _IMAGE and "." in name:
+        return "hidden" if name[0] == "." else Found.IMAGE
     if reason := litter(name):
         return reason
     if CONTAINER.search(name):
