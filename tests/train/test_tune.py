@@ -146,7 +146,7 @@ def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phanto
     asked = study(phantom_run, tmp_path / "out", epochs=1, **file_study(tmp_path, arms))
     for attempt in range(2):  # the same command finds it done, and it is no success then either
         with pytest.raises(SystemExit) as ended:
-            run_job(StudyConfig, lambda _: run_study(asked), [])
+            run_job(StudyConfig, lambda _: run_study(asked), ["--manifest", "x", "--out", "x", "--study", "balance"])
         assert ended.value.code == 1
         said = capsys.readouterr()
         assert "error: none of 2 trials finished (2 diverged)" in said.err
