@@ -1,8 +1,8 @@
 """Which pages of a TIFF are images of their own: thumbnails, levels of a pyramid and masks are not.
 
 A page says so by NewSubfileType (TIFF 6.0, tag 254: bit 0 a reduced copy, bit 2 a mask) or the older SubfileType (255: 2 a
-reduced copy). Many writers leave both out, so a page that has the shape of the one before it, is smaller, and shows the
-same at its size is taken for a reduced copy as well.
+reduced copy). Many writers leave both out, so a page that has the shape of the one before it or of the first,
+is smaller, and shows the same at its size is taken for a reduced copy as well.
 """
 
 from collections.abc import Callable
@@ -54,11 +54,12 @@ def pages_of(image: Image.Image, grey_of: Callable[[Image.Image], np.ndarray]) -
     for page, size in enumerate(sizes):
         if marked[page]:
             continue
-        if kept and compared < MAX_COMPARED and _could_be_copy(size, sizes[kept[-1]]):
-            compared += 1
-            if _same(image, page, kept[-1], grey_of):
-                continue
-        kept.append(page)
+        # A thumbnail stands behind its page, or behind all pages.
+        wholes = [whole for whole in dict.fromkeys([*kept[-1:], *kept[:1]]) if _could_be_copy(size, sizes[whole])]
+        wholes = wholes[: MAX_COMPARED - compared]
+        compared += len(wholes)
+        if not any(_same(image, page, whole, grey_of) for whole in wholes):
+            kept.append(page)
     image.seek(0)
     return kept
 

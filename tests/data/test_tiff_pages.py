@@ -45,6 +45,7 @@ def test_a_smaller_copy_of_the_page_before_is_no_image(reducing, resample, tmp_p
         ([first, small[0]], [0]),
         ([first, small[0], second, small[1]], [0, 2]),
         ([first, second, small[1]], [0, 1]),
+        ([first, second, small[0]], [0, 1]),
     ):
         data = tiff(*pages)
         assert kept(data, pages) == own
