@@ -18,7 +18,7 @@ from pneumo_ray.data.label_table import NUM_BOXES, shown
 from pneumo_ray.data.names import same_extension, slashed, stem
 from pneumo_ray.errors import ManifestError
 
-RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder")
+RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder", "decode_note")
 """Columns that a manifest may get later, beside those that it has."""
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 """Columns of a manifest that a table of labels fills."""

@@ -51,6 +51,8 @@ A manifest may carry more columns: `cache_file` and `cache_row` where `prepare -
 were written, and whatever the label table brought along."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
+NOTE_FIELD = pa.field("decode_note", pa.string())
+"""What of a readable file took no part in its pixels, such as `window_left_one_grey`; null for nothing."""
 SPLITS = ("train", "val", "test")
 
 

@@ -14,6 +14,8 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.model.calibrated import Calibration
 
 FORMAT = "pneumo_ray.scores 1"
+LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note")
+"""The last columns of the scores, in their order, by version."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Scores:
     def num_score_columns(self) -> int:
         """How many columns are the scores' own; those that were joined follow."""
         names = self.table.column_names
-        return names.index("zone_groups" if "zone_groups" in names else "config_hash") + 1
+        return 1 + max(names.index(name) for name in LAST_COLUMNS if name in names)
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
@@ -151,7 +153,7 @@ def read_scores(folder: str) -> Scores:
             f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
         )
     height, width = json.loads(facts[b"map_shape"])
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if repeated := len(table) - len(pc.unique(table["image_id"])):
         raise ManifestError(f"--scores {folder} has {repeated:,} image(s) more than once; give the folder of one job")
     return Scores(

@@ -32,6 +32,7 @@ from pneumo_ray.images.decode_errors import (
     named_errors,
 )
 from pneumo_ray.images.deep_colour import deep_luma, is_deep_colour
+from pneumo_ray.images.dicom import Decoded
 from pneumo_ray.images.grey_levels import robust_scale
 from pneumo_ray.images.tiff_pages import pages_of
 
@@ -40,6 +41,7 @@ __all__ = [
     "MAX_PIXELS",
     "CorruptImageError",
     "DecodeError",
+    "Decoded",
     "EmptyFileError",
     "ImageInfo",
     "ImageTooLargeError",
@@ -49,6 +51,7 @@ __all__ = [
     "UnsupportedSyntaxError",
     "WrongModalityError",
     "decode_image",
+    "decode_with_note",
     "format_of",
     "inspect_image",
 ]
@@ -99,7 +102,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         raise ValueError(f"min_size must be a positive number of pixels, got {min_size}")
     file_format = _sniff(data)
     if file_format == "DICOM":
-        return dicom.decode_dicom(data, frame)
+        return dicom.decode_dicom(data, frame).pixels
     with named_errors(file_format, cut_short=_ends_early(data, file_format)):
         image = _open(data, file_format)
         pages = pages_of(image, lambda page: _page_to_grey(page, data, page.tell()))
@@ -118,6 +121,17 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         if orientation in _TRANSPOSE:
             grey = np.array(Image.fromarray(grey).transpose(_TRANSPOSE[orientation]))
         return grey
+
+
+def decode_with_note(data: bytes, *, min_size: int | None = None, frame: int = 0) -> Decoded:
+    """Decode one image as `decode_image` does, and say what of its file took no part in it.
+
+    Raises:
+        DecodeError: one subclass per cause, whatever the bytes are.
+    """
+    if _sniff(data) == "DICOM":
+        return dicom.decode_dicom(data, frame)
+    return Decoded(decode_image(data, min_size=min_size, frame=frame))
 
 
 def inspect_image(data: bytes) -> ImageInfo:

@@ -4,6 +4,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from dicom_builders import radiograph, ramp, to_bytes
 
 from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
@@ -11,7 +12,7 @@ from pneumo_ray.data.cluster_tasks import inspect_archive
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.errors import StorageError
 from pneumo_ray.images.augment import resize_grey
-from pneumo_ray.images.decode import decode_image
+from pneumo_ray.images.decode import decode_image, decode_with_note
 
 
 def jpeg(seed: int = 0, size: int = 300) -> bytes:
@@ -79,8 +80,8 @@ def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_
     (archive / "train/PNEUMONIA/person2_virus_1.jpeg").write_bytes(jpeg(9))
     decoded = []
     monkeypatch.setattr(
-        "pneumo_ray.data.inspect.decode_image",
-        lambda data, **kwargs: decoded.append(data) or decode_image(data, **kwargs),
+        "pneumo_ray.data.inspect.decode_with_note",
+        lambda data, **kwargs: decoded.append(data) or decode_with_note(data, **kwargs),
     )
     second = inspected(archive, replace(config, cached=scan_cache(config.cache_folder, 64)))
     assert jpeg() not in decoded
@@ -101,3 +102,16 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(ray_cluster, archive, tm
     (tmp_path / "full").write_bytes(b"a file where the folder should be")
     with pytest.raises(StorageError, match=r"cannot write .*full"):
         list(inspect_archive(list_archives([str(archive)]), InspectConfig(cache_folder=str(tmp_path / "full"))))
+
+
+def test_what_was_left_out_of_a_dicom_stands_in_its_row_also_from_a_cache(tmp_path):
+    beside = radiograph(ramp(), BitsStored=12, WindowCenter="40000", WindowWidth="100")
+    (tmp_path / "beside.dcm").write_bytes(to_bytes(beside))
+    (tmp_path / "good.dcm").write_bytes(to_bytes(radiograph(ramp(), BitsStored=12)))
+    config = InspectConfig(size=64, cache_folder=str(tmp_path / "cache"))
+    for _ in range(2):
+        found = inspected(tmp_path, replace(config, cached=scan_cache(config.cache_folder, 64)))
+        rows = {row["image_id"]: row for row in found}
+        assert rows["beside.dcm"]["decode_note"] == "window_left_one_grey"
+        assert rows["good.dcm"]["decode_note"] is None
+        assert all(row["status"] == "ok" and row["cache_file"] for row in rows.values())
