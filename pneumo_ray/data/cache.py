@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 
-DECODE_VERSION = b"2"
+DECODE_VERSION = b"3"
 """Raised when the same file would decode to other pixels; older shards are then passed over."""
 
 Key = tuple[str, int]

@@ -96,7 +96,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         raise ValueError(f"min_size must be a positive number of pixels, got {min_size}")
     file_format = _sniff(data)
     if file_format == "DICOM":
-        return dicom.decode_dicom(data, frame)
+        return dicom.decode_dicom(data, frame).pixels
     with named_errors(file_format, cut_short=_ends_early(data, file_format)):
         image = _open(data, file_format)
         check_frame(frame, _count_pages(image))

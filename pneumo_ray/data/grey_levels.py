@@ -25,7 +25,7 @@ def robust_scale(picture: np.ndarray) -> np.ndarray:
         uint8 [H, W].
     """
     levels, index = split_levels(picture)
-    return look_up(to_uint8(stretch(levels, index)), index)
+    return look_up(to_uint8(stretch(levels, count_levels(index, len(levels)))), index)
 
 
 def split_levels(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,12 +49,18 @@ def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     return result
 
 
-def stretch(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Map the value of each level to 0 .. 1 between the percentiles of the pixels that have it."""
-    counts = np.zeros(len(values), np.intp)
+def count_levels(index: np.ndarray, num_levels: int) -> np.ndarray:
+    """Return how many pixels have each level, [K], from the index of each pixel's level."""
+    counts = np.zeros(num_levels, np.intp)
     for block in _blocks(index):
-        counts += np.bincount(block, minlength=len(values))
+        counts += np.bincount(block, minlength=num_levels)
+    return counts
+
+
+def stretch(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Map the value of each level, [K], to 0 .. 1 between the percentiles of the pixels counted for it, [K]."""
     order = np.argsort(values, kind="stable")
+    order = order[counts[order] > 0]
     ranks = np.cumsum(counts[order])
     low, high = values[order[np.searchsorted(ranks, np.array([0.005, 0.995]) * ranks[-1])]]
     if low == high:
