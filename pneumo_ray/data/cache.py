@@ -7,7 +7,7 @@ from; a changed file is another key, and a shard that an interrupted run left be
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -27,10 +27,20 @@ def cache_folder(run: str, size: int) -> str:
     return storage.join(run, f"cache-{size}")
 
 
-def write_shard(folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray]]) -> str:
-    """Write pictures, uint8 [size, size] each, as one shard; return its file name, which follows from their keys."""
-    keys = ";".join(f"{sha}:{frame}" for (sha, frame), _ in pictures).encode()
-    digest = hashlib.sha256(keys).hexdigest()
+def write_shard(
+    folder: str, size: int, pictures: Sequence[tuple[Key, np.ndarray]], unlisted: Collection[Key] = ()
+) -> str:
+    """Write pictures, uint8 [size, size] each, as one shard; return its file name, which follows from their keys.
+
+    Args:
+        folder: of the cache.
+        size: rows and columns of the pictures, in pixels.
+        pictures: key and pixels of each.
+        unlisted: keys that `scan_cache` does not find, because decoding them has more to say than pixels.
+    """
+    names = [f"{sha}:{frame}" for (sha, frame), _ in pictures]
+    digest = hashlib.sha256(";".join(names).encode()).hexdigest()
+    keys = ";".join("" if key in unlisted else name for name, (key, _) in zip(names, pictures, strict=True)).encode()
     # The keys are in the footer, so that finding out what a shard holds reads no pixels.
     schema = pa.schema(
         [("pixels", pa.binary(size * size))],
@@ -56,6 +66,8 @@ def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
             if metadata.get(b"decode_version") != DECODE_VERSION or metadata.get(b"size") != str(size).encode():
                 continue
             for row, key in enumerate(metadata[b"keys"].decode().split(";")):
+                if not key:
+                    continue
                 sha, _, frame = key.partition(":")
                 found[sha, int(frame)] = (name, row)
         except (OSError, pa.ArrowInvalid):

@@ -30,6 +30,7 @@ from pneumo_ray.data.decode_errors import (
     check_size,
     named_errors,
 )
+from pneumo_ray.data.dicom import Decoded
 from pneumo_ray.data.grey_levels import robust_scale
 from pneumo_ray.errors import DecodeError
 
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_PIXELS",
     "CorruptImageError",
     "DecodeError",
+    "Decoded",
     "EmptyFileError",
     "ImageInfo",
     "ImageTooLargeError",
@@ -47,6 +49,7 @@ __all__ = [
     "UnsupportedSyntaxError",
     "WrongModalityError",
     "decode_image",
+    "decode_with_note",
     "inspect_image",
 ]
 
@@ -114,6 +117,17 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
         if orientation in _TRANSPOSE:
             grey = np.array(Image.fromarray(grey).transpose(_TRANSPOSE[orientation]))
         return grey
+
+
+def decode_with_note(data: bytes, *, min_size: int | None = None, frame: int = 0) -> Decoded:
+    """Decode one picture as `decode_image` does, and say what of its file took no part in it.
+
+    Raises:
+        DecodeError: one subclass per cause, whatever the bytes are.
+    """
+    if _sniff(data) == "DICOM":
+        return dicom.decode_dicom(data, frame)
+    return Decoded(decode_image(data, min_size=min_size, frame=frame))
 
 
 def inspect_image(data: bytes) -> ImageInfo:

@@ -25,7 +25,7 @@ from pneumo_ray.data.decode_errors import (
     check_size,
 )
 
-_J2K_START = b"\xff\x4f\xff\x51"
+_J2K_START, _JP2_START = b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 _TILE_PART, _TILE_DATA, _J2K_END = b"\xff\x90", b"\xff\x93", b"\xff\xd9"
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7
 _HUFFMAN = (0xC0, 0xC1, 0xC2)
@@ -53,9 +53,8 @@ def read_codestream(data: bytes) -> Codestream | None:
         UnsupportedSyntaxError: if it is an arithmetic or hierarchical JPEG.
         CorruptImageError: if it has no frame header.
     """
-    start = data.find(_J2K_START, 0, 1024)
-    if start >= 0:
-        return _read_jpeg2000(data[start:])
+    if data.startswith((_J2K_START, _JP2_START)):
+        return _read_jpeg2000(data[max(data.find(_J2K_START), 0) :])
     if data.startswith(b"\xff\xd8"):
         return _read_jpeg(data)
     return None

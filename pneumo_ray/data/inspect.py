@@ -13,13 +13,13 @@ import pyarrow as pa
 from pneumo_ray.data.archive import Entry, read_pictures
 from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import Key, write_shard
-from pneumo_ray.data.decode import decode_image, inspect_image
+from pneumo_ray.data.decode import decode_with_note, inspect_image
 from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded
 from pneumo_ray.data.kermany import read_path
-from pneumo_ray.data.manifest import CACHE_FIELDS, SCHEMA
+from pneumo_ray.data.manifest import CACHE_FIELDS, NOTE_FIELD, SCHEMA
 from pneumo_ray.errors import DecodeError
 
-INSPECTED_SCHEMA = pa.schema([*SCHEMA, *CACHE_FIELDS])
+INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS])
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful:
     fresh: list[tuple[Key, np.ndarray]] = []
     homes: list[tuple[int, int]] = []  # (row, position in the new shard)
     positions: dict[Key, int] = {}
+    noted: set[Key] = set()
     with guarded(config.decode_seconds, careful=careful) as call:
         contents = read_pictures([(entry.uri, entry.member) for entry in entries if entry.error is None])
         inspected = (_inspect(entry, None if entry.error else next(contents), config, call) for entry in entries)
@@ -57,12 +58,14 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful:
             rows.append(row)
             if pixels is not None and config.cache_folder is not None:
                 key = (row["content_sha256"], row["frame"] or 0)
+                if row["decode_note"] is not None:
+                    noted.add(key)
                 if key not in positions:
                     positions[key] = len(fresh)
                     fresh.append((key, resize_grey(pixels, config.size)))
                 homes.append((len(rows) - 1, positions[key]))
     if fresh and config.cache_folder is not None:
-        shard = write_shard(config.cache_folder, config.size, fresh)
+        shard = write_shard(config.cache_folder, config.size, fresh, noted)
         for row_number, position in homes:
             rows[row_number].update(cache_file=shard, cache_row=position)
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
@@ -107,7 +110,7 @@ def _inspect(
             row |= {"cache_file": home[0], "cache_row": home[1]}
         else:
             try:
-                pixels = call(decode_image, data, min_size=config.size, frame=frame)
+                pixels, row["decode_note"] = call(decode_with_note, data, min_size=config.size, frame=frame)
             except DecodeError as error:
                 row |= {"status": "failed", "error": describe(error)}
         yield row, pixels

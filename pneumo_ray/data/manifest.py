@@ -36,8 +36,10 @@ A manifest may carry more columns: `cache_file` and `cache_row` where `prepare -
 were written, and whatever the label table brought along."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
+NOTE_FIELD = pa.field("decode_note", pa.string())
+"""What of a readable file took no part in its pixels, such as `window_left_one_grey`; null for nothing."""
 SPLITS = ("train", "val", "test")
-RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder")
+RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder", "decode_note")
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 _LABEL_WORDS = {"0": 0, "normal": 0, "false": 0, "1": 1, "pneumonia": 1, "true": 1}
 

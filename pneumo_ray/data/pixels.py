@@ -12,7 +12,7 @@ import pyarrow as pa
 from pneumo_ray.data.archive import read_picture
 from pneumo_ray.data.augment import base_size, center_crop, resize_grey
 from pneumo_ray.data.cache import read_cached
-from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.decode import Decoded, decode_image, decode_with_note
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import ManifestError, PneumoError
 
@@ -34,7 +34,7 @@ def square(data: bytes, size: int, frame: int = 0) -> np.ndarray:
     return resize_grey(decode_image(data, min_size=size, frame=frame), size)
 
 
-def network_input(data: bytes, frame: int | None, resize_size: int, image_size: int) -> np.ndarray:
+def network_input(data: bytes, frame: int | None, resize_size: int, image_size: int) -> Decoded:
     """Decode a file as the network sees it.
 
     Args:
@@ -44,13 +44,13 @@ def network_input(data: bytes, frame: int | None, resize_size: int, image_size: 
         image_size: side of its centre crop.
 
     Returns:
-        uint8 [image_size, image_size].
+        uint8 [image_size, image_size], and what of the file took no part in it.
 
     Raises:
         DecodeError: if the bytes are not a radiograph.
     """
-    grey = decode_image(data, min_size=decoding_size(image_size), frame=frame or 0)
-    return seen_by_network(grey, resize_size, image_size)
+    grey, note = decode_with_note(data, min_size=decoding_size(image_size), frame=frame or 0)
+    return Decoded(seen_by_network(grey, resize_size, image_size), note)
 
 
 def seen_by_network(grey: np.ndarray, resize_size: int, image_size: int) -> np.ndarray:

@@ -132,7 +132,7 @@ def read_scores(folder: str) -> Scores:
             f"--scores {folder} mixes the scores of {len(hashes)} models or configs; give the folder of one job"
         )
     height, width = json.loads(facts[b"map_shape"])
-    table = pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables, promote_options="default").combine_chunks()
     if repeated := len(table) - len(pc.unique(table["image_id"])):
         raise ManifestError(f"--scores {folder} has {repeated:,} picture(s) more than once; give the folder of one job")
     return Scores(

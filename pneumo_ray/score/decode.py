@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import read_pictures
-from pneumo_ray.data.decode import inspect_image
+from pneumo_ray.data.decode import Decoded, inspect_image
 from pneumo_ray.data.guard import DECODE_SECONDS, Call, guarded, unguarded
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.pixels import network_input
@@ -39,12 +39,13 @@ def load_picture(uri: str, member: str | None, frame: int | None, preprocessing:
         preprocessing: what the model expects.
     """
     (content,) = read_pictures([(uri, member)])
-    return _decode(content, frame, preprocessing, unguarded)
+    loaded = _decode(content, frame, preprocessing, unguarded)
+    return loaded if isinstance(loaded, Failure) else loaded.pixels
 
 
 def _decode(
     content: bytes | Exception, frame: int | None, preprocessing: Preprocessing, call: Call
-) -> np.ndarray | Failure:
+) -> Decoded | Failure:
     if isinstance(content, Exception):
         return Failure("read", describe(content))
     try:
@@ -53,7 +54,7 @@ def _decode(
         return Failure("decode", describe(error))
 
 
-def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) -> np.ndarray:
+def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) -> Decoded:
     if frame is None and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
         frames = inspect_image(data).frames
         if frames > 1:
@@ -81,10 +82,10 @@ def load_shard(
         careful: a picture among them may have ended the process that tried before; see `guarded`.
 
     Returns:
-        n rows: `shard`, `image_id`, `box`, `stage`, `error`, and `pixels` (S * S bytes), null where it failed.
+        n rows: `shard`, `image_id`, `box`, `stage`, `error`, `note`, and `pixels` (S * S bytes), null where it failed.
     """
     size = preprocessing.image_size
-    loaded: list[np.ndarray | Failure] = []
+    loaded: list[Decoded | Failure] = []
     listed = rows.to_pylist()
     contents = read_pictures([(row["uri"], row["member"]) for row in listed if row["error"] is None])
     with guarded(decode_seconds, careful=careful) as call:
@@ -93,7 +94,7 @@ def load_shard(
                 loaded.append(Failure("list", f"archive: {row['error']}"))
             else:
                 loaded.append(_decode(next(contents), row["frame"], preprocessing, call))
-    pixels = [None if isinstance(item, Failure) else item.tobytes() for item in loaded]
+    pixels = [None if isinstance(item, Failure) else item.pixels.tobytes() for item in loaded]
     return pa.table(
         {
             "shard": pa.array([shard] * len(rows), pa.int64()),
@@ -101,6 +102,7 @@ def load_shard(
             "box": rows["box"],
             "stage": pa.array([item.stage if isinstance(item, Failure) else None for item in loaded], pa.string()),
             "error": pa.array([item.error if isinstance(item, Failure) else None for item in loaded], pa.string()),
+            "note": pa.array([None if isinstance(item, Failure) else item.note for item in loaded], pa.string()),
             "pixels": pa.array(pixels, pa.binary(size * size)),
         }
     )

@@ -79,6 +79,7 @@ class ScoreFacts:
             ("outside_share", pa.float32()),
             ("model_hash", pa.string()),
             ("config_hash", pa.string()),
+            ("decode_note", pa.string()),
         ]
         facts = {
             "format": "pneumo_ray.scores 1",
@@ -102,6 +103,7 @@ class ScoreFacts:
         failures: Sequence[tuple[str, str] | None],
         explained: dict[str, np.ndarray],
         precision: str = "float32",
+        notes: Sequence[str | None] | None = None,
     ) -> pa.Table:
         """Return the rows of some pictures, in order.
 
@@ -110,6 +112,7 @@ class ScoreFacts:
             failures: for each, stage and error where it failed, or None.
             explained: what `to_columns` made of those that did not fail, in order.
             precision: in which the network ran.
+            notes: for each, what of its file took no part in its pixels; None for nothing at all.
         """
         good = np.array([failure is None for failure in failures])
         place = np.cumsum(good) - 1
@@ -122,6 +125,7 @@ class ScoreFacts:
             "status": ["ok" if failure is None else "failed" for failure in failures],
             "error_stage": stages,
             "error": errors,
+            "decode_note": notes or [None] * len(image_ids),
         }
         schema = self.schema(precision)
         arrays = []

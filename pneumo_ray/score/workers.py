@@ -151,7 +151,9 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
             if not fine:
                 failures[row] = ("explain", "not_finite: the network's output is not a number")
         columns = {name: values[finite] for name, values in columns.items()}
-    return explainer.model.facts.table(rows["image_id"].to_pylist(), failures, columns, explainer.precision)
+    return explainer.model.facts.table(
+        rows["image_id"].to_pylist(), failures, columns, explainer.precision, rows["note"].to_pylist()
+    )
 
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ import pytest
 from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.augment import resize_grey
 from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
-from pneumo_ray.data.decode import decode_image
+from pneumo_ray.data.decode import decode_image, decode_with_note
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.data.pipeline import inspect_archive
 from pneumo_ray.errors import StorageError
@@ -79,8 +79,8 @@ def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_
     (archive / "train/PNEUMONIA/person2_virus_1.jpeg").write_bytes(jpeg(9))
     decoded = []
     monkeypatch.setattr(
-        "pneumo_ray.data.inspect.decode_image",
-        lambda data, **kwargs: decoded.append(data) or decode_image(data, **kwargs),
+        "pneumo_ray.data.inspect.decode_with_note",
+        lambda data, **kwargs: decoded.append(data) or decode_with_note(data, **kwargs),
     )
     second = inspected(archive, replace(config, cached=scan_cache(config.cache_folder, 64)))
     assert jpeg() not in decoded

@@ -7,29 +7,38 @@ pydicom's own test files come along where the package has them.
 import io
 import json
 import re
+import sys
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from math import isqrt
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
 from pneumo_ray.data.decode_errors import DEEP_SAMPLES, MAX_PIXELS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "builders"))
+from dicom_builders import encapsulated, htj2k, jpeg2000, jpeg_ls, lut, radiograph, to_bytes  # noqa: E402
 
 _LARGEST_SAMPLE = 150_000
 """Bytes of a pydicom test file above which it is left out, because mutations would rarely meet its header."""
@@ -101,7 +110,21 @@ def picture_seeds() -> dict[str, list[bytes]]:
         ],
         "DICOM RLE": [_compressed(RLELossless), _compressed(RLELossless, _stored())],
         "DICOM JPEG": [_encapsulated(_encode(_grey(), "JPEG")), _encapsulated(_encode(_colour(), "JPEG"), colour=True)],
-        "DICOM JPEG 2000": [_compressed(JPEG2000Lossless), _compressed(JPEG2000Lossless, _stored())],
+        "DICOM JPEG lossless": [
+            _coded(JPEGLosslessSV1, _lossless_jpeg, _stored()),
+            _coded(JPEGLossless, _lossless_jpeg, _stored(), frames=2),
+        ],
+        "DICOM JPEG 12 bit": [_coded(JPEGExtended12Bit, _deep_jpeg, _stored())],
+        "DICOM JPEG-LS": [
+            _coded(JPEGLSLossless, jpeg_ls, _stored()),
+            _coded(JPEGLSNearLossless, lambda pixels: jpeg_ls(pixels, 2), _stored()),
+            _coded(JPEGLSLossless, jpeg_ls, _stored(), frames=2),
+        ],
+        "DICOM JPEG 2000": [
+            _coded(JPEG2000Lossless, jpeg2000, _pixels()),
+            _coded(JPEG2000Lossless, jpeg2000, _stored(), frames=2),
+        ],
+        "DICOM HTJ2K": [_coded(HTJ2KLossless, htj2k, _pixels()), _coded(HTJ2KLossless, htj2k, _stored())],
         "DICOM of pydicom": _samples(),
     }
 
@@ -170,53 +193,22 @@ def _encode(image: Image.Image, file_format: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def _dataset(pixels: np.ndarray, syntax: str, **elements: object) -> Dataset:
-    """A CR object with native `pixels` [H, W] or [frames, H, W]."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    dataset.PatientName, dataset.PatientID, dataset.Modality = "DOE^JANE", "SECRET7", "CR"
-    dataset.Rows, dataset.Columns = pixels.shape[-2:]
-    if pixels.ndim == 3:
-        dataset.NumberOfFrames = len(pixels)
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.PixelData = pixels.astype(
-        pixels.dtype.newbyteorder(">" if syntax == ExplicitVRBigEndian else "<")
-    ).tobytes()
-    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
-    return dataset
-
-
-def _save(dataset: Dataset) -> bytes:
-    stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
 def _dicom(
     pixels: np.ndarray,
     syntax: str = ExplicitVRLittleEndian,
     change: Callable[[Dataset], None] | None = None,
     **elements: object,
 ) -> bytes:
-    dataset = _dataset(pixels, syntax, **elements)
+    dataset = radiograph(pixels, syntax, **elements)
     if change is not None:
         change(dataset)
-    return _save(dataset)
+    return to_bytes(dataset)
 
 
 def _without_meta() -> bytes:
     """A dataset alone, as old archives keep them."""
     stream = io.BytesIO()
-    dataset = _dataset(_stored(), ImplicitVRLittleEndian)
+    dataset = radiograph(_stored(), ImplicitVRLittleEndian)
     del dataset.file_meta
     dataset.save_as(stream, implicit_vr=True, little_endian=True, enforce_file_format=False)
     return stream.getvalue()
@@ -234,16 +226,9 @@ def _windows() -> dict[str, object]:
     }
 
 
-def _lut(table: list[int], first: int, bits: int) -> Dataset:
-    item = Dataset()
-    item.LUTDescriptor, item.LUTData = [len(table), first, bits], table
-    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
-    return item
-
-
 def _add_luts(dataset: Dataset) -> None:
-    dataset.ModalityLUTSequence = [_lut([i * i // 16 for i in range(256)], 10, 12)]
-    dataset.VOILUTSequence = [_lut([4095 - 16 * i for i in range(256)], 0, 12)]
+    dataset.ModalityLUTSequence = [lut([i * i // 16 for i in range(256)], 10, 12)]
+    dataset.VOILUTSequence = [lut([4095 - 16 * i for i in range(256)], 0, 12)]
 
 
 def _add_palette(dataset: Dataset) -> None:
@@ -256,36 +241,53 @@ def _add_palette(dataset: Dataset) -> None:
 
 def _dicom_colour(photometric: str) -> bytes:
     pixels = np.asarray(_colour())
-    dataset = _dataset(pixels[:, :, 0], ExplicitVRLittleEndian)
+    dataset = radiograph(pixels[:, :, 0], ExplicitVRLittleEndian)
     dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PhotometricInterpretation = 3, 0, photometric
     dataset.PixelData = pixels.tobytes()
-    return _save(dataset)
+    return to_bytes(dataset)
 
 
 def _compressed(syntax: str, pixels: np.ndarray | None = None, frames: int = 1) -> bytes:
     pixels = _pixels() if pixels is None else pixels
-    dataset = _dataset(np.stack([pixels] * frames) if frames > 1 else pixels, ExplicitVRLittleEndian)
+    dataset = radiograph(np.stack([pixels] * frames) if frames > 1 else pixels, ExplicitVRLittleEndian)
     dataset.compress(syntax, generate_instance_uid=False)
-    return _save(dataset)
+    return to_bytes(dataset)
+
+
+def _coded(syntax: str, encode: Callable[[np.ndarray], bytes], pixels: np.ndarray, frames: int = 1) -> bytes:
+    """Frames as one of the builders encodes them, 12 bits of a word."""
+    dataset = radiograph(np.stack([pixels] * frames) if frames > 1 else pixels, BitsStored=8 * pixels.itemsize * 3 // 4)
+    return to_bytes(encapsulated(dataset, syntax, [encode(pixels)] * frames))
+
+
+def _lossless_jpeg(pixels: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=12 if pixels.itemsize == 2 else 8))
+
+
+def _deep_jpeg(pixels: np.ndarray) -> bytes:
+    return bytes(imagecodecs.jpeg8_encode(pixels, bitspersample=12, level=95))
 
 
 def _encapsulated(stream: bytes, dataset: Dataset | None = None, *, colour: bool = False) -> bytes:
-    dataset = dataset or _dataset(_pixels(), JPEGBaseline8Bit)
+    dataset = dataset or radiograph(_pixels(), ExplicitVRLittleEndian)
     if colour:
         dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PhotometricInterpretation = 3, 0, "YBR_FULL_422"
-    dataset.PixelData = encapsulate([stream])
-    dataset["PixelData"].is_undefined_length = True
-    return _save(dataset)
+    syntax = JPEGBaseline8Bit if stream.startswith(b"\xff\xd8") else JPEG2000Lossless
+    return to_bytes(encapsulated(dataset, syntax, [stream]))
 
 
 def _samples() -> list[bytes]:
-    """Pydicom's packaged files, with the modality that lets their pixels be decoded."""
+    """Pydicom's packaged files, with the SOP class and modality that let their pixels be decoded."""
     samples = []
     for path in sorted(Path(pydicom.__file__).parent.glob("data/test_files/*.dcm")):
         if path.stat().st_size <= _LARGEST_SAMPLE:
-            data = path.read_bytes()
+            data = _STORAGE_CLASS.sub(lambda match: _CR.ljust(len(match[0]), b"\0"), path.read_bytes())
             samples += [data.replace(tag + modality, tag + b"CR") for tag, modality in _modalities(data)] or [data]
     return samples
+
+
+_CR = b"1.2.840.10008.5.1.4.1.1.1"
+_STORAGE_CLASS = re.compile(rb"1\.2\.840\.10008\.5\.1\.4\.1\.1\.[0-9.]+")
 
 
 def _modalities(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -346,7 +348,7 @@ def _enlarged(jpeg: bytes, samples: int) -> bytes:
 
 def _limit_jpeg2000() -> bytes:
     stream = _encode(Image.fromarray(_blank(1, np.uint16)), "JPEG2000", no_jp2=True)
-    return _encapsulated(stream, _dataset(_blank(1, np.uint16), JPEG2000Lossless))
+    return _encapsulated(stream, radiograph(_blank(1, np.uint16), ExplicitVRLittleEndian))
 
 
 _LIMIT_PICTURES: tuple[Callable[[], bytes], ...] = (
