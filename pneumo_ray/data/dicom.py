@@ -162,8 +162,11 @@ def _parse(data: bytes, header_only: bool) -> Dataset:
 
 
 def _is_whole(dataset: Dataset, header_only: bool) -> bool:
-    """Say whether the elements that every image has were found."""
-    return ("Rows" in dataset and len(dataset.get_item("Rows").value or b"") == 2) if header_only else "PixelData" in dataset
+    """Say whether what every image has was found, and no element whose VR was blank, which pydicom gives as None."""
+    if ("Rows" if header_only else "PixelData") not in dataset:
+        return False
+    is_implicit = dataset.original_encoding[0]
+    return bool(is_implicit) or all(dataset.get_item(tag).VR is not None for tag in dataset.keys())  # noqa: SIM118
 
 
 @named_errors("DICOM")

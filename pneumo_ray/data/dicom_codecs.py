@@ -14,9 +14,9 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-DECODER_DEPENDENCIES = {
-    uid: ("imagecodecs",) for uid in (JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
-}
+DECODER_DEPENDENCIES = dict.fromkeys(
+    (JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless), ("imagecodecs",)
+)
 
 
 def is_available(uid: str) -> bool:

@@ -68,7 +68,7 @@ def read_items(dataset: Dataset, keyword: str) -> list[Dataset]:
         sequence = dataset.get(keyword)
     except Exception:  # pydicom parses a sequence when it is asked for, and what it raises depends on the damage
         return []
-    return [item for item in sequence if len(item)] if isinstance(sequence, Sequence) else []
+    return list(sequence) if isinstance(sequence, Sequence) else []
 
 
 def scopes(dataset: Dataset, frame: int, macro: str) -> list[Dataset]:

@@ -112,7 +112,8 @@ def _modality_values(
     for item in read_items(dataset, "ModalityLUTSequence")[:1]:
         lut = read_lut(item, signed=stored.is_signed, little=_is_little_endian(dataset))
         if lut is None:
-            notes.append(BAD_MODALITY_LUT)
+            if len(item):
+                notes.append(BAD_MODALITY_LUT)
             continue
         values = lut(levels)
         if len(levels) > 1 and np.ptp(values) == 0:

@@ -160,7 +160,7 @@ def _decode(
             syntax = ExplicitVRLittleEndian
         if not is_whole:
             raise TruncatedImageError("the DICOM file has fewer pixels than its header says; copy it again")
-        return get_decoder(syntax).as_array(data, index=frame, number_of_frames=num_frames, **options)  # type: ignore[no-any-return]
+        return get_decoder(syntax).as_array(data, index=frame, number_of_frames=num_frames, **options)
     coded = frame_of(data, frame, num_frames)
     stream = read_codestream(coded)
     if stream is not None:
@@ -168,14 +168,18 @@ def _decode(
     elif syntax != RLELossless:
         raise _no_codec(syntax)
     # pydicom takes a frame only inside items.
-    return get_decoder(syntax).as_array(  # type: ignore[no-any-return]
+    return get_decoder(syntax).as_array(
         encapsulate([coded]), index=0, number_of_frames=1, decoding_plugin=_PLUGINS[syntax], **options
     )
 
 
 def _is_coded(syntax: UID) -> bool:
     """Say whether frames of a transfer syntax are what `read_codestream` reads, or RLE."""
-    return syntax == RLELossless or syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+    return syntax == RLELossless or syntax in (
+        *JPEGTransferSyntaxes,
+        *JPEGLSTransferSyntaxes,
+        *JPEG2000TransferSyntaxes,
+    )
 
 
 def _no_codec(syntax: UID) -> CorruptImageError | UnsupportedSyntaxError:
@@ -214,4 +218,6 @@ def _integer(dataset: Dataset, keyword: str, name: str) -> int:
 
 
 def _missing(name: str) -> CorruptImageError:
-    return CorruptImageError(f"the DICOM object lacks {name}, without which its pixels have no meaning; export it again")
+    return CorruptImageError(
+        f"the DICOM object lacks {name}, without which its pixels have no meaning; export it again"
+    )

@@ -38,23 +38,23 @@ class _Walk:
         self.mended = bytearray(data)
         self.num_mended = 0
         self._data = data
-        self._is_big_endian = data[:2] == b"\x00\x08"
+        self._is_big_endian = data[:2] == b"\x00\x08"  # without file meta information
 
     def elements(self, position: int) -> int:
         """Walk elements up to the pixel data, the end of an item or of the file; return where the walk ended."""
         while position + 8 <= len(self._data):
             tag = self._tag(position)
-            if tag in (_PIXEL_DATA, _ITEM_END):
+            if tag == _ITEM_END:
                 return position + 8
             header, length = self._header(position, tag)
+            if tag == _PIXEL_DATA:
+                break
             if tag == 0x00020010:
                 uid = self._data[position + header : position + header + length].strip(b" \0")
-                self._is_big_endian_dataset = uid.decode("latin-1") == ExplicitVRBigEndian
+                self._is_big_endian = uid.decode("latin-1") == ExplicitVRBigEndian
             position += header
             position = self._sequence(position) if length == _UNDEFINED else position + length
         return position
-
-    _is_big_endian_dataset = False
 
     def _tag(self, position: int) -> int:
         group, element = struct.unpack_from(self._order(position) + "HH", self._data, position)
@@ -64,7 +64,7 @@ class _Walk:
         """Return the byte order at an element: file meta information is little-endian always (PS3.10 7.1)."""
         if self._data[position : position + 2] == b"\x02\x00":
             return "<"
-        return ">" if self._is_big_endian or self._is_big_endian_dataset else "<"
+        return ">" if self._is_big_endian else "<"
 
     def _header(self, position: int, tag: int) -> tuple[int, int]:
         """Return the number of bytes of an element's header and its length; give it a VR where it has none."""
@@ -91,7 +91,10 @@ class _Walk:
     def _sequence(self, position: int) -> int:
         """Walk the items of a sequence of undefined length; return where it ends."""
         while True:
-            tag, length = self._tag(position), struct.unpack_from(self._order(position) + "I", self._data, position + 4)[0]
+            tag, length = (
+                self._tag(position),
+                struct.unpack_from(self._order(position) + "I", self._data, position + 4)[0],
+            )
             position += 8
             if tag == _SEQUENCE_END:
                 return position

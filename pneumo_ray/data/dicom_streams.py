@@ -73,7 +73,7 @@ def _read_jpeg2000(data: bytes) -> Codestream:
 def _without_afterword(data: bytes) -> bytes:
     """Cut what stands between the last tile-part and the end marker: a comment there stops OpenJPEG (T.800 A.4.4)."""
     position = data.find(_TILE_PART)
-    while 0 <= position and data[position : position + 2] == _TILE_PART:
+    while position >= 0 and data[position : position + 2] == _TILE_PART:
         length = int.from_bytes(data[position + 6 : position + 10], "big")
         if length < 14 or position + length > len(data):  # 0 is "to the end", and what is cut is OpenJPEG's to refuse
             return data

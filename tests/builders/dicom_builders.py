@@ -133,7 +133,7 @@ def by_dcmtk(dataset: Dataset, tool: str, *options: str) -> bytes:
 
 
 def rendered_by_dcmtk(data: bytes, *options: str, tool: str = "dcmj2pnm") -> np.ndarray | None:
-    """dcmtk's 8-bit rendering, int [H, W]; None where it has none."""
+    """Dcmtk's 8-bit rendering, int [H, W]; None where it has none."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.dcm", Path(folder) / "target.pgm"
         source.write_bytes(data)

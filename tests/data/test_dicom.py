@@ -332,7 +332,6 @@ def test_every_pydicom_file_decodes_or_raises_a_named_error(name):
         assert grey.min() < grey.max()
 
 
-
 # Refusals
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from dicom_builders import radiograph, ramp, to_bytes
 
 from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.augment import resize_grey
@@ -101,3 +102,16 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(ray_cluster, archive, tm
     (tmp_path / "full").write_bytes(b"a file where the folder should be")
     with pytest.raises(StorageError, match=r"cannot write .*full"):
         list(inspect_archive(list_archives([str(archive)]), InspectConfig(cache_folder=str(tmp_path / "full"))))
+
+
+def test_what_was_left_out_of_a_dicom_stands_in_its_row_also_from_a_cache(tmp_path):
+    beside = radiograph(ramp(), BitsStored=12, WindowCenter="40000", WindowWidth="100")
+    (tmp_path / "beside.dcm").write_bytes(to_bytes(beside))
+    (tmp_path / "good.dcm").write_bytes(to_bytes(radiograph(ramp(), BitsStored=12)))
+    config = InspectConfig(size=64, cache_folder=str(tmp_path / "cache"))
+    for _ in range(2):
+        found = inspected(tmp_path, replace(config, cached=scan_cache(config.cache_folder, 64)))
+        rows = {row["image_id"]: row for row in found}
+        assert rows["beside.dcm"]["decode_note"] == "window_left_one_grey"
+        assert rows["good.dcm"]["decode_note"] is None
+        assert all(row["status"] == "ok" and row["cache_file"] for row in rows.values())

@@ -38,7 +38,7 @@ from pydicom.uid import (
 from pneumo_ray.data.decode_errors import DEEP_SAMPLES, MAX_PIXELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "builders"))
-from dicom_builders import encapsulated, htj2k, jpeg2000, jpeg_ls, lut, radiograph, to_bytes  # noqa: E402
+from dicom_builders import encapsulated, htj2k, jpeg2000, jpeg_ls, lut, radiograph, to_bytes
 
 _LARGEST_SAMPLE = 150_000
 """Bytes of a pydicom test file above which it is left out, because mutations would rarely meet its header."""

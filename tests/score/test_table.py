@@ -4,9 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from dicom_builders import radiograph, ramp, to_bytes
 
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation
-from pneumo_ray.model import ModelConfig, PneumoniaNet
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing
+from pneumo_ray.score.decode import load_shard
+from pneumo_ray.score.source import SCHEMA
 from pneumo_ray.score.table import ScoreFacts, to_columns
 
 
@@ -73,3 +76,19 @@ def test_the_metadata_says_what_the_maps_are():
     assert tuple(json.loads(metadata[b"zones"])) == ZONES
     assert float(metadata[b"threshold"]) == 0.5
     assert facts().schema().field("cam_mean").type == pa.list_(pa.float32(), 4)
+
+
+def test_notes_stand_in_the_last_column(explanation):
+    columns = to_columns(explanation, facts(), 1.96, None)
+    notes = [None, "window_left_one_grey", None, None, None]
+    table = facts().table(list("abcde"), [None] * 5, columns, notes=notes)
+    assert table.schema.names[-1] == "decode_note"
+    assert table["decode_note"].to_pylist() == notes
+
+
+def test_a_shard_carries_notes_from_the_files_to_the_scores(tmp_path):
+    data = to_bytes(radiograph(ramp(), BitsStored=12, WindowCenter="40000", WindowWidth="100"))
+    (tmp_path / "a.dcm").write_bytes(data)
+    row = {"image_id": "a.dcm", "uri": str(tmp_path / "a.dcm")}
+    loaded = load_shard(pa.Table.from_pylist([row], schema=SCHEMA), 0, Preprocessing(64, 73))
+    assert loaded["note"].to_pylist() == ["window_left_one_grey"]
