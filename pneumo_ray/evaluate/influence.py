@@ -65,8 +65,8 @@ class Predictions:
 
     def summed(self, of_image: FloatArray) -> FloatArray:
         """Return the sum of [n] over the images of each patient, [patients]."""
-        sums: FloatArray = np.bincount(self.patient_of, weights=of_image, minlength=self.num_patients)
-        return sums
+        sums = np.bincount(self.patient_of, weights=of_image, minlength=self.num_patients)
+        return sums.astype(np.float64, copy=False)
 
     def patients_of_class(self, label: int) -> int:
         """Count the patients with an image of a class."""

@@ -232,3 +232,21 @@ def test_no_changed_side_bounds_the_difference_by_patients():
     assert difference("accuracy", here, there)["interval"] == pytest.approx([-changed, changed])
     assert difference("accuracy", here, there)["p"] is None
     assert difference("auc", here, there)["interval"] is None
+
+
+def test_many_independent_images_have_the_textbook_standard_error():
+    """20,000 images, one a patient: 3.92 s / sqrt(n) for means of losses, and of a binomial for a proportion."""
+    rng = np.random.default_rng(10)
+    prob = rng.uniform(0.02, 0.98, 20_000)
+    label = (rng.random(20_000) < prob).astype(np.int64)
+    found = patient_intervals(label, prob, 0.5, range(20_000))
+    right = (prob >= 0.5) == label
+    losses = {
+        "brier": (prob - label) ** 2,
+        "log_loss": -np.log(np.where(label == 1, prob, 1 - prob)),
+        "accuracy": right,
+    }
+    for name, loss in losses.items():
+        low, high = ends(found[name])
+        assert high - low == pytest.approx(3.92 * loss.std() / np.sqrt(20_000), rel=0.02), name
+        assert low < loss.mean() < high
