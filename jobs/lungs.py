@@ -1,7 +1,7 @@
 """Train the lung segmenter: `python jobs/lungs.py --manifest RUN/manifest.parquet --masks TABLE --out RUN/lungs`."""
 
 from pneumo_ray.config import run_job
-from pneumo_ray.train.lungs_config import LungsConfig
+from pneumo_ray.train.lung_config import LungsConfig
 
 
 def main(config: LungsConfig) -> None:
