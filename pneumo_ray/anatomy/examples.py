@@ -127,8 +127,11 @@ def _warped(image: Grey, mask: Grey, rng: np.random.Generator) -> tuple[Grey, Gr
     shift = rng.uniform(-0.08, 0.08, 2) * size
     matrix = np.column_stack([linear, middle + shift - linear @ [middle, middle]])
     border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
-    image = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
-    return image, cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    # Both go on in the same way beyond the edge, or lungs that are cut off there would end where the image does not.
+    image, mask = (
+        cv2.warpAffine(plane, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border) for plane in (image, mask)
+    )
+    return image, mask
 
 
 def _exposed(image: Grey, rng: np.random.Generator) -> Grey:
