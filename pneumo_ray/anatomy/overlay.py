@@ -42,7 +42,7 @@ def draw_overlay(overlay: Overlay) -> NDArray[np.uint8]:
             # Smoothed before it is cut, or an enlarged mask has steps.
             large = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5
             lines, _ = cv2.findContours(large.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(canvas, lines, -1, colour, max(1, round(min(height, width) / 150)), cv2.LINE_AA)
+            cv2.drawContours(canvas, lines, -1, colour, max(1, round(min(height, width) / 150)))
     return canvas
 
 
