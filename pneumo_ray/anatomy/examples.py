@@ -129,7 +129,8 @@ def _warped(image: Grey, mask: Grey, rng: np.random.Generator) -> tuple[Grey, Gr
     border = cv2.BORDER_REPLICATE if rng.random() < 0.5 else cv2.BORDER_CONSTANT
     # Both go on in the same way beyond the edge, or lungs that are cut off there would end where the image does not.
     image, mask = (
-        cv2.warpAffine(plane, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border) for plane in (image, mask)
+        cv2.warpAffine(plane, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
+        for plane in (image, mask)
     )
     return image, mask
 

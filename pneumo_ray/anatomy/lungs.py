@@ -72,7 +72,7 @@ class Lungs:
     @property
     def area(self) -> float | None:
         """Share of the image that is lung."""
-        return None if self.mask is None else float(self.mask.mean())
+        return None if self.mask is None else _share(self.mask)
 
     @property
     def box(self) -> Box | None:
@@ -105,20 +105,20 @@ def lungs_of(mask: Mask) -> Lungs:
     """
     if mask.dtype != np.bool_ or mask.ndim != 2:
         raise ValueError(f"expected bool [H, W], got {mask.dtype} {list(mask.shape)}")
-    if mask.mean() > _LARGEST_AREA:
+    if _share(mask) > _LARGEST_AREA:
         return Lungs(None, None, "too_large")
     parts = _parts(mask)
-    lungs = [part for part in parts if part.mean() >= _SMALLEST_LUNG]
+    lungs = [part for part in parts if _share(part) >= _SMALLEST_LUNG]
     if len(lungs) == 1 and (halves := _halved(lungs[0])) is not None:
         lungs, parts = halves, [*halves, *parts[1:]]
     if not lungs:
         return Lungs(None, None, "no_lungs")
     if len(lungs) == 1:
-        lies_right = _centre(lungs[0])[0] < 0.5
+        lies_right = _centre(lungs[0]) < 0.5
         return Lungs(lungs[0] if lies_right else None, None if lies_right else lungs[0], "one_lung")
-    right, left = sorted(lungs[:2], key=lambda lung: _centre(lung)[0])
-    loose = sum(float(part.mean()) for part in parts[2:])
-    fault = "many_parts" if loose > _LOOSE_PARTS * float((right | left).mean()) else _fault(right, left)
+    right, left = sorted(lungs[:2], key=_centre)
+    loose = sum(_share(part) for part in parts[2:])
+    fault = "many_parts" if loose > _LOOSE_PARTS * _share(right | left) else _fault(right, left)
     return Lungs(None, None, fault) if fault else Lungs(right, left, PLAUSIBLE)
 
 
@@ -199,7 +199,7 @@ def _halved(part: Mask) -> list[Mask] | None:
     halves = [part.copy(), part.copy()]
     halves[0][:, waist:] = False
     halves[1][:, : waist + 1] = False
-    return halves if min(half.mean() for half in halves) >= _SMALLEST_LUNG else None
+    return halves if min(_share(half) for half in halves) >= _SMALLEST_LUNG else None
 
 
 def _fault(right: Mask, left: Mask) -> str | None:
@@ -211,7 +211,7 @@ def _fault(right: Mask, left: Mask) -> str | None:
     shared_columns = boxes[0][2] - boxes[1][0]
     if shared_rows < _LEAST_OVERLAP * min(heights) or shared_columns > _MOST_OVERLAP * min(widths):
         return "not_beside"
-    areas = float(right.mean()), float(left.mean())
+    areas = _share(right), _share(left)
     if max(areas) > _AREA_RATIO * min(areas) or max(heights) > _HEIGHT_RATIO * min(heights):
         return "not_alike"
     if min(heights) < _FLATTEST * min(widths) or _widest_row(right | left) < _WIDEST_ROW:
@@ -227,7 +227,11 @@ def _widest_row(mask: Mask) -> float:
     return float((np.flatnonzero(widths >= _NEARLY_WIDEST * widths.max()).mean() + 0.5) / len(widths))
 
 
-def _centre(mask: Mask) -> tuple[float, float]:
-    """Return the centre of gravity (x, y), as fractions of the image's width and height."""
-    y, x = np.nonzero(mask)
-    return float((x.mean() + 0.5) / mask.shape[1]), float((y.mean() + 0.5) / mask.shape[0])
+def _centre(mask: Mask) -> float:
+    """Return how far to the right the centre of gravity lies, as a fraction of the image's width."""
+    columns = np.count_nonzero(mask, axis=0)
+    return float((columns @ np.arange(len(columns)) / columns.sum() + 0.5) / len(columns))
+
+
+def _share(mask: Mask) -> float:
+    return np.count_nonzero(mask) / mask.size

@@ -70,4 +70,7 @@ def test_peak_is_looked_up_in_the_mask():
     assert peak_in_lungs(cam, LUNGS) is True
     cam[0, 3] = 2  # centre at (0.875, 0.125)
     assert peak_in_lungs(cam, LUNGS) is False
-    assert peak_in_lungs(cam, np.ones((128, 128), bool), (0.0, -1.0, 1.0, 1.0)) is False
+    cam = np.zeros((5, 5), np.float32)
+    cam[3, 2] = 1  # centre at (0.5, 0.7): on the spine, beside the left lung
+    assert peak_in_lungs(cam, LUNGS) is False
+    assert peak_in_lungs(cam, np.ones((128, 128), bool), (0.0, -1.0, 1.0, 0.0)) is False
