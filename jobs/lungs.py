@@ -2,7 +2,8 @@
 
 from pneumo_ray.cli import run_job
 from pneumo_ray.data.pipeline import start_ray
-from pneumo_ray.train.lungs import LungsConfig, fit_lungs
+from pneumo_ray.train.lung_config import LungsConfig
+from pneumo_ray.train.lungs import fit_lungs
 
 
 def main(config: LungsConfig) -> None:

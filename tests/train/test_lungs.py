@@ -14,8 +14,9 @@ from pneumo_ray.anatomy.segmenter import load_segmenter
 from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.data.stream import PADDING
 from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms
-from pneumo_ray.train.lungs import LungsConfig, fit_lungs
+from pneumo_ray.train.lungs import fit_lungs
 from pneumo_ray.train.state import load_state
 
 
