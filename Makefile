@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: setup demo test faults fuzz lint bench lock clean
+.PHONY: setup demo test faults fuzz lint docs bench lock clean
 
 setup: .venv/.ready
 
@@ -32,7 +33,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python .ci/audit.py
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 bench: setup
 	$(BIN)/python jobs/bench.py
@@ -41,4 +46,4 @@ lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --quiet --no-emit-index-url --no-emit-find-links --no-annotate --no-header --python-version 3.11 --output-file requirements.lock
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info

@@ -1,0 +1,64 @@
+"""Make the images of README and docs from a run of the demo: `python docs/images/make.py --demo runs/demo`.
+
+panels.webp is one explained phantom radiograph, report.webp the first screen of the report in a headless Chromium.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+BUDGET = 400_000
+"""Bytes of all images together."""
+WIDTH = 1200
+"""Pixels of each image."""
+SCREEN = (1280, 900)
+"""Pixels of the browser's window."""
+
+
+def make(demo: Path, case: str) -> None:
+    """Write both images.
+
+    Raises:
+        SystemExit: if the demo has not run, Chromium is missing, or the images exceed the budget.
+    """
+    panels, report = demo / "scores" / "pictures" / case, demo / "report" / "report.html"
+    for needed in (panels, report):
+        if not needed.is_file():
+            sys.exit(f"{needed} does not exist; run make demo first")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        sys.exit("chromium is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "report.png"
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"]
+        size = f"--window-size={SCREEN[0]},{SCREEN[1]}"
+        command = [chromium, *options, size, f"--user-data-dir={folder}", f"--screenshot={shot}", report.resolve().as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        write(shot, HERE / "report.webp")
+    write(panels, HERE / "panels.webp")
+    total = sum(path.stat().st_size for path in HERE.glob("*.webp"))
+    print(f"wrote panels.webp and report.webp, {total:,} bytes together")
+    if total > BUDGET:
+        sys.exit(f"the images have {total:,} bytes; at most {BUDGET:,} are allowed")
+
+
+def write(source: Path, target: Path) -> None:
+    """Scale an image down to `WIDTH` and write it as WebP."""
+    with Image.open(source) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
+    image.save(target, "WEBP", quality=85, method=6)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of the demo")
+    parser.add_argument("--case", default="suspicious-001.png", help="which explained image to show")
+    arguments = parser.parse_args()
+    make(arguments.demo, arguments.case)
