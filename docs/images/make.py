@@ -38,7 +38,14 @@ def make(demo: Path, case: str) -> None:
         shot = Path(folder) / "report.png"
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"]
         size = f"--window-size={SCREEN[0]},{SCREEN[1]}"
-        command = [chromium, *options, size, f"--user-data-dir={folder}", f"--screenshot={shot}", report.resolve().as_uri()]
+        command = [
+            chromium,
+            *options,
+            size,
+            f"--user-data-dir={folder}",
+            f"--screenshot={shot}",
+            report.resolve().as_uri(),
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         write(shot, HERE / "report.webp")
     write(panels, HERE / "panels.webp")
