@@ -10,14 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
 BUDGET = 400_000
 """Bytes of all images together."""
 WIDTH = 1200
 """Pixels of each image."""
-SCREEN = (1280, 900)
+SCREEN = (1280, 640)
 """Pixels of the browser's window."""
 
 
@@ -52,9 +52,10 @@ def make(demo: Path, case: str) -> None:
 
 
 def write(source: Path, target: Path) -> None:
-    """Scale an image down to `WIDTH` and write it as WebP."""
+    """Cut the white border off, scale the image down to `WIDTH` and write it as WebP."""
     with Image.open(source) as opened:
         image = opened.convert("RGB")
+    image = image.crop(ImageOps.invert(image).getbbox())
     image.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
     image.save(target, "WEBP", quality=85, method=6)
 
