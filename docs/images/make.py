@@ -17,7 +17,7 @@ BUDGET = 400_000
 """Bytes of all images together."""
 WIDTH = 1200
 """Pixels of each image."""
-SCREEN = (1280, 640)
+SCREEN = (1280, 600)
 """Pixels of the browser's window."""
 
 
