@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python 3.11, make and git: `make demo` and `make test`.
+# On a new machine with Python 3.11, make and git: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
@@ -10,7 +10,7 @@ export NO_MKDOCS_2_WARNING := 1
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; choose one with make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.lock)
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock

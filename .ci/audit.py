@@ -1,10 +1,10 @@
 """Ask the OSV service whether a locked package has a known vulnerability; `make lint` runs it.
 
-Exit code 1 names the packages. Where the service cannot be reached one line says so and the code is 0, because a
-machine without a network must be able to lint. pip-audit alone will not do for that: it ends with 1 in both cases, and
-with 0 and "No known vulnerabilities found" where it could look up nothing at all.
+Exit code 1 names the packages. Where the service cannot be reached, one line reports it and the code is 0, because a
+machine without a network must be able to lint. pip-audit alone does not suffice: it ends with 1 in both cases, and
+with 0 and "No known vulnerabilities found" where it looked up nothing.
 
-A finding that does not concern us is ignored by its ID, with the reason, in pyproject.toml:
+A finding that does not apply is ignored by its ID, with the reason, in pyproject.toml:
 
     [tool.pneumo_ray.audit.ignore]
     "GHSA-xxxx-xxxx-xxxx" = "only Windows, which is not supported"

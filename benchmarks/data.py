@@ -1,4 +1,4 @@
-"""How fast images get from an archive to a batch, per core."""
+"""Throughput per core from an archive to a batch."""
 
 import io
 import subprocess
@@ -151,7 +151,7 @@ def _augment(archive: Path, size: int) -> Row:
 
 
 def _planning(image: Path) -> Row:
-    """Peak resident memory of a driver that runs the stream of 30 epochs, for 5,000 and for 500,000 images an epoch."""
+    """Peak resident memory of a driver that runs the stream of 30 epochs, for 5,000 and for 500,000 images per epoch."""
     code = """
 import resource, sys
 import numpy as np, pyarrow as pa, ray

@@ -1,4 +1,4 @@
-"""Manifests and scores of archives of any size, drawn at random: as long and as wide as real ones, from a few images."""
+"""Random manifests and scores of archives of any size, with the columns of real ones, from a few image files."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ MODEL_HASH, CONFIG_HASH = "0" * 64, "1" * 16
 
 
 def drawn_manifest(uris: Sequence[str | None]) -> pa.Table:
-    """Return a manifest of as many images: two a patient, three in ten with pneumonia, one in 200 an exact copy, a tenth in the test folder.
+    """Return a manifest: two images per patient, 30 % pneumonia, one exact copy in 200 images, 10 % in the test folder.
 
     Args:
-        uris: where each image lies; a file may stand for many.
+        uris: file of each image; a file may occur many times.
     """
     n = len(uris)
     number = np.arange(n)
@@ -45,7 +45,7 @@ def drawn_manifest(uris: Sequence[str | None]) -> pa.Table:
 
 
 def image_name(number: int) -> str:
-    """Return a name in folders of a thousand, which all sort as they are numbered."""
+    """Return a name in folders of a thousand files; names sort in the order of their numbers."""
     return f"{number // 1000:06d}/person{number // 2:07d}_bacteria_{number:08d}.jpeg"
 
 
@@ -57,7 +57,10 @@ def write_drawn_scores(folder: Path, manifest: pa.Table, shard_length: int) -> N
         manifest: from `drawn_manifest`.
         shard_length: images of one part file.
     """
-    from pneumo_ray.score.schema import ScoreFacts, part_name  # needs torch, whose memory would hide that of a listing
+    from pneumo_ray.score.schema import (  # imports torch, whose memory would hide that of a listing
+        ScoreFacts,
+        part_name,
+    )
 
     rng = np.random.default_rng(0)
     facts = ScoreFacts((7, 7), MODEL_HASH, CONFIG_HASH, THRESHOLD, TEMPERATURE, {"target": "pneumonia"})

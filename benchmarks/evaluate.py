@@ -1,4 +1,4 @@
-"""The evaluation end to end, start-up included: the page of an archive with its real images, the numbers of a million rows."""
+"""The evaluation end to end, start-up included: the report of an archive with its images, the numbers of a million rows."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def bench_evaluate(shared: Path) -> Iterator[Row]:
 
 
 def _evaluated(folder: str, name: str, uris: Sequence[str | None], *options: str) -> tuple[float, float]:
-    """Write scores and a manifest of so many images, evaluate them in a process; return seconds and peak GB."""
+    """Write scores and a manifest, evaluate them in a process of their own; return seconds and peak GB."""
     base = Path(folder) / name
     manifest = drawn_manifest(uris)
     write_manifest(manifest, str(base / "m.parquet"))

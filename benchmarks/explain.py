@@ -1,7 +1,7 @@
-"""What an explanation costs: against the plain forward, against other packages, against the arithmetic minimum.
+"""Cost of an explanation relative to a plain forward, to other packages and to the arithmetic minimum.
 
 The packages are used in three ways: as their documentation shows; batched, with frozen weights and only dropout in
-training mode; and as an expert would, with the feature maps computed once and only the head repeated.
+training mode; and optimised by hand, with the feature maps computed once and only the head repeated.
 """
 
 import contextlib
@@ -94,7 +94,7 @@ class _Classes(nn.Module):
 
 
 class _Head(nn.Module):
-    """From ready feature maps to the output: what an expert repeats."""
+    """From ready feature maps to the output: the part that is repeated."""
 
     def __init__(self, net: PneumoniaNet) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def _packages() -> dict[str, Maps]:
 
     def torch_cam(model: nn.Module, layer: nn.Module, x: Tensor) -> object:
         training = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-        for m in training:  # it rejects models in training mode, so dropout is switched on behind its back
+        for m in training:  # it rejects models in training mode, so dropout is switched on afterwards
             m.training = False
         extractor = TorchCAM(model, layer)
         for m in training:

@@ -1,6 +1,6 @@
-"""The script that most people would write: ImageFolder, torchvision transforms, WeightedRandomSampler, DataLoader.
+"""A plain PyTorch script for comparison: ImageFolder, torchvision transforms, WeightedRandomSampler, DataLoader.
 
-Run as `python -m benchmarks.plain_pytorch FOLDER ARCH SIZE STEPS`; prints images a second after a warm-up.
+Run as `python -m benchmarks.plain_pytorch FOLDER ARCH SIZE STEPS`; prints images per second after a warm-up.
 """
 
 import sys
@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 
 def main(folder: str, arch: str, size: int, steps: int, batch: int = 64, warm_up: int = 3) -> float:
-    """Train for some steps and return the rate in images a second."""
+    """Train for some steps and return the rate in images per second."""
     pipeline = transforms.Compose(
         [
             transforms.Resize((size * 256 // 224, size * 256 // 224)),

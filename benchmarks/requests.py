@@ -1,4 +1,4 @@
-"""What a step asks of object storage, counted in the log of an S3 server on this machine (moto, of the extra `dev`).
+"""Requests of each step to object storage, counted in the log of an S3 server on this machine (moto, of the extra `dev`).
 
 Requests do not depend on the machine, so they are counted and not timed.
 """
@@ -79,7 +79,7 @@ def _wait(address: str) -> None:
 
 
 def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yield what is counted; what a step needs is made before it is yielded."""
+    """Yield the steps to count; the files that a step needs are made before it is yielded."""
     small, large = os.urandom(8_000), os.urandom(500_000)
 
     def uri(*names: str) -> str:
@@ -112,7 +112,7 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     images = [((f"{i:064x}", 0), np.zeros((256, 256), np.uint8)) for i in range(256)]
     shard = write_shard(uri("cache"), 256, images)
     yield "prepare --cache: write a shard of 256 images (17 MB)", lambda: write_shard(uri("cache"), 256, images)
-    yield "find out what a shard of the cache holds", lambda: scan_cache(uri("cache"), 256)
+    yield "list the keys of a shard of the cache", lambda: scan_cache(uri("cache"), 256)
     yield (
         "train: read 64 cached images of one shard",
         lambda: read_cached(uri("cache"), 256, [shard] * 64, [*range(64)]),

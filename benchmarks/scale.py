@@ -1,6 +1,6 @@
-"""What ten thousand, a hundred thousand and a million images cost beside their pixels: seconds, memory, and how both grow.
+"""Time and memory for 10,000, 100,000 and 1,000,000 images without their pixels, and how both grow.
 
-Each step runs in a process of its own, so that the peak of its memory is its own (Linux alone tells it). The images are
+Each step runs in its own process, so that its peak memory can be measured (on Linux only). The images are
 a few files under many names; the scores are drawn.
 """
 
@@ -43,7 +43,7 @@ _IMAGE_SIZE = 224
 
 Facts = dict[str, Any]
 Work = Callable[[], Facts]
-"""What is measured; returns facts by which one sees that it did what it should."""
+"""The measured step; returns counts that show that it did its work."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Measured:
 
     seconds: float
     cpu_seconds: float
-    """Of all threads; what else runs on the machine changes it less."""
+    """CPU time of all threads; less affected by other processes than wall-clock time."""
     peak_mb: float
     facts: Facts
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of one size, and what the steps find and leave in it."""
+    """The folder of one size, and the files that the steps read and write in it."""
 
     base: Path
     n: int
@@ -81,7 +81,7 @@ class Place:
 
     @property
     def manifest(self) -> str:
-        """The same, divided."""
+        """The same, with splits."""
         return str(self.base / "manifest.parquet")
 
     @property
@@ -180,7 +180,7 @@ def _list_tar(place: Place) -> Work:
 
 
 def _held(place: Place) -> Work:
-    """The listing of prepare, which keeps the entries, and what it reads off their paths."""
+    """The listing of prepare, which keeps the entries, and the facts read from their paths."""
 
     def work() -> Facts:
         entries = list(list_archives([str(place.tree)]))
@@ -251,7 +251,7 @@ def _plans(place: Place) -> Work:
 
 
 def _tickets(place: Place) -> Work:
-    """All tickets of one epoch, validation included, without pixels: what a batch costs beside its images."""
+    """All tickets of one epoch, validation included, without pixels: the cost of a batch apart from its images."""
     source = _batch_source(place)
     pixel = np.zeros((1, 1), np.uint8)
 
@@ -343,7 +343,7 @@ STEPS: dict[str, tuple[str, Callable[[Place], Work]]] = {
     "list-tree": ("list a folder tree", _list_tree),
     "list-tar": ("list a tar file", _list_tar),
     "held": ("prepare: list, keep the entries, read their paths", _held),
-    "split": ("prepare: divide (grouped), write the manifest", _split),
+    "split": ("prepare: split (grouped), write the manifest", _split),
     "audit": ("prepare: audit", _audit),
     "read": ("read and check the manifest", _read),
     "fingerprint": ("fingerprint of the manifest", _fingerprint),
@@ -370,7 +370,7 @@ def _peak_mb() -> float:
 def _main(name: str, base: str, n: str) -> None:
     work = STEPS[name][1](Place(Path(base), int(n)))
     pa.default_memory_pool().release_unused()
-    with suppress(OSError):  # what was read before counts only as far as it is still there
+    with suppress(OSError):  # pages read earlier count only while they are resident
         Path("/proc/self/clear_refs").write_text("5")
     start = time.perf_counter(), time.process_time()
     facts = work()

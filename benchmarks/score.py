@@ -48,7 +48,7 @@ def bench_score(shared: Path) -> Iterator[Row]:
         yield Row(
             "scoring 160 full-size images, without start-up",
             f"{full.inner:.1f} img/s",
-            f"{allowed:.1f} img/s, what decoding ({decode:.0f} a core) and the model allow on these cores",
+            f"{allowed:.1f} img/s, what decoding ({decode:.0f} per core) and the model allow on these cores",
             full.inner / allowed,
             ">= 0.9",
         )
@@ -61,7 +61,7 @@ def bench_score(shared: Path) -> Iterator[Row]:
             "flat",
         )
         yield Row(
-            "scores on disk", f"{eager.bytes_per_row:.0f} bytes an image", "1,000", 1000 / eager.bytes_per_row, ">= 1"
+            "scores on disk", f"{eager.bytes_per_row:.0f} bytes per image", "1,000", 1000 / eager.bytes_per_row, ">= 1"
         )
 
 
@@ -93,7 +93,7 @@ def _job(archive: Path, folder: str, name: str, *options: str) -> _Job:
 
 
 class _Peak:
-    """Follows the memory, shared pages left out, of a driver and the actors that explain for it."""
+    """Measures the memory of a driver and its actors, without shared pages."""
 
     def __init__(self, pid: int) -> None:
         self._driver, self._peak, self._ended = psutil.Process(pid), 0, threading.Event()
@@ -116,12 +116,12 @@ class _Peak:
         self._ended.set()
         self._thread.join()
         if not self._saw_an_actor:
-            raise RuntimeError("no actor was seen, so its memory is not known")
+            raise RuntimeError("no actor was found, so its memory is unknown")
         return self._peak
 
 
 def _bare(net: PneumoniaNet, batches: int = 20, batch: int = 16) -> float:
-    """Return images a second of the eager model on tensors that are already there."""
+    """Return images per second of the eager model on ready tensors."""
     device = torch.device("cpu")
     net = net.eval().to(memory_format=torch.channels_last)
     pixels = torch.randint(0, 256, (batch, 224, 224), dtype=torch.uint8)
@@ -135,7 +135,7 @@ def _bare(net: PneumoniaNet, batches: int = 20, batch: int = 16) -> float:
 
 
 def _decode_rate(archive: Path) -> float:
-    """Return full-size images a second that one core reads, decodes and resizes."""
+    """Return the full-size images per second that one core reads, decodes and resizes."""
     entries = list(list_archives([str(archive)]))
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

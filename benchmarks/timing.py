@@ -25,7 +25,7 @@ HEADER = "| what | ours | compared with | ratio | goal |\n| --- | --- | --- | --
 
 
 def rates(candidates: dict[str, Callable[[], int]], rounds: int = 5) -> dict[str, float]:
-    """Return the median rate of each candidate, in items a second.
+    """Return the median rate of each candidate, in items per second.
 
     Args:
         candidates: functions that do some work and return how many items they did; run once each to warm up.

@@ -60,7 +60,7 @@ def subset(folder: str, steps: int) -> str:
 
 
 def _ready(arch: str, size: int, steps: int, warm_up: int = 3) -> float:
-    """Return images a second of the same network, precision and optimiser stepping on images that are already there."""
+    """Return images per second of the same network, precision and optimiser on ready tensors."""
     torch.manual_seed(0)
     net = build_model(ModelConfig(arch=arch, weights="none")).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
@@ -82,7 +82,7 @@ def _ready(arch: str, size: int, steps: int, warm_up: int = 3) -> float:
 
 
 def _pipeline(manifest: str, out: str, arch: str, size: int) -> list[float]:
-    """Return images a second of the epochs after the first, as jobs/train.py itself reports them."""
+    """Return images per second of the epochs after the first, as reported by jobs/train.py."""
     options = [
         "--model.arch",
         arch,

@@ -1,4 +1,4 @@
-"""Two trials of a study at once against the same two one after the other, and what a trial costs beside its training."""
+"""Two concurrent trials of a study compared with the same two in sequence, and the overhead of a trial."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from benchmarks.timing import Row
 from benchmarks.train import prepared, subset
 
 STEPS = 30
-"""Steps of an epoch, of 64 images."""
+"""Steps per epoch, of 64 images each."""
 
 
 def bench_tune(shared: Path) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Measure the README's claims of speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate scale requests`."""
+"""Measure speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate scale requests`."""
 
 import sys
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ WITH_THEIR_OWN_HEAD = ("scale", "requests")
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Print a Markdown table of ratios, and one each for `scale` (a million images; half an hour, 15 GB) and `requests`."""
+    """Print a Markdown table of ratios, and one table each for `scale` (a million images; half an hour, 15 GB) and `requests`."""
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
     """What to measure."""

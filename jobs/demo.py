@@ -1,4 +1,4 @@
-"""The whole product on synthetic radiographs, for a newcomer without data: `python jobs/demo.py`."""
+"""The whole path on phantom radiographs, without any data: `python jobs/demo.py`."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pneumo_ray.train.config import DataConfig, OptimConfig, TrainConfig
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Draw phantom radiographs, prepare them, train a small network on them, explain and draw what it sees, measure it."""
+    """Draw phantom radiographs, prepare them, train a small network, explain its scores and measure them."""
 
     out: str = "runs/demo"
     """Folder for everything that the demo makes."""
@@ -52,7 +52,7 @@ def main(config: DemoConfig) -> None:
         batch_size=32,
         epochs=config.epochs,
     )
-    log("Synthetic radiographs: what follows shows how the tool works, and nothing about medicine.")
+    log("These radiographs are synthetic: the results show how the tool works and have no medical meaning.")
     with progress("drawing", config.phantom.num_images) as tick:
         archive = write_phantom_archive(out / "archive", config.phantom, lambda _: tick())
     log(

@@ -9,17 +9,17 @@ from pneumo_ray.score.config import ScoringScale
 
 @dataclass(frozen=True)
 class EvaluateJob(EvaluateConfig):
-    """Measure scores against the labels of a manifest, and write a report to read. Only --robustness needs a model and Ray."""
+    """Measure scores against the labels of a manifest and write a report. Only --robustness needs a model and Ray."""
 
     scale: ScoringScale = field(default_factory=ScoringScale)
-    """Where --robustness takes place."""
+    """Resources of --robustness."""
 
 
 def main(config: EvaluateJob) -> None:
     from pneumo_ray.report.job import check_same_model, write_evaluation
 
     if config.robustness:
-        # Scoring again needs Ray; measuring what is scored does not.
+        # Only scoring needs Ray.
         from pneumo_ray.ray_cluster import start_ray
         from pneumo_ray.score.robustness import measure_robustness
 

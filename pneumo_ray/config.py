@@ -1,7 +1,7 @@
-"""How every job begins and ends: a typed config from the command line or a file, one sentence for a mistake.
+"""Start and end of every job: a typed config from the command line or a file, one sentence for a mistake.
 
 A job's config is a frozen dataclass. The values it ran with are written as JSON beside its results, and
-`--config FILE` takes them back; options given beside it win.
+`--config FILE` reads them back; options on the command line take precedence.
 
 Every config module imports this one, and `--help` imports nothing else: only the standard library stands at its top.
 """
@@ -22,7 +22,7 @@ from pneumo_ray.errors import ConfigError, PneumoError
 Config = TypeVar("Config")
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
-"""Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
+"""Mixed precision: auto takes bfloat16 if the device supports it, otherwise float16 on a GPU, otherwise none."""
 
 CountRange = int | tuple[int, int]
 """A number of processes, or the fewest and the most of them."""
@@ -58,7 +58,7 @@ def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequ
 
     Ctrl-C ends with code 130 and SIGTERM with 143, as shells expect.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about a hospital's runs leaves it
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave the hospital
     end_on_sigterm()
     try:
         job(parse(config_type, sys.argv[1:] if argv is None else argv))
@@ -66,25 +66,25 @@ def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequ
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
+        print("interrupted; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)
     except BaseException:
-        # Where the signal comes while Ray's core is at work, it arrives as a SystemError.
+        # A signal that arrives inside Ray's core is raised as a SystemError.
         if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
             raise
-        print("terminated; what is finished is kept, and the same command continues", file=sys.stderr, flush=True)
+        print("terminated; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(143)
 
 
 class Terminated(BaseException):
-    """Someone asked the job to end: a preemption, `ray job stop`, `kill`."""
+    """The job received SIGTERM: a preemption, `ray job stop`, `kill`."""
 
 
 def end_on_sigterm() -> None:
     """Make SIGTERM end the job in an orderly way: an exception in the main thread, then exit code 143."""
 
     def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # asked once is enough; cleaning up takes a moment
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # later signals are ignored while the job cleans up
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)
@@ -95,7 +95,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
 
     Raises:
         ConfigError: if a value cannot work, or the file given with `--config` cannot be used.
-        SystemExit: with code 2 for words that are no options, after saying so.
+        SystemExit: with code 2 for an unknown option, after an error message.
     """
     import tyro
 
@@ -109,13 +109,13 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
             break
     description = (
         config_type.__doc__ or ""
-    ) + "\n\n--config FILE takes the values of an earlier run; options beside it win."
+    ) + "\n\n--config FILE reads the options of an earlier run; options on the command line take precedence."
     kwargs: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(config_type, args=words, description=description, prog=Path(sys.argv[0]).name, **kwargs)
 
 
 def load_config(config_type: type[Config], path: str) -> Config:
-    """Read a config that `save_config` wrote (or a part of one; what is missing has its default).
+    """Read a config that `save_config` wrote (or a part of one; missing options have their defaults).
 
     Raises:
         ConfigError: if the file is missing, not JSON, or has a key that the config does not.
@@ -131,9 +131,9 @@ def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
     """Return the JSON object in a file that an option names.
 
     Args:
-        option: its name, for the sentence.
+        option: its name, for the error message.
         uri: the file.
-        holds: what the object should hold, such as `of options`, for the sentence.
+        holds: what the object should hold, such as `of options`, for the error message.
 
     Raises:
         ConfigError: if the file is missing, not JSON, or not an object.
@@ -173,14 +173,14 @@ def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> An
 
 
 def save_config(config: Any, uri: str) -> None:
-    """Write a config as JSON, such that `load_config` returns its equal."""
+    """Write a config as JSON; `load_config` returns an equal config."""
     from pneumo_ray import storage
 
     storage.write_json(as_plain(config), uri)
 
 
 def as_plain(config: Any) -> dict[str, Any]:
-    """Return a config as what JSON holds."""
+    """Return a config as plain JSON values."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 

@@ -1,4 +1,4 @@
-"""What a job says while it works: one plain line a stage, and a progress bar where there is a terminal."""
+"""Progress of a job: one plain line per stage, and a progress bar on a terminal."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ def log(line: str) -> None:
 
 
 QUIET_SECONDS = 30
-"""Where there is no terminal, a line of progress at most this often."""
+"""Without a terminal, at most one progress line in this interval."""
 
 
 class Ticker(Protocol):
@@ -27,7 +27,7 @@ class Ticker(Protocol):
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Ticker]:
-    """Show how far a stage is: a bar with rate and time left on a terminal, elsewhere a line every half minute."""
+    """Show the progress of a stage: a bar with rate and time left on a terminal, elsewhere a line every 30 seconds."""
     if sys.stdout.isatty():
         with bar() as shown:
             task = shown.add_task(title, total=total)
@@ -61,7 +61,7 @@ def bar() -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as people say it: 45 s, 3 min 20 s, 2 h 05 min."""
+    """Return a duration in readable form: 45 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -34,7 +34,7 @@ class TrainShares:
     per_task: float
     """Logical CPUs of one task that prepares images."""
     set_aside: float = 0.0
-    """Logical CPUs that are kept from the workers, where these would take all that there is."""
+    """Logical CPUs reserved before the workers start, if these would take all CPUs."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class TrialShares:
     """
 
     trials: int
-    """How many run at once."""
+    """Number of concurrent trials."""
     bundles: tuple[Node, ...]
-    """What Ray Tune reserves for a trial; its own process is in the first."""
+    """Bundles that Ray Tune reserves for a trial; its own process is in the first."""
     cpus: TrainShares
     threads: int
     """Threads that compute in a worker."""
     in_process: bool
-    """The process of the trial is the only worker; else Ray Train places the workers beside it."""
+    """The process of the trial is the only worker; otherwise Ray Train starts the workers."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class ActorShares:
 
     count: int
     most: int
-    """To which the pool may grow."""
+    """Largest size of the pool."""
     num_cpus: float
-    """Logical CPUs that each reserves; the rest decodes."""
+    """Logical CPUs that each reserves; the remaining CPUs decode."""
     num_gpus: int
     threads: int
     """Threads of each, on a CPU."""
@@ -91,10 +91,10 @@ def share_training(nodes: Sequence[Node], num_workers: int, cpus_per_worker: flo
 
 
 def share_elastic_training(nodes: Sequence[Node], cpus_per_worker: float = 0.0, *, use_gpu: bool) -> TrainShares:
-    """Share a cluster whose nodes come and go: every node keeps something for the images.
+    """Share a cluster whose nodes come and go: every node keeps CPUs for preparing images.
 
     Ray Train counts how many workers fit by what the nodes have in all, and takes every place. So a worker with a GPU
-    takes less than its share of the node, and without GPUs a node holds one worker and the images' CPU is set aside.
+    takes less than its share of the node, and without GPUs a node has one worker and a CPU for images is reserved.
 
     Args:
         nodes: resources of each node.
@@ -102,7 +102,7 @@ def share_elastic_training(nodes: Sequence[Node], cpus_per_worker: float = 0.0, 
         use_gpu: each worker has a GPU.
 
     Raises:
-        ClusterError: if the workers would leave nothing.
+        ClusterError: if the workers would leave no CPU.
     """
     if use_gpu:
         per_gpu = min(node["CPU"] / node["GPU"] for node in nodes if node.get("GPU", 0.0) >= 1)
@@ -113,14 +113,14 @@ def share_elastic_training(nodes: Sequence[Node], cpus_per_worker: float = 0.0, 
         set_aside = free
     if free < LEAST_CPU:
         raise ClusterError(
-            f"workers of {per_worker:g} CPUs leave none to prepare the images; lower --scaling.cpus-per-worker"
+            f"workers of {per_worker:g} CPUs leave none to prepare images; lower --scaling.cpus-per-worker"
         )
     return TrainShares(per_worker, 1.0 if free >= 2 else max(LEAST_CPU, min(1.0, free) / 2), set_aside)
 
 
 def _beside_any(nodes: Sequence[Node], per_worker: float) -> tuple[float, float]:
-    """Return the CPUs of a worker, as given or as large as can be, and what then fits on any node that is full of them."""
-    sizes = [node["CPU"] for node in nodes if node.get("CPU", 0.0) >= 2] or [1.0]  # a smaller node is a head
+    """Return the CPUs of a worker, as given or as many as possible, and the CPUs left on any node full of workers."""
+    sizes = [node["CPU"] for node in nodes if node.get("CPU", 0.0) >= 2] or [1.0]  # a smaller node is a head node
     most, least = max(1.0, min(sizes) - 1), min(sizes) / 2 + LEAST_CPU
     choices = [per_worker] if per_worker else [most, *np.arange(most, least, -0.25), least]
     free = [min(1.0, *(math.floor(size % choice * 10_000) / 10_000 for size in sizes)) for choice in choices]
@@ -144,7 +144,7 @@ def share_trials(
         nodes: resources of each node.
         num_workers: workers of a trial.
         num_trials: trials that are left to run.
-        max_concurrent: at most so many at once; 0 takes as many as there are CPUs (or GPUs) and memory for.
+        max_concurrent: largest number of concurrent trials; 0 takes as many as CPUs (or GPUs) and memory allow.
         cpus_per_worker: logical CPUs of a worker; 0 chooses.
         gpus_per_worker: GPUs of a worker, or a fraction of one; 0 trains on CPUs.
         threads_per_worker: threads that compute in a worker; 0 shares the CPUs.
@@ -175,7 +175,7 @@ def share_trials(
             f"{at_once} trials of {num_workers} workers at once do not fit on {total:g} CPUs; "
             "ask for fewer --max-concurrent or --scaling.num-workers"
         )
-    # Bundles of at most one CPU find room on any node that has some.
+    # Bundles of at most one CPU fit on any node with a free CPU.
     pieces = math.ceil(left)
     piece = _rounded_down(left / pieces)
     own: dict[str, float] = {"CPU": per_worker if in_process else DRIVER_CPUS}
@@ -216,5 +216,5 @@ def share_scoring(nodes: Sequence[Node], fewest: int = 0, most: int = 0, *, use_
 
 
 def _rounded_down(cpus: float) -> float:
-    """Round to what Ray counts in, a ten-thousandth of a CPU."""
+    """Round to Ray's resolution, 0.0001 CPU."""
     return math.floor(cpus * 10_000) / 10_000

@@ -2,7 +2,7 @@
 
 
 class PneumoError(Exception):
-    """A mistake or condition outside the program: says what is wrong, with which file or option, and what to do."""
+    """A user's mistake or a condition outside the program: what is wrong, with which file or option, and what to do."""
 
     exit_code = 2
     """Of a job that ends with it."""
@@ -21,11 +21,11 @@ class ManifestError(PneumoError):
 
 
 class LeakageError(PneumoError):
-    """A patient or an exact duplicate stands in more than one split."""
+    """A patient or an exact duplicate is in more than one split."""
 
 
 class StorageError(PneumoError):
-    """A place that cannot be read or written."""
+    """A file or folder that cannot be read or written."""
 
 
 class ModelError(PneumoError):
@@ -43,6 +43,6 @@ class ClusterError(PneumoError):
 
 
 class DecodeError(PneumoError):
-    """Bytes that do not become a radiograph. `kind` is a short stable name that rows and audits count by."""
+    """Bytes that are not a readable radiograph. `kind` is a short stable name, used in rows and audits."""
 
     kind = "decode"

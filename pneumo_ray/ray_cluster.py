@@ -35,7 +35,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics about a hospital's runs are sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune's newer output prints even with verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # histories are written by the jobs
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverged ends without a loss
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial ends without a loss
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted job ends with its own sentence
 }
 
@@ -167,7 +167,7 @@ def wait_for_scoring(actors: tuple[int, int], seconds: float, *, use_gpu: bool) 
         ClusterError: if there is none after that long.
     """
     fewest, most = (max(1, number) for number in actors)
-    # Ray Data makes no progress, silently, unless it is left one whole CPU.
+    # Ray Data stalls without a message unless one whole CPU is free.
     needed = {"CPU": 2.0} | ({"GPU": float(fewest)} if use_gpu else {})
     actor = {"CPU": 1.0} | ({"GPU": 1.0} if use_gpu else {})
     advice = (
@@ -237,7 +237,7 @@ def range_dataset(
     """Return a dataset of what tasks make of the numbers from 0 to `count - 1`, in order where the context preserves it.
 
     Args:
-        count: how many.
+        count: number of numbers.
         make: takes some of the numbers as the column `id` and yields one batch for each.
         num_cpus: logical CPUs of a task.
     """

@@ -16,7 +16,7 @@ from pneumo_ray.errors import ConfigError, StorageError
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""A lock of another machine counts as left behind when its heartbeat is older than this."""
+"""Age of the heartbeat at which a lock of another machine is abandoned."""
 
 
 class FolderInUseError(StorageError):
@@ -117,18 +117,18 @@ def folder_lock(uri: str) -> Iterator[None]:
     heartbeat.
 
     Raises:
-        FolderInUseError: saying who holds it.
+        FolderInUseError: naming the process that holds it.
     """
     token = uuid.uuid4().hex
     _refuse_living(uri, token)
     _beat(uri, token)
-    time.sleep(0.2)  # of two jobs that start at once, the one whose lock was overwritten gives way
+    time.sleep(0.2)  # of two jobs that start at the same time, the one whose lock was overwritten is refused
     _refuse_living(uri, token)
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            # A disk that is full for a moment must not end the job; the next beat tries again.
+            # A temporarily full disk must not end the job; the next heartbeat tries again.
             try:
                 if _holder(uri) in (None, token):
                     _beat(uri, token)
@@ -147,7 +147,7 @@ def folder_lock(uri: str) -> Iterator[None]:
 
 
 def _host() -> str:
-    """Return the name of this machine and of its space of process numbers: containers may share the former."""
+    """Return the host name and the PID namespace, because containers may share a host name."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:

@@ -1,8 +1,8 @@
-"""Places where bytes live: local paths and any `pyarrow.fs` URI, read and written the same way.
+"""Files on local disks and any `pyarrow.fs` URI, read and written the same way.
 
 A file appears under its name only when it is complete: it is written to a temporary name beside
-it and renamed, so that whoever reads it later never meets half of it. What fails on a remote place
-and may pass is tried again.
+it and renamed, so that no reader sees half a file. A remote operation that fails
+temporarily is tried again.
 """
 
 import csv
@@ -29,16 +29,16 @@ from pneumo_ray.console import log
 from pneumo_ray.errors import StorageError
 
 TRIES = 5
-"""Times that an operation on a remote place is tried; pyarrow's S3 itself repeats each request for 6 seconds."""
+"""Attempts of a remote operation; pyarrow's S3 client itself repeats each request for 6 seconds."""
 
 FIRST_WAIT = 0.5
-"""Seconds before the second try; doubled before each further one."""
+"""Seconds before the second attempt; doubled before each further one."""
 
 LONGEST_WAIT = 8.0
-"""Seconds that are never exceeded between two tries."""
+"""Longest wait between two attempts, in seconds."""
 
 READ_AHEAD = 16
-"""Files that are read at once where many are wanted: on object storage each waits for three answers."""
+"""Files that are read concurrently; on object storage each takes three requests in sequence."""
 
 _REFUSALS = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
 _REFUSED = re.compile(
@@ -51,29 +51,29 @@ T = TypeVar("T")
 
 
 class RetriesExhaustedError(StorageError, OSError):
-    """A remote place that failed each time; an OSError too, for those who can do without the file."""
+    """A remote operation that failed in all attempts; also an OSError, for callers that do not require the file."""
 
 
 class RefusedError(StorageError, OSError):
-    """A remote place that will not do it, however often it is asked; an OSError too, as above."""
+    """A remote operation that was refused for good; also an OSError, as above."""
 
 
 def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
-    """Return what `action` returns; on a remote place, try again after an error that may pass.
+    """Return the result of `action`; on a remote location, try again after a temporary error.
 
     Args:
-        verb: what it does to the place, for messages: read, write, list.
-        uri: the place.
+        verb: the operation, for messages: read, write, list.
+        uri: the location.
         action: may be called several times.
 
     Raises:
-        FileNotFoundError: as the file system reports it, and its like, at once.
-        RefusedError: at once where the answer is final (no such bucket to write to, no access).
+        FileNotFoundError: and similar errors, immediately, as the file system reports them.
+        RefusedError: immediately if the refusal is final (no such bucket to write to, no access).
         RetriesExhaustedError: if it failed `TRIES` times.
     """
     if is_local(uri):
         return action()
-    # Neither the query nor a key in front of the bucket belongs into a message.
+    # A message must contain neither the query nor a key before the bucket.
     place = re.sub(r"//[^/@]*@", "//", uri.partition("?")[0])
     attempt = 1
     while True:
@@ -83,7 +83,11 @@ def retried(verb: str, uri: str, action: Callable[[], T]) -> T:
             if isinstance(error, (*_REFUSALS, RefusedError, RetriesExhaustedError)):
                 raise
             if _REFUSED.search(str(error)):
-                hint = "; the environment must hold credentials that may" if "ACCESS_DENIED" in str(error) else ""
+                hint = (
+                    "; the environment must have credentials with this permission"
+                    if "ACCESS_DENIED" in str(error)
+                    else ""
+                )
                 raise RefusedError(f"cannot {verb} {place}: {str(error).rstrip('.')}{hint}") from error
             if attempt >= TRIES:
                 raise RetriesExhaustedError(f"cannot {verb} {place} after {TRIES} tries: {error}") from error
@@ -114,7 +118,7 @@ def uri_of(path: bytes) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return `uri` such that another process with another working directory finds the same place."""
+    """Return an absolute `uri`, independent of the working directory."""
     if uri.startswith("file://"):
         return uri_of(os.fsencode(local_path(uri))).rstrip("/")
     return uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
@@ -149,7 +153,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Return the pyarrow file system of a URI and the path inside it.
 
     Raises:
-        StorageError: if the scheme is unknown, the URI is malformed, or it holds a secret.
+        StorageError: if the scheme is unknown, the URI is malformed, or it contains a secret.
     """
     if is_local(uri):
         return pafs.LocalFileSystem(), os.fsdecode(local_path(uri))
@@ -158,7 +162,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     bucket, _, path = address.partition("/")
     if ":" in bucket.rpartition("@")[0]:
         raise StorageError(
-            f"the address {scheme}://...@{bucket.rpartition('@')[2]} holds a key, which would be written into manifests and "
+            f"the address {scheme}://...@{bucket.rpartition('@')[2]} contains a key, which would be written into manifests and "
             "models; leave it out and give it through the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
     try:
@@ -175,7 +179,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=32)
 def _client(root: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of a bucket, whose connections stay open for the next file."""
+    """Return the file system of a bucket; its connections are reused."""
     return pafs.FileSystem.from_uri(root)
 
 
@@ -191,7 +195,7 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
     fs, path = filesystem(uri)
 
     def read() -> bytes:
-        # Not as a stream, which asks the server for 256 kB at a time.
+        # Not as a stream, which would request 256 kB at a time.
         with fs.open_input_file(path) as file:
             return bytes(file.readall() if limit < 0 else file.read(limit))
 
@@ -204,11 +208,11 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     Args:
         uri: where.
         data: its content.
-        durable: wait until a local disk has it, so that a power cut cannot leave the name on an empty file; not
-            needed for what can be made again.
+        durable: wait until a local disk has it, so that a power failure cannot leave an empty file; not
+            needed for files that can be made again.
 
     Raises:
-        StorageError: if the place cannot be written (read-only, no such bucket, disk full).
+        StorageError: if the location cannot be written (read-only, no such bucket, disk full).
     """
     with atomic_file(uri, durable=durable) as temporary:
         if is_local(uri):
@@ -241,19 +245,19 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_tables(uris: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield Parquet files, or some columns of them, in the order asked for; the next `READ_AHEAD` are read meanwhile.
+    """Yield Parquet files, or some columns of them, in the given order; the next `READ_AHEAD` are read meanwhile.
 
     Raises:
-        OSError: as the file system reports it, when the turn of that file comes.
+        OSError: as the file system reports it, when that file is yielded.
         pyarrow.ArrowException: if one is not Parquet.
     """
     return ahead(lambda uri: read_table(uri, columns), uris)
 
 
 def ahead(action: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield what `action` makes of each item, in order, while it is at work on the next `READ_AHEAD`.
+    """Yield the result of `action` for each item, in order, while the next `READ_AHEAD` are computed.
 
-    What it raises is raised when the turn of that item comes.
+    Exceptions are raised when that item is yielded.
     """
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(READ_AHEAD) as pool:
@@ -269,7 +273,7 @@ def write_table(table: pa.Table, uri: str) -> None:
     """Write a table as Parquet, complete or not at all.
 
     Raises:
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -285,16 +289,16 @@ def write_json(value: object, uri: str, *, allow_nan: bool = True) -> None:
         allow_nan: write NaN and infinity, which strict readers refuse, instead of raising ValueError.
 
     Raises:
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     write_bytes(uri, (json.dumps(value, indent=2, allow_nan=allow_nan) + "\n").encode())
 
 
 def write_csv(rows: Iterable[Sequence[object]], uri: str) -> None:
-    """Write rows as CSV, complete or not at all; what UTF-8 cannot say becomes a question mark.
+    """Write rows as CSV, complete or not at all; characters that cannot be encoded become question marks.
 
     Raises:
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     text = io.StringIO()
     csv.writer(text).writerows(rows)
@@ -303,15 +307,15 @@ def write_csv(rows: Iterable[Sequence[object]], uri: str) -> None:
 
 @contextmanager
 def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
-    """Yield a temporary name beside `uri`; what is written there replaces `uri` when the block ends well.
+    """Yield a temporary name beside `uri`; it replaces `uri` when the block ends without an exception.
 
     Args:
         uri: where.
-        durable: wait until a local disk has it, so that a power cut cannot leave the name on an empty file; not
-            needed for what can be made again.
+        durable: wait until a local disk has it, so that a power failure cannot leave an empty file; not
+            needed for files that can be made again.
 
     Raises:
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     address, query = split_query(uri)
     temporary = f"{address}.{uuid.uuid4().hex[:8]}.tmp{query}"
@@ -336,7 +340,7 @@ def atomic_file(uri: str, *, durable: bool = True) -> Iterator[str]:
 
 
 def _move(fs: pafs.FileSystem, path: str, final: str) -> None:
-    """Rename a file that was written; one that an earlier try had moved, though its answer was lost, counts as moved."""
+    """Rename a file that was written; a file that an earlier attempt moved, although its response was lost, counts as moved."""
     try:
         fs.move(path, final)
     except OSError:
@@ -383,13 +387,13 @@ def list_files(folder: str, accept: Callable[[str], bool] = lambda name: True) -
 
 
 def require_writable(folder: str) -> None:
-    """Make `folder` and prove that a file can be written there.
+    """Create `folder` and check that a file can be written there.
 
     Raises:
         StorageError: one sentence naming the folder, if not.
     """
     probe = join(folder, ".pneumo_ray_write_test")
-    filesystem(probe)  # an address that cannot be used has its own sentence
+    filesystem(probe)  # an invalid address has its own message
     try:
         write_bytes(probe, b"")
     except (StorageError, OSError) as error:

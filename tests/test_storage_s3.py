@@ -231,7 +231,7 @@ def test_a_key_in_the_address_is_not_printed(capsys, monkeypatch):
 
 def test_a_key_in_an_address_is_refused_and_not_repeated():
     for action in (storage.read_bytes, storage.list_files, storage.require_writable):
-        with pytest.raises(StorageError, match=r"s3://\.\.\.@bucket holds a key.*AWS_ACCESS_KEY_ID") as raised:
+        with pytest.raises(StorageError, match=r"s3://\.\.\.@bucket contains a key.*AWS_ACCESS_KEY_ID") as raised:
             action("s3://AKIA:sesame@bucket/run?region=us-east-1")
         assert "sesame" not in str(raised.value)
 
@@ -294,7 +294,7 @@ def test_a_place_that_gives_no_access_is_one_sentence_about_credentials(bucket, 
     storage._client.cache_clear()
     try:
         for action in (storage.read_bytes, storage.read_table):
-            with pytest.raises(StorageError, match=r"^cannot read s3://.*/f: .*ACCESS_DENIED.*must hold credentials"):
+            with pytest.raises(StorageError, match=r"^cannot read s3://.*/f: .*ACCESS_DENIED.*must have credentials"):
                 action(file)
     finally:
         storage._client.cache_clear()

@@ -62,7 +62,7 @@ def read_masks(uri: str, image_ids: list[str], option: str = "--masks") -> list[
             its full id or, where that is unique on both sides, by its file name; a file may leave out the image's
             extension: `train/NORMAL/IM-1.png` and `IM-1.jpeg.png` are masks of `train/NORMAL/IM-1.jpeg`.
         image_ids: what to look for; the table may hold more.
-        option: its name, for the sentence.
+        option: its name, for the error message.
 
     Raises:
         ManifestError: if the place cannot be read, lacks a column, names an image twice, or has none of the images.

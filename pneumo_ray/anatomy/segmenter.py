@@ -83,7 +83,7 @@ def save_segmenter(uri: str, network: LungNet, provenance: dict[str, Any]) -> st
 
     Raises:
         ModelError: if the provenance cannot be stored exactly.
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     state = {
         name: tensor.detach().cpu().float().contiguous()

@@ -1,4 +1,4 @@
-"""List the images of an archive, and read one of them: folders, tar and zip files, local or on object storage.
+"""List the images of an archive and read one of them: folders, tar and zip files, local or on object storage.
 
 An archive is the same archive in each of these forms: `names` decides for all of them what is an image, and the paths
 below it are the same.
@@ -44,7 +44,7 @@ class Entry:
 
 @dataclass
 class ListingCount:
-    """What a listing passed over, filled while it runs."""
+    """Counts of files that a listing skipped, filled while it runs."""
 
     passed_over: PassedOver = field(default_factory=PassedOver)
     """How many files and folders, by reason."""
@@ -71,7 +71,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
 
     Args:
         archives: folders, tar or zip files, or single images; local paths or `pyarrow.fs` URIs.
-        count: filled with what was passed over.
+        count: filled with the number of skipped files.
 
     Raises:
         ArchiveError: if an archive is missing or cannot be listed at all.
@@ -83,7 +83,7 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             one, two = (f"{storage.split_query(uri)[0]}/" for uri in (root, other))
             if one.startswith(two) or two.startswith(one):
                 raise ArchiveError(
-                    f"--archive {root} and {other} overlap, so images would count twice; give one of them"
+                    f"--archive {root} and {other} overlap, so images would be counted twice; give one of them"
                 )
     for number, root in enumerate(roots):
         name = storage.base_name(root)
@@ -183,7 +183,7 @@ def _walk_local(root: str, passed_over: PassedOver) -> Iterator[_File]:
                 if not entry.is_file(follow_symlinks=False):  # nearly all are, and that is known without a question
                     is_folder = entry.is_dir()
                     is_special = not is_folder and _is_device(entry)
-            except OSError:  # a loop of symbolic links: a row that will say so
+            except OSError:  # a loop of symbolic links becomes a failed row
                 is_folder = is_special = False
             if is_special:
                 passed_over["not_a_file"] += 1
@@ -281,7 +281,7 @@ def _gunzipped(data: bytes) -> bytes:
 def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
-    Files in a bucket are read some ahead: each is two requests, which take longer than decoding what they bring.
+    Files in a bucket are read ahead: each takes two requests, which take longer than decoding the file.
 
     Args:
         places: URI and member of each.

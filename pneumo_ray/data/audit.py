@@ -1,7 +1,7 @@
-"""What a reader should know of a data set before believing a number computed on it.
+"""Facts about a data set that decide how far results on it can be trusted.
 
-Kermany's radiographs have known faults (`README.md`, "The data"): duplicates, patients on both sides of a
-split, and normals that are larger and less compressed, so that a file's size predicts its class.
+Kermany's radiographs have known faults (`docs/data.md`, "Audit"): duplicates, patients on both sides of a
+split, and normal images that are larger and less compressed, so that the size of a file predicts its class.
 """
 
 from collections import Counter
@@ -112,7 +112,7 @@ def patients_warning(facts: Mapping[str, int]) -> str | None:
 
 
 def _by_folder(table: pa.Table) -> pa.Table:
-    """Replace the split by what the archive's own folders say, where the manifest still knows."""
+    """Replace the split by that of the archive's folders, where the manifest has it."""
     if "folder" not in table.column_names:
         return table
     return table.set_column(table.column_names.index("split"), "split", table["folder"])
@@ -140,9 +140,9 @@ def _duplicates(ok: pa.Table) -> dict[str, int]:
 
 
 def _shortcut(labelled: pa.Table) -> dict[str, dict[str, float]]:
-    """Return size, shape and compression by class, and how well each alone tells the classes apart (AUC).
+    """Return size, shape and compression by class, and how well each alone separates the classes (AUC).
 
-    Copies that `--materialize-copies` wrote are not the archive's and are left out.
+    Copies written by `--materialize-copies` are not part of the archive and are left out.
     """
     if "copy_of" in labelled.column_names:
         labelled = labelled.filter(pc.is_null(labelled["copy_of"]))

@@ -1,8 +1,8 @@
 """Radiographs decoded and resized once, read back at random without decoding.
 
-A shard is an Arrow IPC file with one record batch an image, so that one image is one short range of bytes: a
-memory map on a local disk, a range read on object storage. Images are found by the hash of the file they came
-from; a changed file is another key, and a shard that an interrupted run left behind is used by the next.
+A shard is an Arrow IPC file with one record batch per image, so that one image is one short range of bytes: a
+memory map on a local disk, a range read on object storage. Images are found by the hash of their
+file; a changed file has another key, and the next run uses the shards of an interrupted one.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import pyarrow as pa
 from pneumo_ray import storage
 
 DECODE_VERSION = b"3"
-"""Raised when the same file would decode to other pixels; older shards are then passed over."""
+"""Incremented when the same file would decode to other pixels; older shards are then ignored."""
 
 Key = tuple[str, int]
 """SHA-256 of the file in hexadecimal, and the frame."""
@@ -30,7 +30,7 @@ def cache_folder(run: str, size: int) -> str:
 def write_shard(
     folder: str, size: int, images: Sequence[tuple[Key, np.ndarray]], unlisted: Collection[Key] = ()
 ) -> str:
-    """Write images, uint8 [size, size] each, as one shard; return its file name, which follows from their keys.
+    """Write images, uint8 [size, size] each, as one shard; return its file name, which is a hash of their keys.
 
     Args:
         folder: of the cache.
@@ -41,7 +41,7 @@ def write_shard(
     names = [f"{sha}:{frame}" for (sha, frame), _ in images]
     digest = hashlib.sha256(";".join(names).encode()).hexdigest()
     keys = ";".join("" if key in unlisted else name for name, (key, _) in zip(names, images, strict=True)).encode()
-    # The keys are in the footer, so that finding out what a shard holds reads no pixels.
+    # The keys are in the footer, so that listing a shard reads no pixels.
     schema = pa.schema(
         [("pixels", pa.binary(size * size))],
         metadata={b"decode_version": DECODE_VERSION, b"size": str(size).encode(), b"keys": keys},
@@ -57,7 +57,7 @@ def write_shard(
 
 
 def scan_cache(folder: str, size: int) -> dict[Key, tuple[str, int]]:
-    """Return where each cached image lies: key -> (shard, row). A shard that cannot be read is passed over."""
+    """Return the place of each cached image: key -> (shard, row). A shard that cannot be read is skipped."""
     found: dict[Key, tuple[str, int]] = {}
     for name in storage.list_files(folder, lambda file: file.endswith(".arrow")):
         try:

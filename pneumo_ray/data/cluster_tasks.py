@@ -15,7 +15,7 @@ from pneumo_ray.errors import ManifestError, PneumoError, StorageError
 from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks
 
 _ABORTED = "aborted"
-"""Status of a row that ends the job: it never reaches a manifest."""
+"""Status of a row that ends the job; it is never written to a manifest."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
 

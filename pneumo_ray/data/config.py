@@ -31,19 +31,19 @@ class PrepareConfig:
     out: str
     """Folder of the run; manifest.parquet and audit.json are written there."""
     protocol: Protocol = "grouped"
-    """Who trains, chooses and measures: grouped (patients never cross), official (the folders), paper (random halves)."""
+    """Assignment of splits: grouped (patients never cross), official (the archive's folders), paper (random halves)."""
     labels: str | None = None
-    """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are carried along."""
+    """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are copied."""
     cache: bool = False
-    """Decode and resize every image once (64 kB each) so that training never decodes."""
+    """Store every decoded image (64 kB each), so that training does not decode."""
     materialize_copies: bool = False
     """Write transformed copies of the smaller class as files, as the paper did, instead of making them while training."""
     keep_identifiers: bool = False
-    """Write patient identifiers of DICOM files as they are instead of salted hashes."""
+    """Store patient identifiers of DICOM files unchanged instead of as salted hashes."""
     seed: int = 0
-    """Of the random choices of the split and the copies."""
+    """Seed of the splits and the copies."""
     decode_seconds: float = DECODE_SECONDS
-    """An image whose decoding takes longer is a failed row (`timeout`)."""
+    """Time limit for decoding one image, in seconds; a slower image is a failed row (`timeout`)."""
 
     def __post_init__(self) -> None:
         require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")

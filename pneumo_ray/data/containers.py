@@ -19,7 +19,7 @@ from pneumo_ray.errors import ArchiveError, PneumoError
 from pneumo_ray.images.decode import ImageTooLargeError
 
 MAX_FILE_BYTES = 1 << 29
-"""A single image larger than this is refused: a member of a zip file of 1 MB may unpack to a thousand times that."""
+"""A larger image is refused: a member of a 1 MB zip file may unpack to a thousand times that size."""
 
 REMOTE_BUFFER = 1 << 18
 """Bytes that are read ahead in a tar or zip file on a remote place."""
@@ -100,9 +100,9 @@ def read_member(uri: str, member: str) -> bytes:
 
 
 def read_limited(stream: IO[bytes] | gzip.GzipFile) -> bytes:
-    """Return up to a byte more than `MAX_FILE_BYTES`, whatever size the archive's directory claims.
+    """Return at most `MAX_FILE_BYTES` + 1 bytes, whatever size the archive's directory claims.
 
-    In pieces, because zipfile and tarfile hold all of what one call reads twice.
+    Reads in pieces, because zipfile and tarfile hold two copies of the data of one call.
     """
     content = io.BytesIO()
     while content.tell() <= MAX_FILE_BYTES and (
@@ -126,7 +126,9 @@ def _open(uri: str) -> IO[bytes]:
 
 def _named(uri: str) -> Iterator[tuple[str, Member]]:
     """Yield all that a container holds, each under a name of its own."""
-    copies: dict[str, int] = {}  # counted on, because a search from 2 takes hours in a tar file of one name only
+    copies: dict[
+        str, int
+    ] = {}  # the last number is kept: a search from 2 takes hours in a tar file with one repeated name
     taken: set[str] = set()
     match = CONTAINER.search(storage.base_name(uri))
     for container, info in _zip_members(uri) if match and match[1] else _tar_members(uri):
@@ -244,5 +246,5 @@ def _member_bytes(uri: str, member: str) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Say what tarfile or zipfile stumbled over: on hostile bytes any exception, some of them without a word."""
+    """Return the reason of an exception of tarfile or zipfile; on hostile bytes it may be of any type and have no message."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The paper's on-disk copies of the smaller class, for those who want files; training makes the same ones on the fly."""
+"""Copies of the smaller class as files, as in the paper; training makes the same copies in memory."""
 
 import hashlib
 from typing import Any

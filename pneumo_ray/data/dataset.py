@@ -1,7 +1,7 @@
-"""From a manifest row to the square grey image that training and scoring both begin with.
+"""From a manifest row to the square grey image that training and scoring start from.
 
 There is one path: decode, resize to the decoding size, resize to the base of the network's input. The cache holds
-the image after the first resize, so that a model sees the same pixels with a cache and without.
+the image after the first resize, so that the input is the same with and without a cache.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ def square(data: bytes, size: int, frame: int = 0) -> np.ndarray:
 
 
 def network_input(data: bytes, frame: int | None, resize_size: int, image_size: int) -> Decoded:
-    """Decode a file as the network sees it.
+    """Decode a file to the network's input.
 
     Args:
         data: content of a file.
@@ -54,9 +54,9 @@ def network_input(data: bytes, frame: int | None, resize_size: int, image_size: 
 
 
 def seen_by_network(grey: np.ndarray, resize_size: int, image_size: int) -> np.ndarray:
-    """Return of a decoded image, uint8 [H, W], what the network sees, uint8 [image_size, image_size].
+    """Return the network's input, uint8 [image_size, image_size], of a decoded image, uint8 [H, W].
 
-    Both sizes may be multiplied by one number, to show people the same part of the image at another size.
+    Multiplying both sizes by one number gives the same part of the image at another size.
     """
     base = resize_grey(grey, decoding_size(image_size))
     return center_crop(resize_grey(base, resize_size), image_size)
@@ -106,7 +106,7 @@ def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> 
         try:
             images[hits] = read_cached(cache_folder, size, [files[i] for i in hits], [places[i] for i in hits])
             cached = [file is not None for file in files]
-        except OSError:  # a cache can be deleted at any time; the originals are still there
+        except OSError:  # the cache may have been deleted; read the original files
             pass
     for position in range(len(rows)):
         if not cached[position]:
@@ -115,7 +115,7 @@ def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> 
                 images[position] = square(data, size, columns["frame"][position] or 0)
             except (PneumoError, OSError) as error:
                 raise ManifestError(
-                    f"{columns['image_id'][position]} was readable when the manifest was made and is not now "
+                    f"{columns['image_id'][position]} was readable when the manifest was made but is not any more "
                     f"({describe(error)}); run jobs/prepare.py again"
                 ) from error
     return images

@@ -1,4 +1,4 @@
-"""How many images a file holds, found out from its header: a multi-frame DICOM or a TIFF of many pages is many."""
+"""Number of frames of a file, from its header: multi-frame DICOM and TIFF with several pages."""
 
 import re
 
@@ -13,7 +13,7 @@ _SINGLE = re.compile(r"\.(jpe?g|jpe|jfif|pjpeg|pjp|png|webp)$", re.IGNORECASE)
 
 
 def may_hold_frames(name: str) -> bool:
-    """Whether a file of this name can hold more than one frame. (One that does against its name fails when it is decoded.)"""
+    """Whether a file of this name can hold more than one frame. (A file with frames in spite of its name fails when it is decoded.)"""
     return not _SINGLE.search(storage.base_name(name))
 
 

@@ -1,4 +1,4 @@
-"""Turn entries of an archive into manifest rows: read, hash, decode, and cache; whatever fails becomes a row that says why."""
+"""Turn entries of an archive into manifest rows: read, hash, decode and cache; a failure becomes a row with its reason."""
 
 import hashlib
 import hmac
@@ -24,27 +24,27 @@ INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS])
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """How the images of an archive are looked at."""
+    """Settings of the inspection of an archive."""
 
     size: int = 256
-    """Rows and columns of the cached images, in pixels; without a cache the least size to decode to."""
+    """Rows and columns of the cached images, in pixels; without a cache the smallest size to decode to."""
     cache_folder: str | None = None
     """Where shards are written; None writes none."""
     cached: Mapping[Key, tuple[str, int]] = field(default_factory=dict)
-    """What the cache already holds; these images are read and hashed but not decoded again."""
+    """Images in the cache; they are read and hashed but not decoded again."""
     salt: bytes | None = None
     """Key of the hash that replaces the patient identifiers of DICOM files; None keeps them."""
     decode_seconds: float = DECODE_SECONDS
-    """That the decoding of one image may take."""
+    """Time limit for decoding one image, in seconds."""
 
 
 def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful: bool = False) -> pa.Table:
     """Return the manifest rows of some entries, one per frame, in order, with columns `INSPECTED_SCHEMA`.
 
     Args:
-        entries: what to look at.
-        config: how.
-        careful: an image among them may have ended the process that tried before; see `guarded`.
+        entries: entries of the listing.
+        config: settings.
+        careful: an image among them may have ended an earlier process; see `guarded`.
     """
     rows: list[dict[str, Any]] = []
     fresh: list[tuple[Key, np.ndarray]] = []
@@ -98,7 +98,7 @@ def _inspect(
         yield base | {"status": "failed", "error": describe(error)}, None
         return
     base |= {"width": info.width, "height": info.height, "mode": info.mode}
-    if info.patient_key is not None:  # what a DICOM file says of itself is worth more than its name
+    if info.patient_key is not None:  # the DICOM header takes precedence over the file name
         base["patient_id"] = _pseudonym(info.patient_key, config.salt)
     for frame in range(info.frames):
         row = dict(base)
@@ -117,7 +117,7 @@ def _inspect(
 
 
 def describe(error: Exception) -> str:
-    """Return `kind: reason` for a failed row. Never holds pixels, patients or paths of other files."""
+    """Return `kind: reason` for a failed row. Never contains pixels, patients or paths of other files."""
     if isinstance(error, DecodeError):
         return f"{error.kind}: {error}"
     if isinstance(error, OSError):

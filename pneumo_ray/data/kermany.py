@@ -1,11 +1,11 @@
-"""What a path says about a radiograph, in the naming of the Kermany data set (doi 10.17632/rscbjbr9sj.2).
+"""Facts from the path of a radiograph in the naming of the Kermany data set (doi 10.17632/rscbjbr9sj.2).
 
 `train/PNEUMONIA/person12_bacteria_46.jpeg` is a training radiograph of patient 12 with bacterial pneumonia;
 `test/NORMAL/NORMAL2-IM-0588-0001-0002.jpeg` a normal one of patient IM-0588.
 
 The data set does not say whether person 12 of the bacterial files is person 12 of the viral ones, nor whether
 IM-0588 is NORMAL2-IM-0588. They are taken to be the same child: if that is wrong some training images are
-set aside for nothing; if the opposite were wrong, the test result would be flattered.
+set aside without need; if the opposite were wrong, the test result would be too good.
 """
 
 import re
@@ -23,12 +23,12 @@ CLASS_FOLDERS = {"normal": 0, "pneumonia": 1}
 
 _IMAGE = r"\.(?:jpe?g|jpe|jfif|pjpeg|pjp|png|tiff?|webp)(?:\.gz)?$"
 _PNEUMONIA = re.compile(rf"person(\d+)_(bacteria|virus)_\d+.*{_IMAGE}", re.IGNORECASE)
-# Viewers export DICOM files as IM-0001-0001.dcm, which says nothing about the patient: images only.
+# JPEG and PNG only: viewers export DICOM files as IM-0001-0001.dcm, which does not identify the patient.
 _NORMAL = re.compile(rf"(?:NORMAL\d*-)?IM-(\d+)-\d+.*{_IMAGE}", re.IGNORECASE)
 
 
 class PathFacts(NamedTuple):
-    """What could be read off a path; None where it says nothing."""
+    """Facts from a path; None where it contains none."""
 
     label: int | None
     subtype: str | None
@@ -44,7 +44,7 @@ def read_path(path: str) -> PathFacts:
     """
     *folders, name = path.split("/")
     folders = [folder.strip().lower() for folder in folders]
-    # The innermost folder that speaks wins: an archive may itself lie below a folder called `train`.
+    # The innermost matching folder is used: the archive itself may be below a folder called `train`.
     split = next((SPLIT_FOLDERS[f] for f in reversed(folders) if f in SPLIT_FOLDERS), None)
     label = next((CLASS_FOLDERS[f] for f in reversed(folders) if f in CLASS_FOLDERS), None)
     if match := _PNEUMONIA.match(name):

@@ -1,4 +1,4 @@
-"""One Arrow table describes an archive: one row per image, with what is known of it and where it lies."""
+"""The manifest: an Arrow table with one row per image, its location and what is known about it."""
 
 import hashlib
 from collections import Counter
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 )
 """The contract. `label`: 0 normal, 1 pneumonia, null unknown. `split`: train, val, test, null not used.
 A manifest may carry more columns: `cache_file` and `cache_row` where `prepare --cache` ran, `copy_of` where copies
-were written, and whatever the label table brought along."""
+were written, and the other columns of the label table."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
 NOTE_FIELD = pa.field("decode_note", pa.string())
@@ -61,7 +61,7 @@ def write_manifest(table: pa.Table, uri: str) -> None:
 
     Raises:
         ManifestError: if the table breaks the contract.
-        StorageError: if the place cannot be written.
+        StorageError: if the location cannot be written.
     """
     validate(table, uri)
     storage.write_table(table, uri)
@@ -84,10 +84,10 @@ def read_manifest(uri: str) -> pa.Table:
 
 
 def validate(table: pa.Table, name: str) -> None:
-    """Hold a table against the contract of names.
+    """Check a table against the contract of names.
 
     Raises:
-        ManifestError: naming the first thing that is wrong.
+        ManifestError: naming the first violation.
     """
     missing = [field.name for field in SCHEMA if field.name not in table.column_names]
     if missing:
@@ -120,7 +120,7 @@ def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def fingerprint(table: pa.Table) -> str:
-    """Return a hash of what training sees of a manifest: ids, contents, labels and splits, in order."""
+    """Return a hash of the columns that training depends on: ids, contents, labels and splits, in order."""
     digest = hashlib.sha256()
     for column in ("image_id", "frame", "content_sha256", "label", "split", "status"):
         for value in table[column].to_pylist():
@@ -137,22 +137,22 @@ def usable(table: pa.Table, split: str | None = None) -> pa.Table:
 
 
 def crossing(table: pa.Table, column: str) -> list[str]:
-    """Return the values of `column` (patient_id or content_sha256) that stand in more than one split, sorted."""
+    """Return the values of `column` (patient_id or content_sha256) that are in more than one split, sorted."""
     known = table.filter(pc.and_(pc.is_valid(table["split"]), pc.is_valid(table[column])))
     splits = known.group_by(column).aggregate([("split", "count_distinct")])
     return sorted(splits.filter(pc.greater(splits["split_count_distinct"], 1))[column].to_pylist())
 
 
 def refuse_leakage(table: pa.Table) -> None:
-    """Refuse a manifest in which a patient, or an exact duplicate, stands in two splits.
+    """Refuse a manifest in which a patient or an exact duplicate is in two splits.
 
     Raises:
-        LeakageError: saying how many, and what to do.
+        LeakageError: with the counts and what to do.
     """
     rows = usable(table)
     patients, contents = crossing(rows, "patient_id"), crossing(rows, "content_sha256")
     if patients or contents:
         raise LeakageError(
-            f"{len(patients)} patient(s) and {len(contents)} exact duplicate(s) stand in more than one split, so the result would be "
-            "flattered; prepare with --protocol grouped, or pass --allow-leakage to train all the same"
+            f"{len(patients)} patient(s) and {len(contents)} exact duplicate(s) are in more than one split, so the result would be "
+            "too good; prepare with --protocol grouped, or give --allow-leakage to train anyway"
         )

@@ -95,7 +95,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
 
 
 def cache_of(manifest: pa.Table, uri: str) -> str | None:
-    """Return the cache folder that a manifest names, where it is still there (also when the run was moved)."""
+    """Return the cache folder of a manifest if it exists (also after the run was moved)."""
     named = (manifest.schema.metadata or {}).get(b"cache", b"").decode()
     beside = cache_folder(storage.parent(storage.absolute(uri)), CACHE_SIZE)
     return next((folder for folder in (beside, named) if named and folder and storage.exists(folder)), None)
@@ -104,7 +104,7 @@ def cache_of(manifest: pa.Table, uri: str) -> str | None:
 def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> str:
     """Return a manifest whose images are all cached: `uri` itself if they are, else a copy in `out` beside its new cache.
 
-    A copy that was begun is continued. Where no cache serves the size (above 224 pixels) it is `uri` as well.
+    An interrupted copy is continued. Above 224 pixels, for which there is no cache, `uri` is returned.
 
     Args:
         uri: where the manifest is.
@@ -135,7 +135,7 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
             found |= places
             tick(len(places))
     if todo:
-        log(f"decoded {len(todo):,} images once, for all trials; prepare --cache would have done it")
+        log(f"decoded {len(todo):,} images once for all trials; prepare with --cache to avoid this")
     homes = [found.get(key, (None, None)) for key in keys]
     for position, spec in enumerate(CACHE_FIELDS):
         column = pa.array([home[position] for home in homes], spec.type)
@@ -149,9 +149,9 @@ def cached_manifest(uri: str, manifest: pa.Table, image_size: int, out: str) -> 
 
 
 def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Return a manifest, its training rows and its validation rows, after checking that one can train on them.
+    """Return a manifest, its training rows and its validation rows, after checking that training is possible.
 
-    The rows come in one piece: to take a batch out of a table of several, Arrow copies the whole table first.
+    The rows are contiguous: to take a batch from a chunked table, Arrow copies the whole table first.
 
     Raises:
         ManifestError: if there are no labels, one class only, or an empty split.
@@ -181,7 +181,7 @@ def _see(facts: dict[str, Any], path: str) -> str:
 
 
 def _salt(out: str) -> bytes:
-    """Return the run's secret, made once: without it the hashes of patient identifiers could be tried out."""
+    """Return the run's salt, generated once; without a salt the hashes of patient identifiers could be found by trial."""
     path = storage.join(out, ".salt")
     if not storage.exists(path):
         storage.write_bytes(path, secrets.token_bytes(32))

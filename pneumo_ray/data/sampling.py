@@ -1,4 +1,4 @@
-"""The sampler as data: an epoch is a table of (slot, row, copy), made on the driver and the same for any cluster.
+"""The sampler as data: an epoch is a table of (slot, row, copy), computed on the driver and independent of the cluster.
 
 Class balance, shuffling, the key of every augmentation and the place to resume all follow from that table. The modes of
 balance are those of arXiv 2507.18647, one at a time or, as the paper has them, all at once.
@@ -33,7 +33,7 @@ def epoch_plan(labels: NDArray[np.int8], *, balance: Balance, seed: int, epoch: 
         `row` int32 (index into `labels`), `copy` int16 (0 for the original, else the number of the virtual copy).
 
     Raises:
-        ConfigError: if the labels or the batch cannot be planned for with this balance.
+        ConfigError: if the balance is impossible with these labels or this batch size.
     """
     length = epoch_slots(labels, balance=balance, batch_size=batch_size)
     rng = np.random.Generator(np.random.Philox(key=np.array([stream_key(seed, "epoch"), epoch], dtype=np.uint64)))
@@ -55,11 +55,11 @@ def epoch_slots(labels: NDArray[np.int8], *, balance: Balance, batch_size: int) 
     """Return the number of rows of `epoch_plan` without making it: the same for every epoch and seed.
 
     Raises:
-        ConfigError: if the labels or the batch cannot be planned for with this balance.
+        ConfigError: if the balance is impossible with these labels or this batch size.
     """
     normal, pneumonia = _class_counts(labels, balance)
     if batch_size < 1:
-        raise ConfigError(f"The batch size must be at least 1, got {batch_size}.")
+        raise ConfigError(f"batch-size must be at least 1, got {batch_size}")
     drawn = 2 * max(normal, pneumonia) if balance in ("copies", "paper") else normal + pneumonia
     return -(-drawn // batch_size) * batch_size
 
@@ -67,7 +67,7 @@ def epoch_slots(labels: NDArray[np.int8], *, balance: Balance, batch_size: int) 
 def virtual_copies(labels: NDArray[np.int8]) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
     """Return every original once, then as many copies of the smaller class as make the classes equal.
 
-    Copies are spread evenly: no image of the smaller class has two more than another.
+    Copies are distributed evenly: the numbers of copies of two images differ by at most one.
 
     Args:
         labels: int8 [n], 0 normal and 1 pneumonia.
@@ -142,7 +142,7 @@ def _draw_with_replacement(
 
 
 def _class_counts(labels: NDArray[np.int8], balance: Balance) -> tuple[int, int]:
-    """Return (normal, pneumonia), after checking that this balance can be had from these labels."""
+    """Return (normal, pneumonia), after checking that the balance is possible with these labels."""
     if balance not in BALANCE_MODES:
         raise ConfigError(f"Balance {balance!r} is not known: choose one of {', '.join(BALANCE_MODES)}.")
     if len(labels) == 0:

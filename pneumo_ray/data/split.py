@@ -1,6 +1,6 @@
-"""Which radiographs train the model, which choose it, and which measure it.
+"""Splits: which images train the model, which choose it and which measure it.
 
-Three protocols. `grouped` and `official` carry claims; `paper` (arXiv 2507.18647) is there to be compared with.
+Three protocols. `grouped` and `official` support claims; `paper` (arXiv 2507.18647) is for comparison only.
 """
 
 from collections.abc import Collection
@@ -17,14 +17,14 @@ from pneumo_ray.errors import ConfigError
 VAL_FRACTION = 0.1
 """Share of the images of each class that `grouped` and `official` take for validation."""
 TEST_FRACTION = 0.1
-"""Share that `grouped` takes for the test where the archive brings no test folder."""
+"""Share that `grouped` takes for the test if the archive has no test folder."""
 
 
 def check_folders(splits: Collection[str | None], protocol: Protocol) -> None:
-    """Refuse a protocol that needs folders which the archive has not.
+    """Refuse a protocol that needs folders which the archive does not have.
 
     Args:
-        splits: what the archive's folders (or the label table) call their images: train, val, test or None.
+        splits: the splits named by the archive's folders (or the label table): train, val, test or None.
         protocol: one of the three.
 
     Raises:
@@ -40,10 +40,10 @@ def check_folders(splits: Collection[str | None], protocol: Protocol) -> None:
 def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: bool = False) -> pa.Table:
     """Fill the column `split` of a manifest.
 
-    * `grouped`: a test folder stays as it is; training images that share a patient or their very bytes with
+    * `grouped`: a test folder stays as it is; training images that share a patient or identical bytes with
       it are set aside (split null). The rest is divided such that patients and exact duplicates stay on one side.
     * `official`: train and test folders as they are, validation carved out of train by patient. A patient that the
-      archive itself has on both sides stays there, and training refuses it unless told otherwise.
+      archive itself has on both sides stays there, and training refuses it without --allow-leakage.
     * `paper`: the train folder trains; everything else is halved at random, class by class.
 
     Rows that failed or have no label get no split.
@@ -56,7 +56,7 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: b
             `grouped` then sets aside the training rows that are linked to them.
 
     Raises:
-        ConfigError: if the archive has not the folders that the protocol needs.
+        ConfigError: if the archive lacks folders that the protocol needs.
     """
     folder = np.array(table["split"].to_pylist(), dtype=object)
     label = pc.fill_null(table["label"], -1).to_numpy().astype(np.int64)
@@ -92,13 +92,13 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: b
 
 
 def permute_labels(rows: pa.Table, seed: int) -> pa.Table:
-    """Give the rows each other's labels, class by class as many as before (Adebayo et al. 2018, arXiv 1810.03292)."""
+    """Permute the labels of the rows; the class counts stay the same (Adebayo et al. 2018, arXiv 1810.03292)."""
     order = np.random.default_rng([seed, 0x1ABE1]).permutation(len(rows))
     return rows.set_column(rows.column_names.index("label"), "label", rows["label"].take(pa.array(order)))
 
 
 def link_groups(table: pa.Table) -> np.ndarray:
-    """Return a group number per row, int [n]: rows of one patient, or with the same bytes, share a group, transitively."""
+    """Return a group number per row, int [n]: rows of one patient or with the same bytes share a group, transitively."""
     n = len(table)
     rows, columns = [], []
     offset = n

@@ -1,4 +1,4 @@
-"""Where the maps of a set of scores lie: against true boxes, and against another model's maps."""
+"""Agreement of maps with true boxes and with the maps of another model."""
 
 from dataclasses import dataclass
 
@@ -41,16 +41,16 @@ class Pointing:
     energy: float
     """Mean share of the map inside the boxes."""
     area: float
-    """Mean share of the image inside the boxes: what a map without information would score."""
+    """Mean share of the image inside the boxes: the expected share of a uniform map."""
 
 
 def pointing(scores: Scores, label: NDArray[np.int64], boxes: pa.Table, resize_size: int, image_size: int) -> Pointing:
-    """Play the pointing game on true positives whose pneumonia is explained.
+    """Compute the pointing game on true positives whose map explains pneumonia.
 
     Args:
         scores: scores of images that did not fail.
         label: their classes, int [n].
-        boxes: `image_id`, `x0`, `y0`, `x1`, `y1` in pixels of the radiograph, `width`, `height` of it; a row a box.
+        boxes: `image_id`, `x0`, `y0`, `x1`, `y1` in pixels of the radiograph, `width`, `height` of it; one row per box.
         resize_size: of the model's preprocessing.
         image_size: of the model's preprocessing.
     """
@@ -83,7 +83,7 @@ def map_similarity(a: Scores, b: Scores) -> float:
     """Return the mean Spearman correlation of two models' maps of the same images and the same class, none blank.
 
     With a model trained on permuted labels (jobs/train.py --permute-labels) as `b` it is the label randomisation test of
-    Adebayo et al. 2018 (arXiv 1810.03292): maps that stay the same do not show what was learned.
+    Adebayo et al. 2018 (arXiv 1810.03292): maps that stay the same do not depend on what was learned.
     """
     order = pc.index_in(a.table["image_id"], value_set=b.table["image_id"].combine_chunks())
     first, second = a.maps("cam_mean"), b.maps("cam_mean")[pc.fill_null(order, 0).to_numpy()]

@@ -29,14 +29,14 @@ def roc_band(
 ) -> tuple[Floats, Floats] | None:
     """Return the pointwise percentile band of sensitivity at each false positive rate.
 
-    A resample is a number of times for each patient; curves are taken at 512 quantiles of the scores, so the work is
+    A resample is a count for each patient; curves are evaluated at 512 quantiles of the scores, so the cost is
     one sparse product whatever the number of images. The lower end is at most the exact one (Clopper and Pearson 1934) of
     as many patients as have a positive, none of them missed.
 
     Args:
         label: [n], 0 or 1, both present.
         prob: [n].
-        groups: [n] patients; None or NaN is a patient of its own.
+        groups: [n] patients; None or NaN counts as a separate patient.
         grid: [g] false positive rates, ascending.
         num_resamples: bootstrap resamples.
         seed: the same seed draws the same patients.
@@ -60,7 +60,7 @@ def roc_band(
             2, num_bins
         )
         if negative.any() and positive.any():
-            # From the highest bin down: the shares that a threshold at the foot of each bin calls pneumonia.
+            # From the highest bin down: the shares above a threshold at the lower edge of each bin.
             false, true = (np.concatenate(([0.0], np.cumsum(c[::-1]) / c.sum())) for c in (negative, positive))
             drawn.append(np.interp(grid, false, true))
     tail = (1 - level) / 2

@@ -20,7 +20,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class ReliabilityTable:
-    """How often each level of probability came true; bin b is [edges[b], edges[b + 1]), the last one closed."""
+    """Observed frequency by predicted probability; bin b is [edges[b], edges[b + 1]), the last one closed."""
 
     edges: npt.NDArray[np.float64]
     """[bins + 1] equally spaced from 0 to 1."""
@@ -172,7 +172,7 @@ def bin_of(prob: npt.NDArray[np.float64], bins: int) -> npt.NDArray[np.int64]:
 def check_predictions(
     prob: npt.ArrayLike, labels: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Return probabilities and labels as float64 [n] and int64 [n], or refuse what no metric could mean.
+    """Return probabilities and labels as float64 [n] and int64 [n], or refuse invalid values.
 
     Raises:
         ValueError: if the lengths differ, a probability is not finite or outside [0, 1], or a label is neither 0 nor 1.

@@ -22,7 +22,7 @@ from pneumo_ray.evaluate.intervals import DIFFERENCE_METHOD, METHODS, difference
 from pneumo_ray.evaluate.scores import Scores
 
 EXACT_BELOW = 25
-"""Discordant images from which McNemar's chi-square stands in for the exact binomial test."""
+"""Number of discordant images from which McNemar's chi-square replaces the exact binomial test."""
 CRITICAL = float(norm.ppf(0.975))
 """Standard errors on each side of an estimate that make a 95 % interval."""
 INDEPENDENT_IMAGES = ("auc.standard_error", "auc.interval", "auc.p", "errors.p")
@@ -36,7 +36,7 @@ Bools = NDArray[np.bool_]
 def compare(scores: Scores, baseline: Scores) -> dict[str, Any]:
     """Compare two sets of scores on the labelled images that both have, each at its own stored threshold.
 
-    Images are put in the order of their names first, so the result does not depend on the order of rows or shards.
+    Images are sorted by name first, so the result does not depend on the order of rows or shards.
 
     Args:
         scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
@@ -106,7 +106,7 @@ def _common(table: pa.Table, other: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class DeLong:
-    """Two AUCs of the same images, and what is known of their difference."""
+    """Two AUCs of the same images and their difference."""
 
     here: float | None
     """None, like everything else, where a class is missing."""
@@ -114,8 +114,8 @@ class DeLong:
     difference: float | None
     """`here` minus `baseline`."""
     standard_error: float | None
-    """None where a class has a single image. 0 where no image distinguishes the two sets by more than any other, as
-    when they rank alike: there is no test then."""
+    """None where a class has one image. 0 where the difference of placements is the same for all images, as
+    for equal rankings: there is no test then."""
     interval: list[float] | None
     """95 %, from the normal approximation, so it can reach beyond -1 and 1; None where the standard error is 0 or None."""
     p: float | None
@@ -162,7 +162,7 @@ def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Errors of two sets on the same images; only the images on which they disagree bear on the difference."""
+    """Errors of two sets on the same images; only images on which they disagree affect the difference."""
 
     both_right: int
     only_here_right: int
@@ -179,8 +179,8 @@ class McNemar:
 def mcnemar(wrong: Bools, wrong_baseline: Bools) -> McNemar:
     """Test whether two error rates on the same images differ.
 
-    Under equal rates each discordant image falls to either set like a coin: b of b + c is binomial with 1/2, and
-    (|b - c| - 1)^2 / (b + c) about chi-square with one degree of freedom (the correction stops at 0 for b = c).
+    Under equal error rates b of b + c discordant images is binomial with probability 1/2, and
+    (|b - c| - 1)^2 / (b + c) about chi-square with one degree of freedom (the corrected difference is at least 0).
 
     Args:
         wrong: [n], whether the decision here is an error.

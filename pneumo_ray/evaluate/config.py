@@ -39,7 +39,7 @@ class OperatingPointConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure scores against the labels of a manifest, and write a report to read. Needs neither model nor Ray, except for --robustness."""
+    """Measure scores against the labels of a manifest and write a report. Only --robustness needs a model and Ray."""
 
     manifest: str
     """manifest.parquet of the archive."""
@@ -48,7 +48,7 @@ class EvaluateConfig:
     scores: str | None = None
     """Folder that jobs/explain.py wrote."""
     split: str = "test"
-    """Split of the manifest to measure; `all` takes every image, those that were trained on included."""
+    """Split of the manifest to measure; `all` takes every image, including training images."""
     prevalence: float | None = None
     """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
     baseline: str | None = None
@@ -56,9 +56,9 @@ class EvaluateConfig:
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
-    """Images on the page, at most."""
+    """Largest number of images in the report."""
     robustness: bool = False
-    """Score the split again with --model, as it is and corrupted in many ways, with Ray; the report then shows it."""
+    """Score the split again with --model, unchanged and corrupted, with Ray, and add the result to the report."""
     model: str | None = None
     """Model bundle for --robustness."""
     passes: int | None = None

@@ -1,7 +1,7 @@
-"""How every figure is drawn and saved: one style, as SVG and PNG, and as an element of a page.
+"""Style and saving of figures: as SVG, as PNG and as an element of a page.
 
-Lines and text are drawn in one ink, which a page replaces by the colour of its text, so that a figure is as readable on
-a dark screen as in print. The other colours differ in lightness, so that a greyscale print shows them apart.
+Lines and text have one colour, which a page replaces by the colour of its text, so that a figure is readable on
+a dark screen and in print. The other colours differ in lightness, so that they differ in a greyscale print.
 """
 
 import io
@@ -33,7 +33,7 @@ def house_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, folder: str, name: str) -> str:
-    """Write `name.svg` and `name.png`; return the SVG for the page: no size of its own, its ink that of the text.
+    """Write `name.svg` and `name.png`; return the SVG for the page, without a size and in the text colour.
 
     Args:
         figure: drawn within `house_style`.
@@ -53,7 +53,7 @@ def save_figure(figure: Figure, folder: str, name: str) -> str:
 
 
 def for_page(svg: str, name: str) -> str:
-    """Return an SVG file as an element of a page: unique ids, the page's ink, as wide as there is room."""
+    """Return an SVG file as an element of a page: unique ids, the page's text colour, full width."""
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')

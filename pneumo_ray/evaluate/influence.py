@@ -46,7 +46,7 @@ class Predictions:
 
     @classmethod
     def of(cls, truth: IntArray, prob: FloatArray, threshold: float, patients: Iterable[Hashable]) -> "Predictions":
-        """Number the patients; None or NaN is a patient of its own.
+        """Number the patients; None or NaN counts as a separate patient.
 
         Raises:
             ValueError: if the lengths differ.

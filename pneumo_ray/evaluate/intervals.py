@@ -76,7 +76,7 @@ def patient_intervals(
         label: [n], 0 normal or 1 pneumonia.
         prob: float [n].
         threshold: an image is called pneumonia where `prob >= threshold`; held fixed, as on a test set.
-        patients: [n] ids; None or NaN is a patient of its own.
+        patients: [n] ids; None or NaN counts as a separate patient.
         metrics: names out of `METHODS`.
         seed: of the distribution of the calibration error under calibration; nothing else is drawn.
         level: coverage, within (0, 1).

@@ -21,7 +21,7 @@ def upsampled(maps: Maps, image_size: tuple[int, int]) -> Iterator[Maps]:
 
 
 def inside_mask(boxes: Sequence[Box], image_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return [H, W], true inside any of the boxes; what lies outside the image is cut off."""
+    """Return [H, W], true inside any of the boxes; boxes are clipped to the image."""
     mask = np.zeros(image_size, bool)
     for x0, y0, x1, y1 in boxes:
         mask[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = True

@@ -1,4 +1,4 @@
-"""Discrimination and calibration as numbers; a value that is undefined is None, never a silent 0.
+"""Discrimination and calibration as numbers; undefined values are None, never 0.
 
 Cohen's kappa (1960) and Matthews' coefficient (1975) correct accuracy for chance. Intervals are those of `intervals`.
 """
@@ -47,7 +47,7 @@ def classification_metrics(
 
 
 def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float | int | None]:
-    """Return what a printed confusion matrix alone can tell: n, the counts, and the rates (None where 0/0).
+    """Return the metrics of a confusion matrix: n, the counts and the rates (None where 0/0).
 
     Raises:
         ValueError: if a count is negative.

@@ -1,4 +1,4 @@
-"""All the numbers of an evaluation, from scores and a manifest: plain JSON values, None where something is undefined."""
+"""The numbers of an evaluation, from scores and a manifest: plain JSON values, None where undefined."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,7 +36,7 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
     Args:
         scores: of an archive.
         manifest: of the same archive.
-        name: of the manifest, for the sentence.
+        name: of the manifest, for the error message.
 
     Raises:
         ManifestError: if images of the scores are not in the manifest, or a probability is not a number.
@@ -70,23 +70,23 @@ def _check_numbers(good: Scores) -> None:
         if column == "prob_mean":
             usable &= (value >= 0) & (value <= 1)
         if count := int((~usable).sum()):
-            raise ManifestError(f"{count:,} scored image(s) have no usable {column}; score the archive again")
+            raise ManifestError(f"{count:,} scored image(s) have an invalid {column}; score the archive again")
     for column in ("cam_mean", "cam_std"):
         if count := int((~np.isfinite(good.maps(column)).all((1, 2))).sum()):
-            raise ManifestError(f"{count:,} scored image(s) have no usable {column}; score the archive again")
+            raise ManifestError(f"{count:,} scored image(s) have an invalid {column}; score the archive again")
 
 
 def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: str) -> None:
-    """Refuse scores that lack images which they are to be measured on: the easy ones might be what is left.
+    """Refuse scores that lack images of the split: the missing images may be the difficult ones.
 
     Args:
         scores: all rows, failed ones included.
         manifest: of the archive.
         split: to be measured; None for all.
-        name: of the manifest, for the sentence.
+        name: of the manifest, for the error message.
 
     Raises:
-        ManifestError: saying how many images have no row.
+        ManifestError: with the number of images without a row.
     """
     wanted = manifest.filter(pc.equal(manifest["status"], "ok"))
     if split is not None:
@@ -101,7 +101,7 @@ def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: 
 
 
 def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: int = 0) -> dict[str, Any]:
-    """Return everything that can be said of some scored images.
+    """Return the evaluation of scored images.
 
     Args:
         scores: from `match`.
@@ -212,7 +212,7 @@ def _uncertainty(
     prob: Floats,
     patients: Sequence[str | None],
 ) -> dict[str, dict[str, Any]]:
-    """Hold every uncertainty against those that need no Monte Carlo."""
+    """Compare every uncertainty with those that need no Monte Carlo."""
     wrong = (prob >= labelled.threshold) != (label == 1)
     out: dict[str, dict[str, Any]] = {}
     for name, value in uncertainties(labelled).items():

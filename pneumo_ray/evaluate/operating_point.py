@@ -15,17 +15,17 @@ from pneumo_ray.evaluate.config import OperatingPointConfig
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, why it was chosen and what it achieved on the images that it was chosen on."""
+    """A threshold, the rule that chose it and its performance on the images that it was chosen on."""
 
     threshold: float
     """On the calibrated probability: an image is called pneumonia where `prob >= threshold`. Just above 1 where the
-    best rule calls nobody ill and some probability is exactly 1."""
+    best cut predicts no pneumonia and some probability is exactly 1."""
     rule: Literal["youden", "sensitivity", "cost", "fixed"]
     """The rule that chose it; `fixed` where one class was missing and nothing could be chosen."""
     sensitivity: float | None
     """Share of positives found; None without positives."""
     specificity: float | None
-    """Share of negatives left alone; None without negatives."""
+    """Share of negatives predicted normal; None without negatives."""
     num_positive: int
     """Pneumonia images that it was chosen on."""
     num_negative: int
@@ -41,7 +41,7 @@ def choose_operating_point(
 ) -> OperatingPoint:
     """Choose the threshold on validation images.
 
-    Thresholds lie midway between neighbouring distinct probabilities (0 and 1 stand beyond the last ones), so neither
+    Thresholds lie midway between neighbouring distinct probabilities (with 0 and 1 beyond the last ones), so neither
     ties nor float noise flip a decision, and perfectly separated classes are cut in the middle of their gap. Of several
     equally good cuts, the one through the widest gap is taken, then the lowest; the rule `sensitivity` names one cut.
 
@@ -71,7 +71,7 @@ def choose_operating_point(
             num_negative=num_negative,
         )
 
-    # Cut k calls the distinct values k, k + 1, ... positive: cut 0 calls everyone, cut m nobody. Arrays [m + 1].
+    # Cut k predicts the distinct values k, k + 1, ... positive: cut 0 all, cut m none. Arrays [m + 1].
     values, value_of = np.unique(scores, return_inverse=True)
     positives = np.bincount(value_of[truth == 1], minlength=values.size)
     negatives = np.bincount(value_of[truth == 0], minlength=values.size)

@@ -1,4 +1,4 @@
-"""What arXiv 2507.18647 prints, to be set beside our numbers, and what has to be known before they are compared."""
+"""Published numbers of arXiv 2507.18647, for display beside those of the model, and the caveats of the comparison."""
 
 from typing import Any
 
@@ -23,6 +23,6 @@ CONFUSIONS: tuple[dict[str, Any], ...] = (
 
 NOTE = (
     "The matrix that the paper prints is that of the official test folder of 624 images, not of validation plus test, which "
-    "would be 640; half of it had been used for model selection. Splits, selection and images differ from ours, so the "
-    "numbers stand side by side and are not a comparison of methods."
+    "would be 640; half of it was used for model selection. Splits, selection and images differ from those here, so the "
+    "numbers are not a comparison of methods."
 )

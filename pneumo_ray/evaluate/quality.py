@@ -1,9 +1,9 @@
-"""Is a radiograph blurred or faint? Two measures of the image alone, to be set beside the errors of a model.
+"""Sharpness and contrast of an image, for comparison with the errors of a model.
 
-Both are taken on the image brought to one size, because files differ manyfold in pixels: in a file k times as wide and
+Both are measured at one size, because files differ in resolution: in a file k times as wide and
 high the same chest has second differences k^2 times smaller, and their variance is k^4 times smaller. The aspect ratio is
-kept, unlike in the model's input: squashing wide images would sharpen them, and in the children's archive of Kermany
-et al. 2018 the aspect goes with the class.
+kept, unlike in the model's input: squeezing wide images would sharpen them, and in the archive of Kermany
+et al. 2018 the aspect ratio correlates with the class.
 """
 
 import cv2
@@ -16,7 +16,7 @@ SIDE = 256
 def sharpness(image: np.ndarray) -> float:
     """Return the variance of the Laplacian, 0 for a flat image (LAPV of Pertuz et al. 2013, Pattern Recognition 46:1415).
 
-    It grows with the square of the contrast, and noise counts as detail: compare images of like contrast.
+    It grows with the square of the contrast, and noise counts as detail: compare images of similar contrast.
 
     Args:
         image: uint8 [H, W].
@@ -48,6 +48,6 @@ def _at_one_size(image: np.ndarray) -> np.ndarray:
     height, width = image.shape
     scale = SIDE / np.sqrt(height * width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    # Averages where it shrinks, so nothing aliases; cubic where it grows, since the kinks of a linear one look like detail.
+    # Area averaging when shrinking, against aliasing; cubic when growing, because linear interpolation adds edges.
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(image.astype(np.float32), size, interpolation=way)

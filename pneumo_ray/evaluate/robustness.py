@@ -1,4 +1,4 @@
-"""How the scores of the same images change with what was done to them: one record a condition, from Parquet alone."""
+"""Change of the scores under each condition, from Parquet files: one record per condition."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         *((name, pa.float32()) for name in NUMBERS),
     ]
 )
-"""A row for every image and condition, failed ones included; `severity` is 0 where there are no grades."""
+"""A row for every image and condition, failed ones included; `severity` is 0 for conditions without severities."""
 
 INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier", "ece")
 """Measures that have an interval over patients."""
@@ -91,7 +91,7 @@ def _ok(rows: pa.Table) -> pa.Table:
 
 
 def _against(plain: pa.Table, good: pa.Table, threshold: float) -> dict[str, Any]:
-    """Compare a condition with the images as they are, image by image."""
+    """Compare a condition with the unchanged images, image by image."""
     place = pc.index_in(good["image_id"], value_set=plain["image_id"].combine_chunks()).combine_chunks()
     both = pc.is_valid(place)
     good, plain = good.filter(both), plain.take(place.filter(both))
@@ -109,7 +109,7 @@ def _against(plain: pa.Table, good: pa.Table, threshold: float) -> dict[str, Any
 
 
 def condition_rows(records: Sequence[dict[str, Any]]) -> list[Sequence[Any]]:
-    """Return one row a condition for a spreadsheet, below a header; an empty cell is undefined."""
+    """Return one row per condition for a spreadsheet, after a header; an empty cell is undefined."""
     measures = [(name, *((f"{name}_low", f"{name}_high") if name in INTERVALS else ())) for name in TABLE]
     header = ["condition", "severity", "description", "n", "failed", "decisions_changed", "auc_difference"]
     ends = ["auc_difference_low", "auc_difference_high"]
@@ -126,10 +126,10 @@ def condition_rows(records: Sequence[dict[str, Any]]) -> list[Sequence[Any]]:
 
 
 def summary_line(records: Sequence[dict[str, Any]], baseline: MetadataBaseline) -> str:
-    """Return in one sentence what a reader should know first: the worst corruption, the blackouts, the metadata."""
+    """Return a one-sentence summary: the worst corruption, the blackened images and the metadata baseline."""
     found = {(record["condition"], record["severity"]): record for record in records}
     auc = {key: record["values"]["auc"] for key, record in found.items()}
-    parts = [f"AUC {number_text(auc.get((AS_IT_IS.name, AS_IT_IS.severity)))} as it is"]
+    parts = [f"AUC {number_text(auc.get((AS_IT_IS.name, AS_IT_IS.severity)))} on the unchanged images"]
     graded = [(value, key) for key, value in auc.items() if key[1] and value is not None]
     if graded:
         value, (name, severity) = min(graded)

@@ -1,4 +1,4 @@
-"""The scores of an archive, read back: one table with the maps as an array, and what its metadata says."""
+"""The scores of an archive, read from Parquet: one table, the maps as an array, and the metadata."""
 
 import json
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note")
 
 @dataclass(frozen=True)
 class Scores:
-    """What jobs/explain.py wrote."""
+    """The scores written by jobs/explain.py."""
 
     table: pa.Table
     """All rows, failed ones included, in the order of the shards."""
@@ -76,7 +76,7 @@ class Scores:
 
     @property
     def num_score_columns(self) -> int:
-        """How many columns are the scores' own; those that were joined follow."""
+        """Number of columns of the scores; joined columns follow."""
         names = self.table.column_names
         return 1 + max(names.index(name) for name in LAST_COLUMNS if name in names)
 
@@ -85,7 +85,7 @@ class Scores:
         return self._where(pc.equal(self.table["split"], split))
 
     def _where(self, chosen: pa.ChunkedArray) -> "Scores":
-        """Return the chosen rows; without a copy of the maps, which fill the memory, where that is all of them."""
+        """Return the chosen rows; without copying the maps if all rows are chosen."""
         if not chosen.null_count and pc.all(chosen, min_count=0).as_py():
             return self
         return replace(self, table=self.table.filter(chosen))
@@ -93,7 +93,7 @@ class Scores:
     def joined(
         self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")
     ) -> "Scores":
-        """Return the scores with columns of the manifest beside them; null where the manifest has no such image."""
+        """Return the scores joined with columns of the manifest; null where the manifest lacks the image."""
         place = pc.index_in(self.table["image_id"], value_set=manifest["image_id"].combine_chunks())
         table = self.table
         for name in columns:
@@ -102,7 +102,7 @@ class Scores:
 
 
 def read_run(folder: str) -> dict[str, Any]:
-    """Return `_run.json` of a finished job: what ran, on what, with which model.
+    """Return `_run.json` of a finished job: the options, the data and the model.
 
     Raises:
         ManifestError: if it is no JSON object.
@@ -117,7 +117,7 @@ def read_run(folder: str) -> dict[str, Any]:
 
 
 def fact(run: dict[str, Any], *path: str) -> Any:
-    """Return something of `_run.json`; None where it is not there, or is not shaped as ours (a bundle of a stranger).
+    """Return a value of `_run.json`; None if it is missing or has another structure (a foreign bundle).
 
     Args:
         run: from `read_run`.

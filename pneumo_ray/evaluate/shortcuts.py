@@ -1,7 +1,7 @@
-"""What the files alone give away: a classifier that sees no pixel, only size, aspect, bytes per pixel and mode.
+"""Metadata baseline: a classifier that uses no pixel, only size, aspect ratio, bytes per pixel and mode of the files.
 
-Where it does well, a model that does well may have learned the scanner (Zech et al. 2018, PLoS Medicine 15, e1002683).
-Bytes per pixel is not quite innocent: a hazy lung compresses better than a clear one.
+If it separates the classes, a good model may have learned the scanner (Zech et al. 2018, PLoS Medicine 15, e1002683).
+Bytes per pixel is not neutral: a hazy lung compresses better than a clear one.
 
 It is logistic regression on logarithms, so that a product or a ratio is a sum. On 160 of Kermany's files at their
 original size (153 patients, 4-fold by patient) it reached an AUC of 0.999, and of 0.999 with a quarter of the training
@@ -23,16 +23,16 @@ from pneumo_ray.data.manifest import usable
 from pneumo_ray.evaluate.intervals import patient_intervals
 
 FACTS = ("width", "height", "num_bytes", "mode")
-"""Columns of the manifest that it is made of."""
+"""Columns of the manifest that it uses."""
 FEATURES = ("width", "height", "aspect", "bytes_per_pixel", "mode")
 
 
 @dataclass(frozen=True)
 class MetadataBaseline:
-    """How well the classes are told apart without a look at the images."""
+    """Performance of the metadata baseline."""
 
     auc: float | None
-    """On the measured images; None where it is undefined, and `reason` says why."""
+    """On the measured images; None where undefined; `reason` explains it."""
     interval: tuple[float, float] | None
     """95 %, over patients."""
     fitted_on: int
@@ -40,7 +40,7 @@ class MetadataBaseline:
     measured_on: int
     """Labelled images of the measured split."""
     left_out: int
-    """Images of either whose size, bytes or mode the manifest does not know."""
+    """Images of either split whose size, bytes or mode are unknown."""
     reason: str | None = None
     features: tuple[str, ...] = FEATURES
 
@@ -72,7 +72,7 @@ def metadata_baseline(manifest: pa.Table, split: str | None) -> MetadataBaseline
 
 
 def _known(table: pa.Table) -> pa.Table:
-    """Return the rows whose facts are all known."""
+    """Return the rows in which all facts are known."""
     columns = [table[name].combine_chunks() for name in FACTS]
     good = np.ones(len(table), dtype=bool)
     for column in columns:
@@ -94,7 +94,7 @@ def _reason(groups: dict[str, pa.Table], known: dict[str, pa.Table], split: str 
             return f"the manifest has no labelled images in {name}"
         if not len(known[group]):
             lost = [fact for fact in FACTS if groups[group][fact].null_count]
-            return f"the manifest does not know {', '.join(lost) or 'the sizes'} of the images in {name}; run jobs/prepare.py again"
+            return f"the manifest lacks {', '.join(lost) or 'the sizes'} of the images in {name}; run jobs/prepare.py again"
         if pc.count_distinct(known[group]["label"]).as_py() < 2:
             return f"the images in {name} are all of one class"
     return None

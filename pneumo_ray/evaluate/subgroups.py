@@ -1,4 +1,4 @@
-"""The same metrics for parts of the images: subtypes against the shared normals, and the columns that labels brought."""
+"""Metrics of subgroups: subtypes compared with all normal images, and the columns of the label table."""
 
 import itertools
 import math
@@ -13,16 +13,16 @@ from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores
 
 MIN_SUBGROUP = MIN_PATIENTS
-"""Patients (of a subtype: its own, without the normals) below which a subgroup is named and not measured."""
+"""Patients (of a subtype: its own, without the normals) below which a subgroup is listed but not measured."""
 MIN_CLASS = MIN_CLASS_PATIENTS
 """Patients of a class in a subgroup below which nothing is said of that class."""
 MAX_VALUES = 20
-"""Values above which a column of words is not a grouping; numbers are then cut into quarters."""
+"""Number of values above which a text column is not a grouping; numbers are then divided into quarters."""
 UNKNOWN = "unknown"
 
 _NEEDS = {"auc": (0, 1), "average_precision": (0, 1), "kappa": (0, 1), "mcc": (0, 1), "f1": (1,), "recall": (1,),
           "precision": (0, 1), "specificity": (0,)}  # fmt: skip
-"""Classes that a measure speaks of."""
+"""Classes that a measure describes."""
 
 Mask = NDArray[np.bool_]
 
@@ -39,7 +39,7 @@ def measure_subgroups(
         seed: of the calibration test.
 
     Returns:
-        A record a group: `column`, `value`, `n`, `normal`, `pneumonia`, `patients` (of a subtype: its own, without the
+        A record per group: `column`, `value`, `n`, `normal`, `pneumonia`, `patients` (of a subtype: its own, without the
         normals), and where there are enough patients the fields of `with_intervals`, None for what too few patients of a
         class would say. A column that is no grouping has a
         record with `left_out`, the reason.
@@ -79,7 +79,7 @@ def _subtypes(labelled: Scores, label: NDArray[np.int64]) -> list[tuple[str, str
 
 
 def _columns(labelled: Scores, records: list[dict[str, Any]]) -> list[tuple[str, str, Mask, Mask]]:
-    """Return the groups of every further column; add to the records what is left out, and why."""
+    """Return the groups of every other column; add a record with the reason for each column that is left out."""
     known = {"label", "split", "subtype", "patient_id", "width", "height"}
     groups: list[tuple[str, str, Mask, Mask]] = []
     for column in sorted(set(labelled.table.column_names[labelled.num_score_columns :]) - known):

@@ -30,7 +30,7 @@ def tables_of(
 
 
 def summary_lines(numbers: dict[str, Any]) -> list[str]:
-    """Return the five numbers that matter, with their intervals, in plain text."""
+    """Return the five main numbers with their intervals as plain text."""
     about = f"{numbers['labelled']:,} labelled of {numbers['pictures']:,} images, split {numbers['split'] or 'all'}"
     if "metrics" not in numbers:
         return [f"{about}: no labels, so nothing can be measured"]
@@ -43,7 +43,7 @@ def summary_lines(numbers: dict[str, Any]) -> list[str]:
         plain = max(WITHOUT_PASSES, key=lambda name: found[name])
         best = max((name for name in found if name not in WITHOUT_PASSES), key=lambda name: found[name])
         lines.append(
-            f"  errors are found by the passes with an AUROC of {found[best]:.3f} ({best}), without them with {found[plain]:.3f} ({plain})"
+            f"  the passes find errors with an AUROC of {found[best]:.3f} ({best}), without them with {found[plain]:.3f} ({plain})"
         )
     return lines
 

@@ -1,7 +1,7 @@
-"""Is an uncertainty worth having? Whether it finds errors, and what is left when the uncertain are referred to a person.
+"""Value of an uncertainty: whether it finds errors, and the metrics after referral of uncertain images.
 
-In the binary case predictive entropy only ranks by `|p - 0.5|`, so `1 - max(p, 1 - p)` is the baseline that anything
-else must beat (El-Yaniv and Wiener 2010 for risk and coverage).
+In the binary case predictive entropy ranks by `|p - 0.5|`, so `1 - max(p, 1 - p)` is the baseline for
+all others (El-Yaniv and Wiener 2010 for risk and coverage).
 """
 
 from collections.abc import Sequence
@@ -42,12 +42,12 @@ class RiskCoverage:
 
     @property
     def area(self) -> float:
-        """Mean risk over all coverages (AURC): lower is better, and the error rate is what no information gives."""
+        """Mean risk over all coverages (AURC): lower is better; an uncertainty without information gives the error rate."""
         return float(self.risk.mean())
 
 
 def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage:
-    """Return the risk-coverage curve. Images of equal uncertainty share their errors evenly, so that order cannot help.
+    """Return the risk-coverage curve. Errors are spread evenly over images of equal uncertainty, so that their order has no effect.
 
     Args:
         uncertainty: [n], higher is less certain.
@@ -63,7 +63,7 @@ def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage
 def referral_table(
     uncertainty: Floats, label: NDArray[np.int64], prob: Floats, threshold: float, shares: Sequence[float] = REFERRED
 ) -> list[dict[str, Any]]:
-    """Return the metrics of what is left when the most uncertain images go to a person.
+    """Return the metrics of the images that remain after referral of the most uncertain ones.
 
     Args:
         uncertainty: [n], higher is less certain; where many are equal, the later rows are referred first.
@@ -73,7 +73,7 @@ def referral_table(
         shares: of the images to refer.
 
     Returns:
-        One record a share: `referred`, `errors_referred` (share of all errors; None without errors), and the metrics.
+        One record per share: `referred`, `errors_referred` (share of all errors; None without errors), and the metrics.
     """
     order = np.argsort(uncertainty, kind="stable")
     wrong = (prob >= threshold) != (label == 1)
@@ -89,7 +89,7 @@ def referral_table(
 
 @dataclass(frozen=True)
 class FlaggedShares:
-    """Who is flagged when a threshold on an uncertainty flags a given share of the true positives of validation."""
+    """Shares of images flagged by a threshold that flags a given share of the true positives of validation."""
 
     threshold: float
     true_positives: float

@@ -1,7 +1,7 @@
 """Mean activation of each lung zone by class and by outcome, with intervals: Table I of arXiv 2507.18647.
 
-Images of one child are alike, so the intervals take patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
-closed form, hence the same at every run and one pass over a million images. All images share the dropout masks, so
+Images of one patient are correlated, so the intervals treat patients as clusters (Liang and Zeger 1986, Biometrika 73:13):
+in closed form, deterministic and linear in the number of images. All images share the dropout masks, so
 their Monte Carlo error is common and does not shrink with their number: its variance, from the spread of independent
 groups of passes (random groups, Wolter 2007), is added.
 """
@@ -19,21 +19,19 @@ from pneumo_ray.explain.zones import ALIASES
 OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 """Number 2 label + predicted."""
 CLASSES = ("normal", "pneumonia")
-CAUTION = (
-    "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the image draw it too."
-)
+CAUTION = "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the image attract it too."
 NO_CLASSES = "zones of two classes can be compared only where the maps explain one; score with --target pneumonia"
-"""Why there are no records by class where the maps explain whatever was predicted."""
+"""Why there are no records by class if the maps explain the predicted class."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def zone_table(scores: Scores) -> list[dict[str, Any]]:
-    """Return the mean zone activation of labelled images, one record a group of images and zone.
+    """Return the mean zone activation of labelled images, one record per group of images and zone.
 
     Groups are the true classes, then the outcomes at the stored threshold. Only records of one `explained_class` can be
-    compared: evidence for normality is not less evidence of disease. Where maps explain whatever was predicted
+    compared: evidence for normality is not the negative of evidence for disease. If maps explain the predicted class
     (`scores.target` is `predicted`) a class mixes both kinds, so there are records by outcome only (see `NO_CLASSES`),
     each of the class that was called; an image so near the threshold that its map explains the other class (it is
     chosen without dropout, the call with it) is left out.
@@ -44,7 +42,7 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
     Returns:
         Plain JSON values, None where undefined. `images` names the group; `explained_class`; `n` images and their
         `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over images,
-        ddof 1) in logits of the explained class a cell of the map; `low` and `high` bound the mean (95 %, None with a
+        ddof 1) in logits of the explained class per cell of the map; `low` and `high` bound the mean (95 %, None with a
         single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
         `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive. `monte_carlo_error` is the
         standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it.
@@ -175,12 +173,12 @@ def _reach(influence: Floats, patient_of: Ints, drawn: Floats | None) -> float |
     the degrees of freedom are those of Welch and Satterthwaite.
 
     Args:
-        influence: [n], what each image moves the estimate by; sums to 0.
+        influence: [n], the influence of each image on the estimate; sums to 0.
         patient_of: [n], numbers of patients.
         drawn: [G], the estimate by group of passes, up to a constant; None where it is not known.
 
     Returns:
-        None with fewer than two patients: nothing is known of how patients differ.
+        None with fewer than two patients, from whom no variance can be estimated.
     """
     count = int(np.count_nonzero(np.bincount(patient_of)))
     if count < 2:

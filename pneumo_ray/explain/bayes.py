@@ -2,7 +2,7 @@
 
 With dropout between pooling and the linear layer, pass t is `ReLU(sum_k w_k z_tk A_k / (h w))` with z the scaled mask,
 so all passes are one matrix product on the feature maps of a single forward. With dropout inside the last stage only
-the network's `tail` is repeated. One set of masks, drawn from the seed, serves every image: results cannot depend on
+the network's `tail` is repeated. All images share one set of masks, drawn from the seed: results do not depend on
 how images are batched, ordered or spread over workers.
 """
 
@@ -41,7 +41,7 @@ class BayesGradCAM:
         seed: of the masks, which are drawn on the CPU and so are the same on every device.
         temperature: probabilities are `sigmoid(logit / temperature + intercept)`; logits and maps stay raw.
         intercept: see `temperature`.
-        amp_dtype: run the network under autocast to this type; None leaves it as the caller has it. Map arithmetic is
+        amp_dtype: run the network under autocast to this type; None keeps the setting of the caller. Map arithmetic is
             float32 in any case.
         max_bytes: rough bound on the memory of the tail passes that run at once (site `tail`; at least one does).
 
@@ -51,7 +51,7 @@ class BayesGradCAM:
 
     Raises:
         ConfigError: if passes or max_bytes cannot work, or the temperature is not positive.
-        ModelError: if the network is no PneumoniaNet, or has no dropout to sample.
+        ModelError: if the network is not a PneumoniaNet or has no dropout to sample.
 
     Example:
         >>> from pneumo_ray.model import ModelConfig, PneumoniaNet
@@ -106,7 +106,7 @@ class BayesGradCAM:
 
         Args:
             x: float32 [B, 3, H, W], ImageNet-normalised (`Preprocessing.normalise`), on the network's device.
-            target: the class to explain; `predicted` is decided once an image, from its logit without dropout.
+            target: the class to explain; `predicted` is decided once per image, from its logit without dropout.
             threshold_logit: the operating point as a raw logit; `predicted` is pneumonia from there upwards.
             zones: [6, h w] from `zone_operator`, or [B, 6, h w] where every image has its box; default thirds by halves
                 of the image.
@@ -297,7 +297,7 @@ def _default_zones(map_size: tuple[int, int], image_size: tuple[int, int], devic
 
 @contextlib.contextmanager
 def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, then those that were in training mode back, one by one: modes may be mixed."""
+    """Put every module in eval mode and restore the mode of each module afterwards; modes may be mixed."""
     training = [module for module in net.modules() if module.training]
     for module in training:
         module.training = False
@@ -310,7 +310,7 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored_masks(layers: list[ChannelDropout]) -> Iterator[None]:
-    """Give the layers back the masks that they had, even when the network fails."""
+    """Restore the masks of the layers, also after an exception."""
     found = [layer.mask for layer in layers]
     try:
         yield

@@ -1,7 +1,7 @@
 """Grad-CAM by construction (Selvaraju et al. 2017, arXiv 1610.02391; Zhou et al. 2016, arXiv 1512.04150).
 
 Behind global average pooling and a linear layer the gradient of the logit is the same at every pixel of map k:
-`w_k / (h w)`. So the weights of Grad-CAM are known before any image is, and no backward pass and no hook is needed.
+`w_k / (h w)`. The weights of Grad-CAM are known without any image, so no backward pass and no hook is needed.
 """
 
 from typing import get_args

@@ -50,7 +50,7 @@ class Explanation:
     zone_mean: Tensor
     """[B, 6], mean over passes of the mean upsampled map in each zone, order ZONES."""
     zone_std: Tensor
-    """[B, 6], over passes of that zone mean: it knows how the pixels of a zone vary together."""
+    """[B, 6], over passes of that zone mean; includes the covariance of the pixels of a zone."""
     zone_groups: Tensor
     """[B, G, 6], mean over the passes of each independent group (`explain/masks.py`) of the zone means: from the spread of
     groups follows the Monte Carlo error that images have in common."""
@@ -66,7 +66,7 @@ class Explanation:
         return self.prob_std / self.passes**0.5
 
     def certainty_weighted(self, lam: float = 1.0) -> Tensor:
-        """Return [B, h, w], `max(0, cam_mean - lam cam_std)`: what rises above its own uncertainty, in logit units."""
+        """Return [B, h, w], `max(0, cam_mean - lam cam_std)`: the evidence above its own uncertainty, in logit units."""
         return (self.cam_mean - lam * self.cam_std).relu()
 
     def cov_weighted(self, floor: float = 0.1) -> Tensor:

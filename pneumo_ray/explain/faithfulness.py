@@ -55,8 +55,8 @@ def insertion_deletion(
 def parameter_randomisation(net: PneumoniaNet, x: Tensor, *, seed: int = 0) -> list[tuple[str, float]]:
     """Compare maps with those of networks whose layers are random from the top down (Adebayo et al. 2018, arXiv 1810.03292).
 
-    A map that stays the same shows the image and not the network. The class that is explained stays pneumonia, and
-    maps are compared before ReLU, where a blank map cannot pass for a similar one. The network is not changed.
+    A map that stays the same depends on the image and not on the network. The explained class stays pneumonia, and
+    maps are compared before ReLU, where a blank map does not count as similar. The network is not changed.
 
     Args:
         net: the network.

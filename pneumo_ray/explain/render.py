@@ -1,7 +1,7 @@
-"""Images of explanations for people: the four panels of arXiv 2507.18647, and a contact sheet of many cases.
+"""Figures of explanations: the four panels of arXiv 2507.18647, and a contact sheet of many cases.
 
 Maps are shown in logit units on perceptually uniform colours, whose lightness rises with the value, with a white line at
-half of the maximum: both can be read in a greyscale print. Maps are upsampled bilinearly, as the zone means take them.
+half of the maximum; both are readable in a greyscale print. Maps are upsampled bilinearly, as for the zone means.
 """
 
 import io
@@ -36,7 +36,7 @@ class Case:
     image: NDArray[np.uint8]
     """[S, S], as the network saw it."""
     cam: NDArray[np.float32] | None
-    """[h, w], Grad-CAM without dropout, in logit units; None where only the scores are at hand, which lack it."""
+    """[h, w], Grad-CAM without dropout, in logit units; None if made from the scores, which do not contain it."""
     cam_mean: NDArray[np.float32]
     """[h, w], mean over the passes."""
     cam_std: NDArray[np.float32]
@@ -79,7 +79,7 @@ def scored_case(
     zone_box: Box | None = None,
     intercept: float = 0.0,
 ) -> Case:
-    """Return an image ready to be drawn, with its numbers and maps as in the scores.
+    """Return a case with the numbers and maps of the scores.
 
     Args:
         row: of the scores, of an image that did not fail.
@@ -88,7 +88,7 @@ def scored_case(
         temperature: of the model.
         threshold: of the decision.
         label: the true class, where it is known.
-        cam: the map without dropout, which the scores lack.
+        cam: the map without dropout, which the scores do not contain.
         zone_box: the part of the image that the zones divide; None for all of it.
         intercept: of the model.
     """
@@ -124,9 +124,9 @@ def draw_case(case: Case) -> bytes:
     plain, cam, mean, spread = figure.subplots(1, 4)
     _show(plain, case)
     _draw_zones(plain, case)
-    plain.set_title("radiograph, and BayesGrad-CAM by zone", fontsize=10)
-    top = float(max(case.cam.max(), case.cam_mean.max()))  # one scale, so that the two can be compared
-    evidence = f"evidence for {_CLASSES[case.target]} (logit a cell)"
+    plain.set_title("radiograph with BayesGrad-CAM by zone", fontsize=10)
+    top = float(max(case.cam.max(), case.cam_mean.max()))  # one scale for both, for comparison
+    evidence = f"evidence for {_CLASSES[case.target]} (logit per cell)"
     for axes, values, name, limit, colours, unit in (
         (cam, case.cam, "Grad-CAM", top, MEAN_COLOURS, evidence),
         (mean, case.cam_mean, "BayesGrad-CAM, mean of the passes", top, MEAN_COLOURS, evidence),
@@ -136,7 +136,7 @@ def draw_case(case: Case) -> bytes:
             "uncertainty",
             float(case.cam_std.max()),
             SPREAD_COLOURS,
-            "standard deviation (logit a cell)",
+            "standard deviation (logit per cell)",
         ),
     ):
         _show(axes, case)
@@ -178,7 +178,7 @@ def draw_sheet(cases: Sequence[Case], title: str, columns: int = 5) -> bytes:
         )
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(
-        f"{NOTICE} · above: BayesGrad-CAM, below: its uncertainty, each on its own scale (logit a cell)", fontsize=8
+        f"{NOTICE} · above: BayesGrad-CAM, below: its uncertainty, each on its own scale (logit per cell)", fontsize=8
     )
     return _png(figure, 100)
 
@@ -186,16 +186,16 @@ def draw_sheet(cases: Sequence[Case], title: str, columns: int = 5) -> bytes:
 def draw_panels(cases: Sequence[Case], title: str) -> bytes:
     """Return cases below one another as a PNG, from the scores alone: four panels each.
 
-    Radiograph with zones, BayesGrad-CAM, uncertainty, and what nearly all passes find: the mean less 1.96 standard
+    Image with zones, BayesGrad-CAM, uncertainty, and the mean less 1.96 standard
     deviations, on the scale of the mean.
 
     Args:
         cases: at least one.
-        title: of the image.
+        title: of the figure.
     """
     height = 3.05 * len(cases) + 0.6
     figure = Figure(figsize=(11, height))
-    # Placed by hand: a constrained layout takes as long as all the drawing.
+    # Fixed positions: a constrained layout takes as long as the drawing.
     foot, head = 0.25 / height, 1 - 0.75 / height
     figure.subplots_adjust(left=0.01, right=0.99, bottom=foot, top=head, wspace=0.03, hspace=0.17)
     for row, case in zip(figure.subplots(len(cases), 4, squeeze=False), cases, strict=True):
@@ -211,7 +211,7 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
         ):
             _show(axes, case)
             _overlay(axes, values, case.image.shape, limit, colours)
-            axes.set_title(f"{text}\n(logit a cell)", fontsize=7.5)
+            axes.set_title(f"{text}\n(logit per cell)", fontsize=7.5)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
     notice = f"{NOTICE} · the patient's right is on the left · white line: half of the maximum"
     figure.supxlabel(notice, fontsize=7.5, y=0.03 / height)
@@ -246,7 +246,7 @@ def _draw_zones(axes: Axes, case: Case) -> None:
 def _overlay(
     axes: Axes, values: NDArray[np.float32], shape: tuple[int, ...], limit: float, colours: str
 ) -> ScalarMappable:
-    """Lay a map over an image, the more opaque the larger it is; return what a colour bar needs."""
+    """Draw a map over an image with opacity proportional to its value; return the mappable for a colour bar."""
     scale = Normalize(0, limit if limit > 0 else 1)
     fine = cv2.resize(values.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     shown = ScalarMappable(scale, colours)

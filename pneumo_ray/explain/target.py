@@ -3,4 +3,4 @@
 from typing import Literal
 
 Target = Literal["predicted", "pneumonia", "normal"]
-"""What a map explains: the logit (pneumonia), its negative (normal), or whichever class the network predicts."""
+"""The class that a map explains: pneumonia (the logit), normal (its negative) or the predicted class."""

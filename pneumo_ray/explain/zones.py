@@ -27,7 +27,7 @@ ALIASES = {
     "Lower West": "right_lower",
     "Lower East": "left_lower",
 }
-"""The paper's names. It does not say which side East is; we read it as on a map: the right of the image, which is the
+"""The paper's names. It does not define East; it is read as on a map: the right side of the image, which is the
 patient's left."""
 
 

@@ -1,7 +1,7 @@
 """Augmentation as one affine warp and one intensity table per image, with every draw keyed by (seed, slot).
 
 The operations are those of arXiv 2507.18647: flip, rotation, random resized crop, brightness, contrast, noise.
-Composed before a pixel is touched, they cost one interpolation instead of three and one table look-up instead of four.
+Composed before any pixel is read, they take one interpolation instead of three and one table look-up instead of four.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def base_size(image_size: int) -> int:
 def resize_grey(image: Grey, size: int) -> Grey:
     """Resize a radiograph to a square; the aspect ratio is not kept, as in the paper.
 
-    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so nothing aliases.
+    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so there is no aliasing.
 
     Args:
         image: uint8 [H, W].
@@ -61,7 +61,7 @@ def center_crop(image: Grey, size: int) -> Grey:
 
 
 def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: int) -> NDArray[np.int32]:
-    """Carry boxes of radiographs over to what the network sees of them: resized to a square, then cropped.
+    """Transform boxes of radiographs to pixels of the network's input: resized to a square, then cropped.
 
     Args:
         boxes: [n, 4], x0, y0, x1, y1 in pixels of each radiograph; x1 and y1 are the first outside.
@@ -70,7 +70,7 @@ def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: i
         image_size: side of the crop.
 
     Returns:
-        int32 [n, 4] in pixels of the crop, cut off at its edges; a box that was cropped away has no pixels.
+        int32 [n, 4] in pixels of the crop, clipped at its edges; a box outside the crop has no pixels.
     """
     scaled = np.round(boxes * (resize_size / np.tile(sizes, 2))) - center_offset(resize_size, image_size)
     return np.clip(scaled, 0, image_size).astype(np.int32)
@@ -142,7 +142,7 @@ def draw_augmentations(
     n = len(slots)
     if copies is None or image_keys is None:
         if copies is not image_keys:
-            raise ValueError("copies and image_keys are given together or not at all")
+            raise ValueError("copies and image_keys must be given together")
         copies, image_keys = np.zeros(n, dtype=np.int16), slots
     u = uniforms(seed, "augment", slots, 12)
     return AugmentDraws(
@@ -176,9 +176,9 @@ def augment_image(base: Grey, draw: AugmentDraws, image_size: int) -> Grey:
 
 
 def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
-    """Augment images: copy's flip and rotation, flip, rotation, crop; copy's intensities, intensities; noise.
+    """Augment images, in this order: flip and rotation of the copy, flip, rotation, crop; intensities of the copy, intensities; noise.
 
-    What lies outside of a rotated image is black. The mean that contrast turns about is that of the cropped image.
+    The outside of a rotated image is black. Contrast is scaled about the mean of the cropped image.
     Each result depends on its own image and draw alone.
 
     Args:
@@ -199,11 +199,11 @@ def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
 
 
 def materialise_copy(image: Grey, config: AugmentConfig, seed: int, image_key: int, copy: int) -> Grey:
-    """Return a virtual copy as an image of its own at full size, to be written to a file.
+    """Return a virtual copy as a separate image at full size, to be written to a file.
 
     The rotation is the one that the copy undergoes when it stays virtual, where images have been resized to squares:
-    resizing the result gives what training on virtual copies sees. (The mean that contrast turns about is taken before
-    the crop here and after it there, which differs by a grey level or so.)
+    resizing the result gives the same pixels as training on virtual copies. (The mean for the contrast is taken before
+    the crop here and after it there, a difference of about one grey level.)
 
     Args:
         image: uint8 [H, W].
@@ -316,7 +316,7 @@ def _unrotate(degrees: Floats) -> Floats:
 def _intensity_tables(histograms: Floats, stages: list[tuple[Floats, Floats]]) -> Grey:
     """Return [n, 256] tables that apply brightness, then contrast about the mean, once per stage.
 
-    The means come from the histograms [n, 256], so no image is touched between the stages; rounding is done once.
+    The means come from the histograms [n, 256], so the images are read once, and rounding is done once.
     """
     counts = histograms.sum(axis=1, keepdims=True)
     levels = np.tile(np.arange(256.0), (len(histograms), 1))

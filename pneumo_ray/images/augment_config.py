@@ -1,4 +1,4 @@
-"""Which augmentations there are and how strong they are; the defaults are those of arXiv 2507.18647."""
+"""Kinds and strengths of the augmentations; the defaults are those of arXiv 2507.18647."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,35 +14,35 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What training images are varied by; the defaults are the paper's."""
+    """Augmentation of training images; the defaults are those of the paper."""
 
     flip_probability: float = 0.5
-    """Share of images that are mirrored left to right (anatomically wrong, but the paper's setting)."""
+    """Share of images that are mirrored left to right (anatomically wrong, but the setting of the paper)."""
     rotation_degrees: float = 10.0
-    """Images are rotated by up to this angle to either side."""
+    """Images are rotated by at most this angle in either direction, in degrees."""
     crop_area: tuple[float, float] | None = (0.8, 1.0)
     """Share of the resized image's area that is cropped and resized; None for the centre crop of evaluation."""
     crop_aspect: tuple[float, float] = (0.9, 1.1)
     """Width over height of the crop before it is resized to a square."""
     brightness: float = 0.2
-    """Images are multiplied by 1 plus or minus up to this much."""
+    """Grey levels are multiplied by a factor between 1 - this and 1 + this."""
     contrast: float = 0.2
-    """Distances from an image's mean are multiplied by 1 plus or minus up to this much."""
+    """Differences from the mean grey level are multiplied by a factor between 1 - this and 1 + this."""
     noise_probability: float = 0.3
     """Share of images that get Gaussian noise."""
     noise_sigma: float = 0.02
     """Standard deviation of the noise, as a fraction of full scale."""
     affine_shear_degrees: float = 0.0
-    """Images are sheared along x by up to this angle to either side; off, as in the paper."""
+    """Images are sheared along x by at most this angle in either direction; off, as in the paper."""
     affine_translate: float = 0.0
-    """Images are shifted by up to this fraction of their side, along each axis; off, as in the paper."""
+    """Images are shifted by at most this fraction of their side along each axis; off, as in the paper."""
     elastic_alpha: float = 0.0
     """Root mean square of the elastic displacement along each axis, in pixels of the network's input; 0 is off."""
     elastic_sigma: float = 10.0
     """Smoothness of the elastic displacement: sigma of its Gaussian filter, in pixels of the network's input."""
 
     def __post_init__(self) -> None:
-        """Refuse ranges that make no image."""
+        """Refuse ranges from which no image can be made."""
         for name in (
             "flip_probability",
             "noise_probability",
@@ -57,7 +57,7 @@ class AugmentConfig:
         self._require_that("elastic_alpha", "0 or more pixels", lambda value: 0 <= value < float("inf"))
         self._require_that("elastic_sigma", "a positive number of pixels", lambda value: 0 < value < float("inf"))
         self._require_that(
-            "crop_area", "two rising shares above 0, up to 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1
+            "crop_area", "two increasing shares above 0 and at most 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1
         )
         self._require_that("crop_aspect", "two positive numbers with 1 between them", lambda v: 0 < v[0] <= 1 <= v[1])
 
@@ -67,7 +67,7 @@ class AugmentConfig:
 
     @classmethod
     def none(cls) -> "AugmentConfig":
-        """Return the config that leaves every image as evaluation would see it."""
+        """Return the config without augmentation, as in evaluation."""
         config = cls()
         for operation in OPERATIONS:
             config = config.without(operation)

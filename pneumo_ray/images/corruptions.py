@@ -1,9 +1,9 @@
-"""Images made worse on purpose, or robbed of a part: what a model should bear, and what it should not do without.
+"""Corrupted and partly blackened images, for tests of robustness and of shortcuts.
 
 Noise, blur, JPEG and contrast are the first three of the five severities of Hendrycks and Dietterich 2019 (ImageNet-C,
-arXiv 1903.12261, made for 224 pixels); their last two leave little of a radiograph to a human reader either. Gamma and
-rotation, which they lack, are set here. Blackouts look for shortcuts (DeGrave, Janizek and Lee 2021, Nature Machine
-Intelligence 3, 610): a model that still tells the classes apart without the lungs reads something else.
+arXiv 1903.12261, defined for 224 pixels); the last two leave a radiograph unreadable for people too. Gamma and
+rotation are defined here. Blackening tests for shortcuts (DeGrave, Janizek and Lee 2021, Nature Machine
+Intelligence 3, 610): a model that separates the classes without the lungs uses something else.
 """
 
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ SEVERITIES = {
     "gamma": (1.25, 1.5, 2.0),
     "rotation": (5.0, 10.0, 20.0),
 }
-"""The setting at severity 1, 2 and 3; `SETTINGS` says what it is."""
+"""The setting at severity 1, 2 and 3; described in `SETTINGS`."""
 
 SETTINGS = {
-    "as_it_is": "the image as the model sees it",
+    "as_it_is": "the unchanged input of the model",
     "noise": "Gaussian noise with a standard deviation of {:g} of full scale",
     "blur": "Gaussian blur with a standard deviation of {:g} pixels in 224",
-    "jpeg": "written as JPEG of quality {:g} and read again",
+    "jpeg": "compressed as JPEG of quality {:g}",
     "contrast": "differences from the mean grey level times {:g}",
-    "gamma": "grey level to the power of {:g} or of its inverse, by the image's draw",
-    "rotation": "turned by {:g} degrees to one side or the other, by the image's draw",
+    "gamma": "grey level to the power of {:g} or of its inverse, drawn per image",
+    "rotation": "rotated by {:g} degrees in either direction, drawn per image",
     "lungs_black": "the lung box blackened",
     "only_lungs": "everything but the lung box blackened",
-    "corners_black": "four corners blackened, where side markers stand",
+    "corners_black": "four corners blackened, where side markers are",
 }
 
 CENTRAL_BOX = (0.05, 0.05, 0.95, 0.85)
-"""x0, y0, x1, y1 as fractions of the image, for an image whose lungs nobody has marked: no lungs are looked for.
-It holds nearly all of the lungs of Kermany's radiographs (seen on the mean of 400 of either class), which fill the
-width of the image and end above its lower edge, and so it also holds the heart and part of the flanks."""
+"""x0, y0, x1, y1 as fractions of the image, for images without a lung box; lungs are not segmented.
+It contains nearly all of the lungs of Kermany's radiographs (checked on the mean of 400 of each class), which fill the
+width of the image and end above its lower edge. It also contains the heart and part of the flanks."""
 
 CORNER = 0.15
 """Side of a blackened corner, as a fraction of the image's side."""
@@ -50,16 +50,16 @@ CORNER = 0.15
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to every image."""
+    """A change that is applied to every image."""
 
     name: str
     """A key of `SETTINGS`."""
     severity: int = 0
-    """1 mild to 3 strong; 0 where there are no grades."""
+    """1 mild to 3 strong; 0 for a condition without severities."""
 
     @property
     def description(self) -> str:
-        """What is done, in words."""
+        """The change, in words."""
         return SETTINGS[self.name].format(self._setting)
 
     @property
@@ -76,7 +76,7 @@ CONDITIONS = (
     Condition("only_lungs"),
     Condition("corners_black"),
 )
-"""All of them, the undisturbed image first."""
+"""All conditions, the unchanged image first."""
 
 
 def apply_condition(
@@ -89,7 +89,7 @@ def apply_condition(
 
     Args:
         image: uint8 [S, S] as the network sees it; left as it is.
-        condition: what to do.
+        condition: the change.
         image_id: the image's name.
         seed: of the draws.
         lungs: x0, y0, x1, y1 in pixels of the image, x1 and y1 the first outside; None takes `CENTRAL_BOX`.
@@ -149,7 +149,7 @@ def _looked_up(image: Grey, levels: NDArray[np.float64]) -> Grey:
 
 
 def _rotated(image: Grey, degrees: float) -> Grey:
-    """Turn an image counter-clockwise about its centre; its edge goes on outwards, so that no new edge appears."""
+    """Rotate an image counter-clockwise about its centre; its border is extended, so that no new edge appears."""
     size = len(image)
     matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), degrees, 1.0)
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,6 +1,6 @@
 """Bytes of a JPEG, PNG, TIFF, WebP or DICOM file -> uint8 [H, W] grey, or an error that names the cause.
 
-The format is told by its magic number and handed to that one Pillow plugin or to pydicom; nothing else is probed.
+The format is determined by its magic number; only the Pillow plugin of this format, or pydicom, is used.
 A JPEG may be decoded at 1/2, 1/4 or 1/8 size inside its inverse DCT (libjpeg's scaling), which is where the time goes.
 """
 
@@ -82,8 +82,8 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
     `grey_levels.robust_scale`, EXIF orientation is applied, and a DICOM goes through `dicom.frame_to_grey`.
 
     A JPEG or TIFF must be complete, the end marker of a JPEG included. A PNG whose pixels are all there but
-    whose last chunk is missing still decodes. A JPEG that lost its middle but kept its end marker cannot be told from
-    a good one: libjpeg fills the gap with grey.
+    whose last chunk is missing still decodes. A JPEG that lost its middle but kept its end marker cannot be distinguished from
+    an intact one: libjpeg fills the gap with grey.
 
     Args:
         data: the whole file.
@@ -112,7 +112,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
             _check_size(image)
         orientation = _orientation(image)
         if file_format == "JPEG":
-            # Counting costs 0.2 ms a file, and libjpeg reads only one scan of a sequential grey JPEG.
+            # Counting takes 0.2 ms per file, and libjpeg reads only one scan of a sequential grey JPEG.
             if image.mode != "L" or "progressive" in image.info:
                 check_scans(data)
             # Mode "L" makes libjpeg return the luma plane itself, at full size too.
@@ -137,8 +137,8 @@ def decode_with_note(data: bytes, *, min_size: int | None = None, frame: int = 0
 def inspect_image(data: bytes) -> ImageInfo:
     """Read the header of an image.
 
-    What the header alone shows to be unusable (too large, not a radiograph, no image) raises here as it does in
-    `decode_image`; damage to the pixels shows only there.
+    Files that are unusable by their header (too large, not a radiograph, no image) raise here as they do in
+    `decode_image`; damaged pixels are detected only there.
 
     Args:
         data: the whole file.
@@ -227,15 +227,15 @@ def _open(data: bytes, file_format: str) -> Image.Image:
 
 
 def _check_size(image: Image.Image) -> None:
-    """Hold the limit by what Pillow will allocate: all bands at once."""
+    """Check the limit against the memory that Pillow allocates: all bands at once."""
     samples = DEEP_SAMPLES if image.mode in ("I", "F") else len(image.getbands())
     check_size(image.width, image.height, samples)
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; broken EXIF says nothing about the pixels and counts as upright.
+    """Return the EXIF orientation, 1 to 8; invalid EXIF counts as upright.
 
-    Only EXIF that stands before the pixels counts, so that header and image agree. Pillow turns a TIFF by itself.
+    Only EXIF before the pixels counts, so that header and image agree. Pillow applies the orientation of a TIFF itself.
     """
     if "exif" not in image.info:
         return 1
@@ -273,13 +273,13 @@ def _to_grey(image: Image.Image) -> np.ndarray:
 
 
 def _ends_early(data: bytes, file_format: str) -> bool:
-    """Say whether the file lacks its end: only asked when decoding fails, to tell a cut file from a broken one."""
+    """Whether the file ends early; called when decoding fails, to distinguish a truncated file from a corrupt one."""
     if file_format == "JPEG":
         return b"\xff\xd9" not in data[-64:]
     if file_format == "PNG":
         return b"IEND" not in data[-64:]
     if file_format == "WEBP":
         return len(data) < int.from_bytes(data[4:8], "little") + 8
-    # A TIFF ends early where its first directory, which most writers put last, lies beyond the end.
+    # A TIFF is truncated if its first directory, which most writers put last, is beyond the end.
     offset = data[8:16] if b"+" in data[2:4] else data[4:8]
     return int.from_bytes(offset, "little" if data[:1] == b"I" else "big") + 2 > len(data)

@@ -1,7 +1,7 @@
-"""Why bytes did not become an image: one class per cause, and the limits that are held before any pixel is decoded.
+"""Errors of decoding, one class per cause, and the limits that are checked before any pixel is decoded.
 
 `kind` is the name that rows and audits count by. No message quotes the content of a file, because a DICOM header
-holds names and dates of birth, and decoders like to print the value that they stumble over.
+contains names and dates of birth, and the messages of decoders may quote them.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Decoders need several copies. At the limit no format takes more than 1 GB, and a
 """
 
 DEEP_SAMPLES = 8
-"""What a sample of more than 16 bits counts for, because its levels have to be sorted."""
+"""Weight of a sample of more than 16 bits in the limit, because its levels have to be sorted."""
 
 MAX_FRAMES = 1_000
 """Most frames or pages that one file may claim: a header of a few bytes must not become a million rows."""
@@ -41,7 +41,7 @@ class NotAnImageError(DecodeError):
 
 
 class TruncatedImageError(DecodeError):
-    """The file ends before its image does."""
+    """The file ends before its image is complete."""
 
     kind = "truncated"
 
@@ -128,10 +128,10 @@ def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]
 
     Args:
         format_name: for the message, for example "JPEG".
-        cut_short: the bytes are known to end early, so a failure is a truncation whatever the decoder calls it.
+        cut_short: the bytes are known to end early, so a failure is a truncation, whatever the decoder reports.
 
     Raises:
-        DecodeError: in place of every other exception. The cause is dropped on purpose: its text may quote the file.
+        DecodeError: in place of every other exception. The cause is suppressed, because its text may quote the file.
     """
     try:
         yield
@@ -143,11 +143,13 @@ def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]
         text = str(error).lower()
         if cut_short or "truncated" in text:
             raise TruncatedImageError(
-                f"the {format_name} file ends before its image does; copy it again from its source"
+                f"the {format_name} file ends before its image is complete; copy it again from its source"
             ) from None
         # PngImagePlugin's limits for one compressed text or colour profile, and for all texts together
         if "data too large" in text or "too much memory" in text:
-            raise ImageTooLargeError(f"the {format_name} carries too much metadata; save it again without") from None
+            raise ImageTooLargeError(
+                f"the {format_name} has too much metadata; save it again without metadata"
+            ) from None
         raise CorruptImageError(
             f"the {format_name} file cannot be decoded ({type(error).__name__}); copy it again from its source"
         ) from None

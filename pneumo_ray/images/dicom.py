@@ -76,12 +76,12 @@ class Decoded(NamedTuple):
 
 
 def has_preamble(data: bytes) -> bool:
-    """Say whether the bytes carry DICOM's magic number after a preamble of 128 bytes."""
+    """Whether the bytes have DICOM's magic number after a preamble of 128 bytes."""
     return data[128:132] == b"DICM"
 
 
 def starts_like_dataset(data: bytes) -> bool:
-    """Say whether bytes without a preamble begin as a DICOM file does: with an element of group 0002 or 0008."""
+    """Whether bytes without a preamble begin like a DICOM file: with an element of group 0002 or 0008."""
     group, element = data[:2], data[2:4]
     if group in (b"\x02\x00", b"\x08\x00"):
         number = int.from_bytes(element, "little")
@@ -139,9 +139,9 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
             return _parse(mended, header_only)
         if failure is not None:
             raise failure
-    # pydicom drops all elements where the last one is cut short; without a preamble, the tag of the pixel data tells.
+    # pydicom drops all elements if the last one is truncated; without a preamble, the tag of the pixel data identifies the file.
     if len(dataset) == 0 and (has_preamble(data) or b"\xe0\x7f\x10\x00" in data):
-        raise TruncatedImageError("the DICOM file ends before its image does; copy it again from its source")
+        raise TruncatedImageError("the DICOM file ends before its image is complete; copy it again from its source")
     if not has_preamble(data) and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImageError("the bytes begin like DICOM but describe no object; leave the file out of the archive")
     return dataset

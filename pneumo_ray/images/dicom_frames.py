@@ -58,7 +58,7 @@ def _items(pixel_data: bytes) -> list[tuple[int, int]]:
         start = position + 8
         position = start + int.from_bytes(pixel_data[position + 4 : start], "little")
         if position > len(pixel_data):
-            raise TruncatedImageError("the DICOM file ends before its image does; copy it again from its source")
+            raise TruncatedImageError("the DICOM file ends before its image is complete; copy it again from its source")
         items.append((start, position))
     return items
 

@@ -88,7 +88,7 @@ def colour_to_grey(stored: StoredFrame, dataset: Dataset) -> np.ndarray:
             "the DICOM's photometric interpretation is not supported; export it as MONOCHROME2 or RGB"
         )
     if pixels.ndim != 3 or pixels.dtype.kind != "u":
-        raise CorruptImageError("the DICOM says it is in colour but its pixels are not; export it again")
+        raise CorruptImageError("the DICOM declares colour but its pixels have none; export it again")
     rgb = np.right_shift(pixels[:, :, :3], max(bits - 8, 0)).astype(np.uint8)
     return np.array(Image.fromarray(rgb).convert("L"))
 
@@ -130,7 +130,7 @@ def _modality_values(
         with np.errstate(over="ignore", invalid="ignore"):
             values = levels * slope + intercept
             ends = np.array(stored.value_range) * slope + intercept
-        if not np.isfinite(values).all() or not slope:  # one flat grey would come of it
+        if not np.isfinite(values).all() or not slope:  # the result would be one constant grey
             raise CorruptImageError("the DICOM's rescale slope or intercept is not a usable number; export it again")
         return values, (float(ends.min()), float(ends.max()))
     return levels, stored.value_range

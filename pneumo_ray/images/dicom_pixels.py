@@ -88,7 +88,7 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
     if rows < 1 or columns < 1:
         raise NoPixelsError("the DICOM object holds no image; leave the file out of the archive")
     frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel") or 1)
-    if frames < 1 or samples < 1:  # no row would come of it, and no limit would hold
+    if frames < 1 or samples < 1:  # it would have no row, and the limits would not apply
         raise CorruptImageError("the DICOM object claims fewer frames or samples than one; export it again")
     depth = DEEP_SAMPLES if int(dataset.get("BitsAllocated") or 0) > 16 else 1
     check_size(columns, rows, samples=depth * samples, frames=frames)
@@ -96,7 +96,7 @@ def image_size(dataset: Dataset) -> tuple[int, int, int]:
 
 
 def photometric_of(dataset: Dataset) -> str:
-    """Return the photometric interpretation, or `unknown`: what else stands there may be a name, and is written down."""
+    """Return the photometric interpretation, or `unknown`: an invalid value may contain a name and would be stored."""
     values = read_text(dataset, "PhotometricInterpretation")
     return values[0] if len(values) == 1 and values[0] in PHOTOMETRICS else "unknown"
 

@@ -65,7 +65,7 @@ def enlarged(window: Box, factor: float) -> Box:
 def framed(square: Grey, window: Box, size: int) -> Grey:
     """Return a window of an image as a square; what lies outside the image is 0.
 
-    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so nothing aliases. The
+    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows, so there is no aliasing. The
     window is rounded to pixels of `square`, so that `square` itself comes back for the whole image at its own size.
 
     Args:

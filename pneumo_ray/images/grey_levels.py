@@ -1,8 +1,8 @@
-"""Deep images to 8 bits: every stored value that occurs is mapped once, and each pixel looks its level up.
+"""Conversion of deep images to 8 bits: every stored value that occurs is mapped once, and pixels are looked up.
 
 A 16-bit image has at most 65,536 levels however many pixels it has, so a chain of float64 steps (DICOM PS3.3 C.11)
-costs next to nothing and needs no float64 image. Whatever goes over all pixels goes block by block: NumPy makes
-8 bytes of every index that it is given, which for an image at the size limit would be most of a gigabyte.
+takes little time and no float64 image. Operations on all pixels work block by block: NumPy makes
+8 bytes of every index, which for an image at the size limit would be most of a gigabyte.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ _BLOCK = 1 << 20
 
 
 def robust_scale(image: np.ndarray) -> np.ndarray:
-    """Scale an image to 8 bits between its 0.5 and 99.5 % percentiles (nearest rank), so that markers do not count.
+    """Scale an image to 8 bits between its 0.5 and 99.5 % percentiles (nearest rank), so that markers have no effect.
 
-    Where the two percentiles coincide, minimum and maximum take their place; a constant image becomes 0.
+    If the two percentiles are equal, minimum and maximum are used; a constant image becomes 0.
 
     Args:
         image: [H, W] of any integer or float type; values that are not finite count as 0.

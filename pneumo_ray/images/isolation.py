@@ -1,9 +1,9 @@
-"""An image that hangs or kills its decoder costs its own row, not the job.
+"""Isolation of decoders: an image that hangs or crashes its decoder becomes a failed row and does not end the job.
 
-Decoders are written in C: no exception ends a loop in one, and one that holds Python's lock stops every thread of its
+Decoders are written in C: no exception ends a loop in them, and one that holds Python's lock stops every thread of its
 process. So a task decodes under a watchdog that ends the whole process, and Ray starts the task again; a task that was
-started again decodes every image in a child process, and learns there which one it is. The common case costs 40
-microseconds an image.
+started again decodes every image in a child process and so finds the image. The normal case costs 40
+microseconds per image.
 """
 
 import faulthandler
@@ -22,7 +22,7 @@ DECODE_SECONDS = 60.0
 """A full-size radiograph takes a hundredth of a second; the largest image that is accepted, some seconds."""
 
 _START_SECONDS = 120.0
-"""Until a child process has imported what it needs, on a machine that is busy."""
+"""Time limit for a child process to start and import its modules on a busy machine."""
 
 _CHILD_BYTES = 4 << 30
 """Memory that one image may take in a child process."""
@@ -31,13 +31,13 @@ T = TypeVar("T")
 
 
 class DecodeTimeoutError(DecodeError):
-    """An image whose decoder did not come back."""
+    """Decoding took longer than the limit."""
 
     kind = "timeout"
 
 
 class DecoderDiedError(DecodeError):
-    """An image that ended the process of its decoder."""
+    """The process of the decoder died."""
 
     kind = "crash"
 
@@ -50,18 +50,18 @@ class Call(Protocol):
 
 
 def unguarded(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    """Call a function in this process, for as long as it takes."""
+    """Call a function in this process without a time limit."""
     return function(*args, **kwargs)
 
 
 @contextmanager
 def guarded(seconds: float, *, careful: bool) -> Iterator[Call]:
-    """Yield what decodes images, one call an image.
+    """Yield a function that calls a decoder, once per image.
 
     Args:
-        seconds: that one call may take.
-        careful: decode in a child process, where a call that fails to come back raises. Otherwise such a call ends
-            this process, which is only for one that somebody starts again, with `careful`.
+        seconds: time limit of one call.
+        careful: decode in a child process, where a call that exceeds the limit raises. Otherwise such a call ends
+            this process; the caller must then be started again with `careful`.
 
     Raises:
         DecodeTimeoutError: by a careful call that took longer.
@@ -86,7 +86,7 @@ def guarded(seconds: float, *, careful: bool) -> Iterator[Call]:
 
 
 class _Child:
-    """A process that calls functions one after the other, and is replaced where it hangs or dies."""
+    """A process that calls functions one after the other and is replaced if it hangs or dies."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -119,7 +119,7 @@ class _Child:
         self._process = self._pipe = None
 
     def _start(self) -> Connection:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with many threads may hang by itself
+        context = multiprocessing.get_context("spawn")  # a fork of a process with many threads may deadlock
         here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there, self._seconds), name="decoder", daemon=True)
         self._process.start()
@@ -128,10 +128,10 @@ class _Child:
         return here
 
     def _wait_for_word(self, pipe: Connection) -> None:
-        """Wait until the child knows what to do: the first time it has to start, and to import what it needs."""
+        """Wait until the child has received the call; the first time it has to start and import its modules."""
         if not pipe.poll(_START_SECONDS):
             self.end()
-            raise RuntimeError(f"a process to decode in did not start within {_START_SECONDS:g} s")
+            raise RuntimeError(f"the decoding process did not start within {_START_SECONDS:g} s")
         pipe.recv()
 
     def _cause(self) -> str:
@@ -143,7 +143,7 @@ class _Child:
 
 
 def _serve(pipe: Connection, seconds: float) -> None:
-    # Data, not address space: the libraries that are mapped here take gigabytes of the latter.
+    # RLIMIT_DATA, not RLIMIT_AS: mapped libraries take gigabytes of address space.
     resource.setrlimit(resource.RLIMIT_DATA, (_CHILD_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     while True:
         try:
@@ -151,13 +151,13 @@ def _serve(pipe: Connection, seconds: float) -> None:
             pipe.send(None)
         except (EOFError, ConnectionError):
             return
-        # Should the parent be gone, nobody else ends a call that does not come back.
+        # Ends a call that hangs after the parent has died.
         faulthandler.dump_traceback_later(2 * seconds + 10, exit=True, file=2)
         try:
             answer = (True, function(*args, **kwargs))
         except DecodeError as error:
             answer = (False, error)
-        except Exception as error:  # a bug; where it is, without what it says, which may quote the file
+        except Exception as error:  # a defect: report the traceback without the message, which may quote the file
             answer = (
                 False,
                 RuntimeError(f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}"),

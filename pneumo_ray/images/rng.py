@@ -80,7 +80,7 @@ def combine(first: UInt64s | np.uint64, second: UInt64s | np.uint64) -> UInt64s:
 
 
 def gaussian_levels(key: np.uint64, shape: tuple[int, ...], sigma: float) -> NDArray[np.int16]:
-    """Return Gaussian noise in grey levels, already rounded: 16 random bits a pixel, through a table of quantiles.
+    """Return Gaussian noise in grey levels, already rounded: 16 random bits per pixel, through a table of quantiles.
 
     Args:
         key: key of the image's noise.

@@ -1,6 +1,6 @@
 """A trained model as a folder of two plain files: `weights.safetensors` and `model.json`, under one hash.
 
-Nothing in it is a pickle, so a bundle from a stranger cannot run code.
+It contains no pickle, so a foreign bundle cannot run code.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _DESCRIPTION = "model.json"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a grey image becomes the network's input; the same in training, scoring and explaining."""
+    """Conversion of a grey image to the network's input, the same in training, scoring and explaining."""
 
     image_size: int = 224
     """Height and width of the network's input, in pixels: a centre crop."""
@@ -96,7 +96,7 @@ class Preprocessing:
 
 @dataclass
 class Bundle:
-    """A model that is ready to score, with everything that its scores depend on."""
+    """A model with all settings that its scores depend on."""
 
     model: PneumoniaNet
     """In eval mode, on the CPU; its `config.weights` is `none`, because they came with the bundle."""
@@ -138,7 +138,7 @@ def save_bundle(
         folder: where, a path or a `pyarrow.fs` URI; a local one must not exist, be empty, or hold an older bundle and
             nothing else.
         model: the network itself, without a DDP or torch.compile wrapper.
-        preprocessing: what its inputs went through.
+        preprocessing: of its inputs.
         temperature: divides the logit before the sigmoid; positive.
         intercept: added to the logit after the division.
         operating_point: see `Bundle`; a threshold of 0.5 where none is given.
@@ -184,7 +184,7 @@ def save_bundle(
     files = {_WEIGHTS: weights, _DESCRIPTION: text.encode()}
     if storage.is_local(str(folder)):
         _write_folder(Path(storage.absolute(str(folder))), files)
-    else:  # object storage has no folders to rename; whoever reads between the two files meets a hash that does not fit
+    else:  # object storage cannot rename a folder; a reader between the two writes sees a hash that does not match
         for name, content in files.items():
             storage.write_bytes(storage.join(str(folder), name), content)
     return digest
@@ -204,7 +204,9 @@ def load_bundle(folder: str | Path) -> Bundle:
     except (ValueError, RecursionError):
         known = False
     if not known:
-        raise ModelError(f"{folder} is not a pneumo_ray model ({_DESCRIPTION} is damaged or foreign); copy it again")
+        raise ModelError(
+            f"{folder} is not a pneumo_ray model ({_DESCRIPTION} is damaged or of another program); copy it again"
+        )
     if description.get("format_version") not in _READABLE:
         raise ModelError(
             f"{folder} has model format {description.get('format_version')!r}, but this version reads "
@@ -261,13 +263,13 @@ def _read_file(folder: str, name: str) -> bytes:
 
 
 def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write the files beside the folder and rename them into place, so that no reader meets half a bundle."""
+    """Write the files beside the folder and rename them into place, so that no reader sees half a bundle."""
     folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     old = temporary.with_name(f"{temporary.name}.old")
     try:
         if folder.exists() and (not folder.is_dir() or any(entry.name not in files for entry in folder.iterdir())):
-            raise ModelError(f"{folder} holds something other than a model, which would be lost; choose another folder")
+            raise ModelError(f"{folder} contains files other than a model, which would be lost; choose another folder")
         temporary.mkdir(parents=True)
         for name, content in files.items():
             (temporary / name).write_bytes(content)
@@ -280,7 +282,9 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 old.rename(folder)
             raise
     except OSError as error:
-        raise StorageError(f"the model cannot be written to {folder} ({error.strerror}); give another place") from error
+        raise StorageError(
+            f"the model cannot be written to {folder} ({error.strerror}); choose another folder"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -27,7 +27,7 @@ Freeze = Literal["none", "early", "backbone"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What to build, and where its weights come from."""
+    """Architecture and initial weights of the network."""
 
     arch: str = "resnet50"
     """Trunk by torchvision name, one of ARCHITECTURES."""

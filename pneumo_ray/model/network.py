@@ -18,7 +18,7 @@ from pneumo_ray.model.weights import load_weights
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a torchvision network is cut; paths are torchvision's module names."""
+    """The cuts of a torchvision network; paths are torchvision's module names."""
 
     num_maps: int
     """Channels K of the feature maps."""
@@ -138,7 +138,7 @@ class PneumoniaNet(nn.Module):
         head_rate = config.dropout if config.dropout_site == "head" else 0.0
         self.dropout = ChannelDropout(head_rate, layout.num_maps)
         self.classifier = nn.Linear(layout.num_maps, 1)
-        # The spread of nn.Linear's own default; no bias, so that the first logits lean to neither class.
+        # The spread of nn.Linear's own default; no bias, so that the first logits favour neither class.
         nn.init.normal_(self.classifier.weight, std=(3 * layout.num_maps) ** -0.5)
         nn.init.zeros_(self.classifier.bias)
         self._frozen = tuple(frozen)

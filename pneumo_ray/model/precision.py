@@ -1,4 +1,4 @@
-"""Mixed precision on whatever device there is: bfloat16 where it is fast, float16 with a loss scaler, or none."""
+"""Mixed precision by device: bfloat16 where it is fast, float16 with a loss scaler, or none."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -1,6 +1,6 @@
 """Pretrained weights: torchvision's downloads, and local files that are never executed.
 
-A pickle can run code when it is opened, so `.pth` files pass through torch's restricted unpickler only.
+A pickle can run code when it is opened, so `.pth` files are read with torch's restricted unpickler only.
 """
 
 import re
@@ -66,9 +66,7 @@ def _download(arch: str) -> dict[str, Tensor]:
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ModelError(
-            f"model.weights {str(path)!r} is not a file; give the path of one, or the words imagenet or none"
-        )
+        raise ModelError(f"model.weights {str(path)!r} is not a file; give the path of a file, or imagenet or none")
     if path.suffix not in {".safetensors", ".pth", ".pt"}:
         raise ModelError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file with --model.weights")
     state: Any
@@ -82,7 +80,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects other than tensors and was not opened; save only the state dict, "
             "best as .safetensors"
         ) from error
-    except Exception as error:  # a damaged file may fail anywhere in torch's readers
+    except Exception as error:  # a damaged file can raise any exception in torch
         raise ModelError(f"{path} cannot be read as weights (damaged or truncated?); copy it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(
@@ -92,7 +90,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _renamed(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """Rename torchvision's keys to ours and drop its classifiers; keys that fit nowhere are kept for `_check`."""
+    """Rename torchvision's keys to those of PneumoniaNet and drop its classifiers; unknown keys are kept for `_check`."""
     trunk = {_OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
     trunk = {key: value for key, value in trunk.items() if not key.startswith(_TORCHVISION_HEADS)}
     ours = {key.partition(".")[2]: key for key in net.state_dict() if not key.startswith("classifier.")}

@@ -1,4 +1,4 @@
-"""The chest behind a phantom radiograph: trunk, ribs, spine, heart, diaphragm, vessels and gas, as attenuations.
+"""The anatomy of a phantom radiograph: trunk, ribs, spine, heart, diaphragm, vessels and gas, as attenuations.
 
 Shapes are drawn in chest units and summed (after the analytic phantoms of tomography: Shepp and Logan, 1974).
 """
@@ -66,7 +66,9 @@ class Canvas:
     def blur(self, image: FloatImage, softness: float) -> FloatImage:
         """Return the image blurred by a Gaussian whose sigma is `softness` chest units."""
         sigma = softness * self.unit
-        step = max(1, int(sigma / 2))  # a wide Gaussian looks the same from a small image, and costs less
+        step = max(
+            1, int(sigma / 2)
+        )  # a wide Gaussian is computed on a smaller image, with the same result at less cost
         small = cv2.resize(image, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA) if step > 1 else image
         taps = 2 * int(np.ceil(2.5 * sigma / step)) + 1
         small = cv2.GaussianBlur(small, (taps, taps), sigma / step, borderType=cv2.BORDER_REPLICATE)
@@ -93,15 +95,15 @@ def _smooth(points: Any, rounds: int = 3) -> FloatArray:
 
 
 class _Chest:
-    """The measures of one chest on one image, in chest units."""
+    """The dimensions of one chest in one image, in chest units."""
 
     def __init__(self, body: np.random.Generator, view: np.random.Generator) -> None:
-        lung_height = body.uniform(1.25, 1.6) * view.uniform(0.92, 1.06)  # the second factor is breath
+        lung_height = body.uniform(1.25, 1.6) * view.uniform(0.92, 1.06)  # the second factor is the depth of breath
         self.top = -0.54 * lung_height
         self.dome = 0.46 * lung_height
         self.hilum = self.top + 0.42 * lung_height
         self.shoulder = self.top - body.uniform(0.0, 0.12)
-        self.breadth = 1 + view.normal(0, 0.025) * _SIDES  # a child who is turned shows one lung wider
+        self.breadth = 1 + view.normal(0, 0.025) * _SIDES  # rotation of the child makes one lung wider
         self._taper, self._slant = body.uniform(0.5, 0.62), body.uniform(2.2, 3.2)
 
     def cage(self, y: Any) -> FloatArray:
@@ -240,7 +242,7 @@ def _draw_skeleton(canvas: Canvas, body: np.random.Generator, chest: _Chest) -> 
 
 
 def _draw_vessels(canvas: Canvas, body: np.random.Generator, chest: _Chest, shift: FloatArray) -> FloatImage:
-    """Return the attenuation of the hila and the vessels that branch from them: a distractor that every child has."""
+    """Return the attenuation of the hila and the vessels that branch from them, which are present in both classes."""
     tree, hila = canvas.blank(), canvas.blank()
     roots = np.stack([_SIDES * body.uniform(0.24, 0.3, 2), chest.hilum + body.uniform(0.1, 0.2, 2)], axis=1) + shift
     for root, side in zip(roots, _SIDES, strict=True):
@@ -261,7 +263,7 @@ def _draw_vessels(canvas: Canvas, body: np.random.Generator, chest: _Chest, shif
 
 
 def _draw_gas(canvas: Canvas, body: np.random.Generator, view: np.random.Generator, chest: _Chest) -> FloatImage:
-    """Return the attenuation that the windpipe and gas in the stomach take away."""
+    """Return the attenuation removed by air in the trachea and gas in the stomach."""
     gas = canvas.blank()
     x, carina = body.normal(-0.03, 0.012), chest.hilum - 0.02
     canvas.stroke(gas, _smooth([(0.0, chest.top - 0.7), (x, chest.top), (x - 0.01, carina)]), 0.1, 0.55)

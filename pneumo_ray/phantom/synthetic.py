@@ -1,7 +1,7 @@
 """Synthetic chest radiographs of children with the true boxes of their opacities, so that everything runs without data.
 
 An image is a sum of attenuations drawn as shapes (after the analytic phantoms of tomography: Shepp and Logan, 1974).
-Pneumonia replaces some air in the lungs by fluid and changes nothing else: no shortcut tells the classes apart.
+Pneumonia replaces some air in the lungs by fluid and changes nothing else, so there is no shortcut between the classes.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.phantom.chest import Canvas, FloatImage, draw_chest
 from pneumo_ray.phantom.config import PhantomConfig, check_drawing
 
-_DRAWING_VERSION = 2  # raise it when the images change, or an archive by older code passes for a current one
+_DRAWING_VERSION = 2  # raise it when the images change; otherwise an archive of older code counts as current
 _TEST_FRACTION = 0.2
 _JPEG_QUALITY = 90
 _ONE_BIT = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_COMPRESSION, 9]
-# Independent random streams. A patient keeps the body and the germ over all images; the rest is new for each image.
+# Independent random streams. Body and pathogen belong to the patient; everything else is drawn for each image.
 _BODY, _GERM, _VIEW, _GRAIN, _OPACITY, _ARCHIVE = range(6)
 
 
@@ -43,7 +43,7 @@ def draw_radiograph(
         pneumonia: whether to draw opacities.
         image_size: width in pixels; the height is drawn between 0.8 and 1.1 times this.
         difficulty: 0 makes the opacities obvious, 1 barely visible.
-        patient: number that keys the body; None gives each index a body of its own.
+        patient: number that keys the body; None gives each index its own body.
 
     Returns:
         The image, uint8 [H, W], and the boxes of its opacities, int32 [n, 4], as half-open pixels (x0, y0, x1, y1);
@@ -79,10 +79,10 @@ def write_phantom_archive(out: Path, config: PhantomConfig, progress: Callable[[
     """Write a phantom archive in Kermany's layout, with the true boxes beside it.
 
     The folders are `{train,test}/{NORMAL,PNEUMONIA}`; names follow Kermany (`IM-0115-0001.jpeg`,
-    `person12_bacteria_46.jpeg`), one number is one patient, and no patient stands in both train and test.
-    `boxes.parquet` has one row a box: image_id (path relative to `out`), x0, y0, x1, y1 (half-open pixels), and width
+    `person12_bacteria_46.jpeg`), one number is one patient, and no patient is in both train and test.
+    `boxes.parquet` has one row per box: image_id (path relative to `out`), x0, y0, x1, y1 (half-open pixels), and width
     and height of the image; `lungs.parquet` one row an image: image_id and mask_png, its true lungs as a 1-bit PNG of the
-    image's size. `phantom.json` keeps the config. Nothing appears at `out` before everything is written.
+    image's size. `phantom.json` keeps the config. `out` appears when everything is written.
 
     Args:
         out: folder to make.
@@ -127,7 +127,7 @@ def _read_stamp(folder: Path) -> Any:
 def _plan_archive(config: PhantomConfig) -> Iterator[tuple[str, int, int, bool]]:
     """Yield (image_id, index, patient, pneumonia) of every image."""
     rng = _rng(config.seed, _ARCHIVE, 0)
-    # Numbers are shared out at random over both classes, so that they say nothing about the class.
+    # Numbers are assigned at random over both classes, so that they carry no information about the class.
     patients = iter((rng.permutation(config.num_images) + 1).tolist())
     index = 0
     for pneumonia, num_images in enumerate(config.class_counts):
@@ -193,7 +193,7 @@ def _draw(
 
 
 def _opacity_strength(difficulty: float) -> float:
-    """Return the attenuation of a lung that is all fluid; air takes away 0.4, so 0.36 nearly makes up for it."""
+    """Return the attenuation of a lung full of fluid; air removes 0.4, of which 0.36 is restored."""
     return 0.36 - 0.31 * difficulty
 
 
@@ -205,7 +205,7 @@ def _draw_opacities(canvas: Canvas, rng: np.random.Generator, air: FloatImage, s
     opacities: list[FloatImage] = []
     spots: list[NDArray[np.intp]] = []
     while len(opacities) < count:
-        # Of a few places in the lungs take the farthest from the earlier opacities, so that they seldom merge.
+        # Of several places in the lungs use the one farthest from the earlier opacities, so that they rarely merge.
         candidates = lung[rng.integers(0, len(lung), 5)]
         distances = [min((float(np.hypot(*(c - spot))) for spot in spots), default=0.0) for c in candidates]
         spot = candidates[int(np.argmax(distances))]
@@ -222,10 +222,10 @@ def _draw_opacities(canvas: Canvas, rng: np.random.Generator, air: FloatImage, s
         blob[:, (np.arange(canvas.width) < canvas.center[0]) != (spot[0] < canvas.center[0])] = 0  # one lung only
         fluid = canvas.blur(blob.astype(np.float32) / np.float32(255), radius * (0.2 if lobar else 0.38))
         fluid *= np.clip(1 + (0.13 if lobar else 0.25) * canvas.texture(rng, 0.12), 0.3, 1.4) * (1.0 if lobar else 0.85)
-        # Taking off a little everywhere ends the soft edge, and so the box, where an eye would end it; heart and
-        # liver leave less air than that in front of them, so no invisible rest of an opacity on them widens its box.
+        # Subtracting a constant ends the soft edge, and the box, where a reader would end it; heart and
+        # liver have less air than that in front of them, so no invisible part of an opacity on them widens its box.
         opacity = np.maximum(np.minimum(fluid, 1) * air - 0.1, 0) / 0.9
-        if opacity.max() > 0.4:  # else it fell on the edge of the lung, too faint to call the child ill
+        if opacity.max() > 0.4:  # otherwise it is on the edge of the lung and too faint to be visible
             opacities.append(opacity)
             spots.append(spot)
     return opacities
@@ -239,7 +239,7 @@ def _bounding_box(opacity: FloatImage) -> tuple[int, int, int, int]:
 def _expose(
     canvas: Canvas, view: np.random.Generator, grain: np.random.Generator, density: FloatImage
 ) -> NDArray[np.uint8]:
-    """Turn attenuation into an image: tone curve, noise, collimation, side marker; all blind to the chest."""
+    """Turn attenuation into an image: tone curve, noise, collimation, side marker, all independent of the chest."""
     gamma, gain, black = view.uniform(0.8, 1.35), view.uniform(0.8, 1.08), view.uniform(-0.02, 0.04)
     tone = np.maximum(density * np.float32(gain), 0) ** np.float32(gamma)
     image = 285 * (1 - np.exp(-1.7 * tone)) + 255 * black

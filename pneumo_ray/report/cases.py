@@ -1,7 +1,7 @@
-"""The images that a reader of the report should see: which ones, and what they look like.
+"""Choice and reading of the images in the report.
 
-Errors come first, because they teach most; then what the model was least sure of; then right answers spread evenly over
-the probabilities, so that the page does not show only what went wrong, nor only what is easy.
+Errors come first; then the most uncertain images; then correct predictions spread evenly over
+the probabilities, so that the page shows neither only errors nor only easy images.
 """
 
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def read_images(manifest: pa.Table, image_ids: Sequence[str], resize_size: int, 
         image_size: of the model's preprocessing.
 
     Returns:
-        n images; None where the file cannot be read any more.
+        n images; None where the file is no longer readable.
     """
     place = pc.index_in(pa.array(image_ids, pa.string()), value_set=manifest["image_id"].combine_chunks())
     rows = manifest.select(["uri", "member", "frame"]).take(place).to_pylist()

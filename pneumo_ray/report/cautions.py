@@ -1,4 +1,4 @@
-"""What a reader must know before relying on the numbers: found in the numbers themselves, said in plain words."""
+"""Warnings of the report, derived from the numbers."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import words_of
 
 SHIFT = 0.10
-"""Fall of sensitivity or specificity from validation to these images that is worth a warning."""
+"""Decrease of sensitivity or specificity from validation that causes a warning."""
 BAD_CALIBRATION = 0.05
 """Expected calibration error above which a probability should not be read as one, if it is more than chance."""
 CHANCE = 0.05
 """Share of calibrated models that may be warned of: their calibration error is that of few images."""
 STRONG_SHORTCUT = 0.70
-"""AUC of a model that never sees a pixel from which the classes can be told by how the files were made."""
+"""AUC of the metadata baseline above which the report warns of a shortcut."""
 FEW = 100
-"""Images of a class below which the intervals are the message."""
+"""Number of images of a class below which the report points to the intervals."""
 
 
 def cautions(subject: Subject) -> list[str]:
-    """Return the warnings of a report, the gravest first; empty if there are none."""
+    """Return the warnings of a report, the most severe first; empty if there are none."""
     numbers = subject.numbers
     found = [*_permuted(subject), *_trained_on(subject), *_one_class(numbers)]
     if "metrics" in numbers:
@@ -37,7 +37,7 @@ def cautions(subject: Subject) -> list[str]:
 def _permuted(subject: Subject) -> list[str]:
     if subject.provenance("config", "permute_labels"):
         return [
-            "The model was trained on permuted labels, for the randomisation test of its maps: its opinions mean nothing."
+            "The model was trained on permuted labels, for the randomisation test of its maps: its predictions have no meaning."
         ]
     return []
 
@@ -47,26 +47,24 @@ def _trained_on(subject: Subject) -> list[str]:
     trained = pc.sum(pc.equal(subject.chosen.table["split"], "train")).as_py() or 0
     if trained and subject.own_manifest:
         return [
-            f"The model was trained on {trained:,} of these images: the numbers flatter it and say nothing of new children."
+            f"The model was trained on {trained:,} of these images: the numbers are too good and do not apply to new patients."
         ]
     if trained:
         return [
             f"{trained:,} of these images are in the manifest's split train. The model was trained with another manifest; if it has "
-            "seen them, the numbers flatter it."
+            "seen them, the numbers are too good."
         ]
     if split == "val" and subject.own_manifest:
-        return [
-            "The epoch, the calibration and the threshold were chosen on these very images: the numbers flatter the model."
-        ]
+        return ["The epoch, the calibration and the threshold were chosen on these images: the numbers are too good."]
     if subject.provenance("manifest", "protocol") == "paper" and subject.own_manifest:
         return [
-            "The split protocol `paper` divides images, not children: the same child can be on both sides, and the numbers flatter the model."
+            "The split protocol `paper` divides images, not patients: the same patient can be on both sides, and the numbers are too good."
         ]
     lines = []
     for column, words in (("patient_id", "patient(s)"), ("content_sha256", "image(s), byte for byte,")):
         if shared := _shared(subject, column):
             lines.append(
-                f"{shared:,} {words} of this split are also in the splits that train and choose the model: the numbers flatter it."
+                f"{shared:,} {words} of this split are also in the splits that train and choose the model: the numbers are too good."
             )
     return lines
 
@@ -98,8 +96,8 @@ def _shift(subject: Subject) -> list[str]:
         before, after = subject.provenance("validation", name), here[name]
         if isinstance(before, float) and after is not None and before - after > SHIFT:
             lines.append(
-                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these images are "
-                "not like those that the threshold was chosen on. Choose one on images of your own before use."
+                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these images differ "
+                "from those that the threshold was chosen on. Choose a threshold on your own images before use."
             )
     return lines
 
@@ -110,7 +108,7 @@ def _calibration(numbers: dict[str, Any]) -> list[str]:
         return []
     return [
         f"The probabilities are off by {found['ece']:.2f} on average (expected calibration error; {found['ece_expected']:.2f} is what a calibrated model "
-        "would show on these images): they rank images, and should not be read as chances."
+        "would show on these images): use them to rank images, not as probabilities."
     ]
 
 
@@ -118,7 +116,7 @@ def _few(numbers: dict[str, Any]) -> list[str]:
     m = numbers["metrics"]["stored"]["values"]
     counts = {"normal": m["tn"] + m["fp"], "pneumonia": m["fn"] + m["tp"]}
     return [
-        f"Only {count:,} {name} image(s): read the intervals, not the estimates."
+        f"Only {count:,} {name} image(s): rely on the intervals, not on the estimates."
         for name, count in counts.items()
         if 0 < count < FEW
     ]
@@ -150,7 +148,7 @@ def _uncertainty(numbers: dict[str, Any]) -> list[str]:
         return []
     return [
         f"No uncertainty of the passes finds the errors better (best: {words_of(best)}, AUROC {found[best]:.3f}) than the plain probability "
-        f"does ({plain}: {found[plain]:.3f}): for deciding whom to refer, the passes are not needed here."
+        f"does ({plain}: {found[plain]:.3f}): referral does not need the passes here."
     ]
 
 
@@ -160,5 +158,5 @@ def _shortcuts(subject: Subject) -> list[str]:
         return []
     return [
         f"A model that sees only the size, bytes per pixel and mode of the files reaches an AUC of {auc:.3f}: the classes differ in "
-        "how their files were made or how well they compress, and part of what the network uses may be that."
+        "how their files were made or how well they compress, and the network may use this."
     ]

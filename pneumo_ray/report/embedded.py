@@ -1,4 +1,4 @@
-"""What the page's script works with: counts at every threshold, and the cases of the gallery with their raw maps."""
+"""Data for the script of the page: counts at every threshold, and the cases of the gallery with their raw maps."""
 
 import base64
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _JPEG_QUALITY = 80
 
 
 def script_data(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> dict[str, Any]:
-    """Return what the page's script works with."""
+    """Return the data for the script of the page."""
     return {
         "map_size": list(subject.chosen.map_size),
         "pictures": len(subject.chosen.table),

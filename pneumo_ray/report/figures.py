@@ -17,7 +17,7 @@ from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_sty
 from pneumo_ray.evaluate.uncertainty import RiskCoverage
 
 _MAX_POINTS = 600
-"""Points of a curve that are drawn: more cannot be seen, and a million would not open."""
+"""Largest number of points of a curve; more are not visible, and a million cannot be opened."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -26,7 +26,7 @@ Ints = NDArray[np.int64]
 def roc_figure(
     label: Ints, prob: Floats, patients: Sequence[str | None], threshold: float, auc: str, seed: int
 ) -> Figure:
-    """Draw the ROC curve with its 95 % band over patients, and where the threshold lies on it.
+    """Draw the ROC curve with its 95 % band over patients, and the threshold marked on it.
 
     Args:
         label: [n], both classes present.
@@ -57,7 +57,7 @@ def roc_figure(
 
 
 def precision_recall_figure(label: Ints, prob: Floats, threshold: float, average_precision: float) -> Figure:
-    """Draw precision against recall, beside the share of pneumonia, which is what guessing gives.
+    """Draw precision against recall, with the share of pneumonia, the precision of random guessing.
 
     Args:
         label: [n], both classes present.
@@ -84,7 +84,7 @@ def precision_recall_figure(label: Ints, prob: Floats, threshold: float, average
 
 
 def reliability_figure(tables: dict[str, ReliabilityTable]) -> Figure:
-    """Draw how often each level of probability came true, and how many images have it.
+    """Draw the observed frequency of pneumonia by predicted probability, and the number of images.
 
     Args:
         tables: name of the probability and its table; the last one also as counts below.
@@ -154,7 +154,7 @@ def residual_figure(label: Ints, prob: Floats, threshold: float) -> Figure:
         shown = np.random.default_rng(0).permutation(len(label))[: 4 * _MAX_POINTS]
         for c, colour, mark, name in ((0, NORMAL, "o", "normal"), (1, PNEUMONIA, "^", "pneumonia")):
             rows = shown[label[shown] == c]
-            # The residual lies on one of two lines; a little height apart shows how many points lie on one another.
+            # Residuals lie on two lines; a small vertical offset shows overlapping points.
             apart = np.random.default_rng(c).uniform(-0.02, 0.02, len(rows))
             right.plot(prob[rows], residual[rows] + apart, mark, color=colour, ms=3, alpha=0.45, lw=0, label=name)
         right.axvline(threshold, color=INK, lw=0.8, ls=":", label=f"threshold {threshold:.3f}")
@@ -188,7 +188,7 @@ def risk_coverage_figure(curves: dict[str, RiskCoverage]) -> Figure:
 
 
 def zone_figure(records: Sequence[dict[str, Any]], zones: Sequence[str]) -> Figure:
-    """Draw the mean activation of the six zones as the chest lies in the image, for each group of images.
+    """Draw the mean activation of the six zones arranged as in the image, for each group of images.
 
     Args:
         records: of `zone_table`.
@@ -212,7 +212,7 @@ def zone_figure(records: Sequence[dict[str, Any]], zones: Sequence[str]) -> Figu
             axes.set_yticks([0, 1, 2], ["upper", "middle", "lower"] if name == groups[0] else [""] * 3)
             axes.set_title(name, fontsize=9)
             axes.grid(False)
-        figure.colorbar(shown, ax=figure.axes, label="logit a cell", shrink=0.8)
+        figure.colorbar(shown, ax=figure.axes, label="logit per cell", shrink=0.8)
     return figure
 
 

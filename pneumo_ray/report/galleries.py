@@ -1,4 +1,4 @@
-"""Sheets of cases for slides and papers: the most telling of each outcome, four panels a case."""
+"""Contact sheets for slides and papers: the most confident cases of each outcome, four panels per case."""
 
 from collections.abc import Sequence
 

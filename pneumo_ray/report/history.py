@@ -1,4 +1,4 @@
-"""The history of the run that made a model, where it still lies beside the model."""
+"""The history of the training run, if it is beside the model."""
 
 import json
 from typing import Any

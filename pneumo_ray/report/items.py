@@ -1,6 +1,6 @@
 """The items of TRIPOD+AI (Collins et al. 2024, BMJ 385:e078378) and CLAIM 2024 (Tejani et al.), filled with what is known.
 
-What this software cannot know is `NOT_AVAILABLE`, left to the authors of a study; nothing is invented.
+Information that the software does not have is `NOT_AVAILABLE`, for the authors of a study to fill in.
 """
 
 import pyarrow.compute as pc
@@ -10,9 +10,9 @@ from pneumo_ray.report.subject import Subject
 NOT_AVAILABLE = "not available"
 
 _UNITS = {
-    "grouped": "patient: images of one child, and exact copies of an image, stay on one side",
+    "grouped": "patient: images of one patient, and exact copies of an image, stay on one side",
     "official": "the archive's own folders; validation is carved out of the training folder by patient",
-    "paper": "image: the same child can be on both sides",
+    "paper": "image: the same patient can be on both sides",
 }
 
 
@@ -26,7 +26,7 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
         ("Dates and places of collection", NOT_AVAILABLE),
         ("Eligibility criteria", NOT_AVAILABLE),
         ("Flow of exclusions", _flow(subject)),
-        ("Reference standard", f"the labels of the manifest, taken as they are; who made them and how: {NOT_AVAILABLE}"),
+        ("Reference standard", f"the labels of the manifest, unchanged; who made them and how: {NOT_AVAILABLE}"),
         ("Demographics (age, sex, ethnicity)", NOT_AVAILABLE),
         ("Unit of partition", _UNITS.get(str(protocol), NOT_AVAILABLE)),
         ("Sample sizes", _sizes(subject)),

@@ -1,4 +1,4 @@
-"""The evaluation job: scores and a manifest in, numbers, tables, figures and a page out. No model and no Ray."""
+"""The evaluation job: from scores and a manifest to numbers, tables, figures and a report, without a model or Ray."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate and write the files; return what metrics.json holds.
 
     Raises:
-        PneumoError: one sentence, if scores and manifest do not fit together or nothing is there to measure.
+        PneumoError: if scores and manifest do not fit together or there is nothing to measure.
     """
     assert config.scores is not None
     everything, run = read_scores(config.scores), read_run(config.scores)
@@ -113,7 +113,7 @@ def check_same_model(scores: str, model: str) -> None:
     try:
         found = json.loads(storage.read_bytes(storage.join(storage.absolute(model), "model.json")))["hash"]
     except (OSError, ValueError, KeyError, TypeError):
-        return  # reading the bundle will say what is wrong with it
+        return  # load_bundle reports the reason
     if found != fact(read_run(scores), "model", "hash"):
         raise ConfigError(
             f"--scores {scores} are not of --model {model}; give the scores of that model, or leave them out"
@@ -136,6 +136,6 @@ def _robustness(
         "threshold": numbers["threshold"],
     }
     if not isinstance(found, dict) or any(found.get(name) != value for name, value in expected.items()):
-        log("robustness.json is of another model, manifest or split and is left out of the report; repeat --robustness")
+        log("robustness.json is of another model, manifest or split and is not in the report; repeat --robustness")
         return None
     return found

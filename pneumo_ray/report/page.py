@@ -1,4 +1,4 @@
-"""The page: one HTML file that works offline, made of what was measured. Jinja2 escapes every word that is not ours."""
+"""The page: one HTML file that works offline. Jinja2 escapes all text that comes from data."""
 
 import base64
 import hashlib
@@ -45,7 +45,7 @@ def render_page(
     """Return the report as HTML.
 
     Args:
-        subject: what it is about.
+        subject: content of the report.
         figures: name and SVG element of each figure.
         shown: rows of `subject.chosen` for the gallery.
         images: of those rows, uint8 [S, S]; None where a file cannot be read any more.
@@ -112,14 +112,14 @@ def _origins(subject: Subject) -> dict[str, str]:
 
 
 def _unit(subject: Subject) -> str:
-    """Return what the intervals take as independent."""
+    """Return a sentence on the units that the intervals treat as independent."""
     unknown = subject.chosen.table["patient_id"].null_count
     few = f"of fewer than {MIN_PATIENTS} patients there is none"
     if not unknown:
         return f"Intervals are 95 % and take whole patients as the units; {few}."
     return (
-        f"Intervals are 95 % and {few}; {unknown:,} images name no patient and count as patients of their own, which makes the intervals too narrow "
-        "if some show the same child."
+        f"Intervals are 95 % and {few}; {unknown:,} images have no patient and count as separate patients, which makes the intervals too narrow "
+        "if some show the same patient."
     )
 
 
@@ -127,7 +127,7 @@ def _hash_source(script: str) -> str:
     """Return the source expression by which a Content-Security-Policy allows this inline script and no other.
 
     Args:
-        script: all that stands between its tags, to the last line break.
+        script: the text between its tags, including line breaks.
     """
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -164,7 +164,7 @@ def _about(subject: Subject) -> list[str]:
         m = numbers["metrics"]["stored"]["values"]
         lines.append(
             f"At the threshold {numbers['threshold']:.3f}, stored with the model, {m['tp']:,} of {m['tp'] + m['fn']:,} pneumonias are found, "
-            f"and {m['fp']:,} of {m['fp'] + m['tn']:,} normal chests are called pneumonia."
+            f"and {m['fp']:,} of {m['fp'] + m['tn']:,} normal images are called pneumonia."
         )
     return lines
 
@@ -172,9 +172,9 @@ def _about(subject: Subject) -> list[str]:
 def _gallery_about(subject: Subject, count: int) -> str:
     return (
         f"{count:,} of {len(subject.chosen.table):,} images: errors first, then the most uncertain, then right answers spread over the "
-        "probabilities. Each with the evidence that BayesGrad-CAM finds, its uncertainty over the passes, and what is left of the "
-        "evidence two standard deviations lower. Without one colour scale for all, the colours of an image tell where, not how much. "
-        "The interval beside a probability is that of the passes, not of the truth."
+        "probabilities. Each with the evidence that BayesGrad-CAM finds, its uncertainty over the passes, and the evidence that is "
+        "left two standard deviations lower. The colour scale of each image is its own: colours show where, not how much. "
+        "The interval beside a probability describes the passes, not the true class."
     )
 
 

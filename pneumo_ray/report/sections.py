@@ -25,12 +25,12 @@ HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"),
             ("brier", "Brier score"))  # fmt: skip
 _CONDITIONS = {"lungs_black": "lung box black", "only_lungs": "all but the lung box black"}
 MAX_ERRORS = 200
-"""Misclassified images that the page lists; the CSV has all."""
+"""Largest number of misclassified images on the page; the CSV file has all."""
 ERROR_COLUMNS = ("image_id", "outcome", "prob_mean", "residual", "mutual_information", "sharpness", "contrast")
 
 
 def measured(subject: Subject) -> dict[str, Any]:
-    """Return what the labelled sections need."""
+    """Return the data of the sections that need labels."""
     numbers = subject.numbers
     stored, half = numbers["metrics"]["stored"], numbers["metrics"]["half"]
     return {
@@ -81,7 +81,7 @@ def measured(subject: Subject) -> dict[str, Any]:
 
 
 def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the zones as a table with a row a zone and a column a group of images."""
+    """Return the zones as a table with a row per zone and a column per group of images."""
     groups = {record["pictures"]: record["n"] for record in records}
     cells = {(r["zone"], r["pictures"]): r for r in records}
     rows = []
@@ -146,7 +146,7 @@ def error_rows(errors: Sequence[dict[str, Any]]) -> list[list[Any]]:
 
 
 def errors_about(numbers: dict[str, Any], quality: tuple[float, float] | None) -> str:
-    """Return what has to be known of the list of misclassified images.
+    """Return the introduction to the list of misclassified images.
 
     Args:
         numbers: of the evaluation.
@@ -162,7 +162,7 @@ def errors_about(numbers: dict[str, Any], quality: tuple[float, float] | None) -
         "Sharpness is the variance of the Laplacian, contrast the standard deviation of the grey levels, both of the file at one size."
     )
     if quality is not None:
-        text += f" The right answers of the gallery have a median sharpness of {quality[0]:.1f} and a median contrast of {quality[1]:.3f}."
+        text += f" The correct predictions in the gallery have a median sharpness of {quality[0]:.1f} and a median contrast of {quality[1]:.3f}."
     return text
 
 
@@ -198,12 +198,12 @@ def robustness(subject: Subject) -> dict[str, Any]:
     else:
         text = (
             "A model that sees only width, height, aspect, bytes per pixel and mode of the files, and no pixel, reaches an AUC of "
-            f"{figure_text(shortcut['auc'])} ({interval_text(shortcut['interval'])}). So much can be learned from how the files were "
-            "made; bytes per pixel is not quite innocent, because a hazy lung compresses better than a clear one. "
+            f"{figure_text(shortcut['auc'])} ({interval_text(shortcut['interval'])}). This is the information in how the files were "
+            "made; bytes per pixel is not neutral, because a hazy lung compresses better than a clear one. "
         )
     text += (
         f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
-        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the image that holds the heart as well."
+        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the image that includes the heart."
     )
     meanings = [[row[0], c["description"]] for row, c in zip(rows, found["conditions"], strict=True)]
     return {"robustness_rows": rows, "shortcut_text": text, "conditions": meanings}
@@ -242,7 +242,7 @@ def comparison(subject: Subject) -> dict[str, Any] | None:
 
 
 def paper_rows(numbers: dict[str, Any]) -> list[list[Any]]:
-    """Return the metrics that were published, and ours below them."""
+    """Return the published metrics, followed by those of this model."""
     names = ("n", "accuracy", "precision", "recall", "f1", "auc", "kappa", "mcc")
     rows = [[entry["model"], *(entry.get(name) for name in names)] for entry in numbers["paper"]["table"]]
     for point, words in (("stored", "this model, stored threshold"), ("half", "this model, threshold 0.5")):
@@ -253,7 +253,7 @@ def paper_rows(numbers: dict[str, Any]) -> list[list[Any]]:
 
 
 def paper_confusions(numbers: dict[str, Any]) -> list[list[Any]]:
-    """Return the confusion matrices of the paper, and ours below them."""
+    """Return the confusion matrices of the paper, followed by those of this model."""
     names = ("tn", "fp", "fn", "tp", "accuracy", "specificity", "kappa")
     rows = [[entry["what"], *(entry[name] for name in names)] for entry in numbers["paper"]["confusion_matrices"]]
     for point, words in (("stored", "this model, stored threshold"), ("half", "this model, threshold 0.5")):

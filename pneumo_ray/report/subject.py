@@ -1,4 +1,4 @@
-"""What a report is about: the scores of one split, what is known of their model, and everything that was measured."""
+"""The content of a report: the scores of one split, the facts about their model, and the measurements."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from pneumo_ray.evaluate.scores import Scores, fact
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that the page shows, before it is put into words."""
+    """All data of the page."""
 
     chosen: Scores
     """Images of the split that did not fail, joined with the manifest."""
@@ -25,23 +25,23 @@ class Subject:
     failed: pa.Table
     """Rows of the scores of the split that failed, joined with `label`."""
     history: list[dict[str, Any]]
-    """Records of the run's history.jsonl; empty where it is not to be found."""
+    """Records of the run's history.jsonl; empty if it is not found."""
     zones: list[dict[str, Any]]
     """From `zone_table`."""
     robustness: dict[str, Any] | None = None
     """robustness.json, where it was measured with this model on this split."""
 
     def fact(self, *path: str) -> Any:
-        """Return something of `_run.json`, as `scores.fact`."""
+        """Return a value of `_run.json`, as `scores.fact`."""
         return fact(self.run, *path)
 
     def provenance(self, *path: str) -> Any:
-        """Return how the model was made, as its bundle says; None where it does not."""
+        """Return a value of the bundle's provenance; None if it is missing."""
         return self.fact("model", "provenance", *path)
 
     @property
     def own_manifest(self) -> bool:
-        """Whether the model was trained with this very manifest, so that its split train is what the model has seen."""
+        """Whether the model was trained with this manifest, so that the model has seen its split train."""
         return bool(self.provenance("manifest", "fingerprint") == self.manifest_fingerprint)
 
     @property

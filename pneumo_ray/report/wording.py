@@ -1,4 +1,4 @@
-"""Numbers as people read them, and as cells of a table that sorts by what they are."""
+"""Formatting of numbers for the page, and cells of sortable tables."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _WORDS = {
 
 
 def figure_text(value: float | int | None) -> str:
-    """Return a number as people read it: counts with separators, the rest with three decimals or two digits."""
+    """Return a number as text: counts with separators, others with three decimals or two digits."""
     if value is None:
         return "undefined"
     if isinstance(value, int):
@@ -37,7 +37,7 @@ def interval_text(interval: Sequence[float] | None) -> str:
 
 
 def words_of(name: str) -> str:
-    """Return the name of a measure as people say it."""
+    """Return the display name of a measure."""
     return _WORDS.get(name, name.replace("_", " "))
 
 
@@ -58,5 +58,5 @@ def with_range(value: float | None, interval: Sequence[float] | None) -> dict[st
 
 
 def plain_text(value: Any) -> str:
-    """Return the value of an option as it stands in JSON, a word without quotes."""
+    """Return the value of an option as JSON, strings without quotes."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -29,7 +29,7 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     """Write `figures/` and `report.html`; return the rows of misclassified.csv, the header first.
 
     Args:
-        subject: what it is about.
+        subject: content of the report.
         out: folder of the report.
         gallery: images on the page, at most.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
@@ -51,12 +51,12 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
 
 
 def _read(subject: Subject, wanted: NDArray[np.int64]) -> dict[int, Seen]:
-    """Read the wanted rows; what cannot be read is left out, and said."""
+    """Read the wanted rows; unreadable images are left out and reported."""
     resize_size, image_size = (subject.fact("model", "preprocessing", name) for name in ("resize_size", "image_size"))
     if not len(wanted):
         return {}
     if not isinstance(resize_size, int) or not isinstance(image_size, int) or not 0 < image_size <= resize_size:
-        log("the scores do not say how their images were prepared, so the page shows maps without images")
+        log("the scores lack the preprocessing of their images, so the page shows maps without images")
         return {}
     names = subject.chosen.table["image_id"].take(pa.array(wanted)).to_pylist()
     read = read_images(subject.manifest, names, resize_size, image_size)
@@ -75,7 +75,7 @@ def _right_quality(scores: Scores, seen: dict[int, Seen]) -> tuple[float, float]
 
 
 def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
-    """Draw what can be drawn: nothing without labels, no curves with one class."""
+    """Draw the possible figures: none without labels, no curves with one class."""
     drawn: dict[str, Figure] = {}
     if subject.history:
         drawn["learning"] = learning_figure(subject.history)

@@ -1,1 +1,1 @@
-"""The batch job: an archive and a model in, one explained row an image out."""
+"""The scoring job: from an archive and a model to one explained row per image."""

@@ -1,7 +1,7 @@
-"""The beginning of a job, which all its runs share: which images, which model, which method, compiled or not.
+"""Start of a scoring job: list of images, model, method and compilation, shared by all its runs.
 
-What is decided here is written down before the first image is scored, so that a run that continues decides nothing
-anew and a folder never holds the scores of two jobs.
+These decisions are written before the first image is scored, so that a continued run repeats none of them
+and a folder never contains the scores of two jobs.
 """
 
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ from pneumo_ray.score.image_list import (
 )
 
 WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
-"""Floating-point operations of a job from which on the seconds that compiling takes come back."""
+"""Floating-point operations of a job from which compiling saves time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all runs of a job share."""
+    """The facts that all runs of a job share."""
 
     source: Source
     compiled: bool
 
 
 def check_method(config: ExplainConfig, bundle: Bundle) -> None:
-    """Refuse what no actor could do, before anything is written.
+    """Refuse an impossible method before anything is written.
 
     Raises:
         ModelError: if the model has no dropout to sample.
@@ -53,7 +53,7 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
 
 
 def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
-    """Return the job that the folder holds, or begin it.
+    """Return the job in the folder, or start a new one.
 
     Raises:
         ConfigError: if the folder holds the scores of another model, config or archive.
@@ -76,7 +76,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
         return Job(open_source(names, size), bool(before["compiled"]))
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
-        raise ConfigError(f"{out} holds Parquet files of something else; choose another --out")
+        raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
     source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
     compiled = worth_compiling(config, bundle, source.num_images)
@@ -93,7 +93,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
 
 
 def _check_shared(uri: str) -> None:
-    """Refuse a local folder that some node of the cluster does not see.
+    """Refuse a local folder that is not visible on all nodes of the cluster.
 
     Raises:
         StorageError: if there is one.
@@ -112,7 +112,7 @@ def _check_shared(uri: str) -> None:
 
 
 def worth_compiling(config: ExplainConfig, bundle: Bundle, images: int) -> bool:
-    """Whether the trunk is to be compiled for so many images."""
+    """Whether compiling the trunk saves time for this number of images."""
     if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
         return False
     if config.scale.compile == "on":

@@ -1,4 +1,4 @@
-"""What a scoring job is, as one typed value, and the part of it that its numbers depend on."""
+"""Configuration of a scoring job, and the part of it that determines the numbers."""
 
 import hashlib
 import json
@@ -15,24 +15,24 @@ ZoneMode = Literal["image", "box"]
 
 @dataclass(frozen=True)
 class ScoringScale:
-    """Where the job takes place. It changes the speed, and the results only by rounding."""
+    """Resources of the job. They change the speed, and the results only by rounding."""
 
     num_actors: CountRange = 0
-    """Processes that hold the model; 0 takes one a GPU, or one for every 8 CPUs of a node and at least one a node. Two
-    numbers, the fewest and the most, let the pool grow and shrink with the work and the cluster."""
+    """Actors; 0 takes one per GPU, or one for every 8 CPUs of a node and at least one per node. Two
+    numbers, minimum and maximum, let the pool grow and shrink with the work and the cluster."""
     use_gpu: bool = False
-    """One GPU for each of them."""
+    """One GPU per actor."""
     batch_size: int = 0
-    """Images in one forward pass; 0 chooses by the memory of the device."""
+    """Images per forward pass; 0 chooses by the memory of the device."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the trunk with frozen weights: `auto` where the archive is large enough to pay for it."""
+    """Compile the trunk with frozen weights; `auto` compiles if the archive is large enough."""
     wait_seconds: float = 30.0
-    """How long to wait for a cluster that is too small to grow, before giving up."""
+    """Seconds to wait for a cluster that is too small before the job fails."""
 
     def __post_init__(self) -> None:
         require(
             0 <= self.min_actors <= self.max_actors and (self.min_actors == 0) == (self.max_actors == 0),
-            f"scale.num-actors must be 0 or more, or two rising numbers, got {self.num_actors}",
+            f"scale.num-actors must be 0 or more, or two increasing numbers, got {self.num_actors}",
         )
         require(self.wait_seconds >= 0, f"scale.wait-seconds must not be negative, got {self.wait_seconds}")
         require(self.batch_size >= 0, f"scale.batch-size must not be negative, got {self.batch_size}")
@@ -64,27 +64,25 @@ class ExplainConfig:
     """Monte Carlo dropout passes; None takes 200 where the dropout is at the head, where they cost nothing, and 20 in
     the tail. arXiv 2507.18647 has 20."""
     seed: int = 0
-    """Of the dropout masks, which all images share."""
+    """Seed of the dropout masks, which all images share."""
     target: Target = "predicted"
     """The class that the maps explain."""
     zones: ZoneMode = "image"
     """Zones of the whole image, or of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1."""
     refer_z: float = 1.96
-    """Refer an image where the threshold lies within this many standard deviations of its mean logit over the passes."""
+    """Refer an image if the threshold is within this many standard deviations of its mean logit over the passes."""
     amp: Amp = "auto"
     """Precision of the network; the maps are float32 in any case."""
     decode_seconds: float = DECODE_SECONDS
-    """An image whose decoding takes longer is a failed row (`timeout`)."""
+    """Time limit for decoding one image, in seconds; a slower image is a failed row (`timeout`)."""
     scale: ScoringScale = field(default_factory=ScoringScale)
     render: bool = False
-    """Write images of the most uncertain and the most suspicious cases."""
+    """Draw the most uncertain and the most suspicious images."""
     top: int = 10
-    """How many of each --render draws."""
+    """Number of images of each kind that --render draws."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.archive) != (self.manifest is not None), "give the images either as --archive or as --manifest"
-        )
+        require(bool(self.archive) != (self.manifest is not None), "give either --archive or --manifest")
         require(
             self.passes is None or self.passes >= 2,
             f"passes must be at least 2 for a standard deviation, got {self.passes}",
@@ -105,7 +103,7 @@ class ExplainConfig:
 
     @property
     def method(self) -> dict[str, Any]:
-        """The options that the numbers of a row depend on, besides model and image."""
+        """The options that determine the numbers of a row, besides model and image."""
         return {name: getattr(self, name) for name in ("passes", "seed", "target", "zones", "refer_z", "amp")}
 
     @property

@@ -1,4 +1,4 @@
-"""From a row of the list to the network's grey input, or to the stage and the reason of a failure."""
+"""Decoding of listed images to the network's grey input, or to the stage and the reason of a failure."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from pneumo_ray.model import Preprocessing
 
 
 class ManyFramesError(DecodeError):
-    """A file that was listed as one image holds several."""
+    """A file that was listed as one image contains several."""
 
     kind = "many_frames"
 
@@ -30,7 +30,7 @@ class Failure(NamedTuple):
 
 
 def load_image(uri: str, member: str | None, frame: int | None, preprocessing: Preprocessing) -> np.ndarray | Failure:
-    """Return one image as the network sees it, uint8 [S, S], by the same steps as in training.
+    """Return the network's input of one image, uint8 [S, S], by the same steps as in training.
 
     Args:
         uri: of its file.
@@ -59,7 +59,7 @@ def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) 
         frames = inspect_image(data).frames
         if frames > 1:
             raise ManyFramesError(
-                f"the file holds {frames} images and was listed as one; give it the extension .dcm or .tif"
+                f"the file contains {frames} images and was listed as one; give it the extension .dcm or .tif"
             )
     return network_input(data, frame, resize_size, image_size)
 
@@ -78,8 +78,8 @@ def load_shard(
         rows: n rows of the list.
         shard: its number.
         preprocessing: what the model expects.
-        decode_seconds: that the decoding of one image may take.
-        careful: an image among them may have ended the process that tried before; see `guarded`.
+        decode_seconds: time limit for decoding one image.
+        careful: an image among them may have ended an earlier process; see `guarded`.
 
     Returns:
         n rows: `shard`, `image_id`, `box`, `stage`, `error`, `note`, and `pixels` (S * S bytes), null where it failed.

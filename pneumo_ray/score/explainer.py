@@ -1,6 +1,6 @@
-"""The model as a scorer of ready images: batches that fit the device, a compiled trunk where it pays, columns out.
+"""Scoring of decoded images: batches that fit the device, a compiled trunk where it saves time, columns of scores.
 
-Knows no Ray: an actor of the job holds one, and so does whoever draws images of single cases.
+Independent of Ray: used by the actors of the job and for drawing single cases.
 """
 
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ class Explainer:
     def explain(self, pixels: np.ndarray, zones: Tensor | None = None, target: Target | None = None) -> Explanation:
         """Return the explanation of at most `at_once` images, uint8 [n, S, S]."""
         target, threshold = target or self.config.target, self.model.facts.threshold_logit
-        # Ray's batches are read-only views of shared memory; torch wants memory that it may write.
+        # Ray's batches are read-only views of shared memory; torch needs writable memory.
         grey = torch.from_numpy(np.ascontiguousarray(pixels).copy()).to(self.device, non_blocking=True)
         size = (grey.shape[1], grey.shape[2])
         if self.model.model.dropout_site == "tail":
@@ -124,7 +124,7 @@ class Explainer:
         except Exception:
             if not self.compiled:
                 raise
-            # No compiler on this machine, for one; whatever is wrong, the eager network is not.
+            # For example no compiler on this machine; the eager network still works.
             self.compiled, self._feature_maps = False, self.net.feature_maps
             maps = self._feature_maps(x)
         return maps
@@ -143,13 +143,13 @@ class Explainer:
         share = (parts[:, 0] / parts[:, 1]).masked_fill(~known.to(self.device), torch.nan)
         columns = to_columns(e, facts, self.config.refer_z, share)
         for name, values in columns.items():
-            if name.startswith("zone_"):  # zones of the image would pass for zones of the lungs
+            if name.startswith("zone_"):  # zones of the image would count as zones of the lungs
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:
-    """Return how many images fit at once: a ResNet-50 needs about 600 bytes a pixel in float32."""
+    """Return the batch size that fits: a ResNet-50 needs about 600 bytes per pixel in float32."""
     free, most = (torch.cuda.mem_get_info(device)[0] * 0.5, 256) if device.type == "cuda" else (2e9, 16)
     return int(max(1, min(most, free / (600 * image_size**2))))

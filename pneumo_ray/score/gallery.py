@@ -1,6 +1,6 @@
-"""Images of the cases that somebody should look at first, found in the scores: the most uncertain, the most suspicious.
+"""Figures of the most uncertain and the most suspicious cases, chosen by the scores.
 
-Only these few are read and explained once more; the archive is not passed over again.
+Only these images are read and explained again.
 """
 
 from typing import Any
@@ -25,17 +25,17 @@ RANKINGS = {
     "uncertain": (("mutual_information",), "Most uncertain"),
     "suspicious": (("prob_mean", "logit_mean"), "Most suspicious"),
 }
-"""Name of the images: the columns that rank them, the later ones where the earlier are equal, and a title."""
+"""Name of the figures: the columns that rank the cases, later ones break ties, and a title."""
 
 
 def render_top(out: str, source: Source, model: ModelPayload, config: ExplainConfig) -> list[str]:
-    """Write four-panel images and a contact sheet of the cases that rank highest, and `index.csv`, which names them.
+    """Write four-panel figures and a contact sheet of the highest-ranking cases, and `index.csv`, which lists them.
 
     Args:
-        out: folder of the scores; the images go to `pictures/` in it.
+        out: folder of the scores; the figures go to `pictures/` in it.
         source: the list of the job's images.
         model: what scored them.
-        config: `top` says how many of each.
+        config: `top` is the number of each kind.
 
     Returns:
         The contact sheets.
@@ -62,7 +62,7 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
             sheets.append(storage.join(out, "pictures", f"{name}.png"))
             storage.write_bytes(sheets[-1], draw_sheet(cases, f"{title} {len(cases)} of {source.num_images:,}"))
     if gone:
-        log(f"{gone} case(s) could not be drawn, because their files cannot be read any more")
+        log(f"{gone} case(s) could not be drawn, because their files are no longer readable")
     storage.write_csv(index, storage.join(out, "pictures", "index.csv"))
     return sheets
 
@@ -70,7 +70,7 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
 def _explained_case(
     explainer: Explainer, image: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
 ) -> Case:
-    """Return an image ready to be drawn: as in the scores, and with the plain map, which they lack."""
+    """Return a case with the values of the scores and the map without dropout, which they do not contain."""
     facts = explainer.model.facts
     e = explainer.explain(image[None], target="pneumonia" if scored["target"] else "normal")
     zone_box = None if box is None else (box[0], box[1], box[2], box[3])

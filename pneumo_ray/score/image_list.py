@@ -1,4 +1,4 @@
-"""The list of images that a job scores, written once at its start: what a shard is follows from it for good."""
+"""The list of images of a job, written once at its start; it determines the shards."""
 
 import hashlib
 import itertools
@@ -27,7 +27,7 @@ from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import is_retry
 
 LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
-"""Columns of a manifest: the lungs of an image, in its own pixels; x1 and y1 are the first outside."""
+"""Columns of a manifest: the lung box of an image, in its own pixels; x1 and y1 are the first outside."""
 
 SCHEMA = pa.schema(
     [
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
         ("box", pa.list_(pa.int32(), 4)),
     ]
 )
-"""`error`: why listing already knows that it cannot be read; `box`: the lungs in pixels of the network's input."""
+"""`error`: reason found by the listing why it cannot be read; `box`: the lungs in pixels of the network's input."""
 
 ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
@@ -49,17 +49,17 @@ _PASSED_OVER = b"passed_over"
 """Key of the file's metadata: what the listing passed over, as JSON."""
 
 MAX_SHARD_BYTES = 1 << 26
-"""Decoded images that travel together."""
+"""Bytes of decoded images of one shard."""
 
 
 def shard_length(num_images: int, image_size: int) -> int:
-    """Return how many images one shard, one file of the scores, holds: a power of two that divides `ROW_GROUP`.
+    """Return the number of images of a shard, which is one file of scores: a power of two that divides `ROW_GROUP`.
 
-    Few enough that an interruption costs little and that they fit into memory together, enough that a large archive does
+    Small enough that an interruption costs little and a shard fits into memory, large enough that a large archive does
     not become a million files.
     """
     length = 64
-    while length > 16 and num_images < 16 * length:  # else the workers of a small archive would wait for one another
+    while length > 16 and num_images < 16 * length:  # otherwise some workers would be idle on a small archive
         length //= 2
     while length < ROW_GROUP and num_images / length > (2_000 if length < 512 else 20_000):
         length *= 2
@@ -92,7 +92,7 @@ class Source:
 
     @cached_property
     def _footer(self) -> pq.FileMetaData:
-        """Where the rows lie in the file. It grows with the list, so a process reads it once and not for every shard."""
+        """Footer of the file. It grows with the list, so a process reads it once and not for every shard."""
         fs, path = storage.filesystem(self.uri)
 
         def read() -> pq.FileMetaData:
@@ -130,7 +130,7 @@ def open_source(uri: str, image_size: int) -> Source:
 
 
 def list_images(archives: Sequence[str], uri: str, image_size: int) -> Source:
-    """Write the list of an archive's images, one row a frame. Needs a running Ray to look into files of many frames.
+    """Write the list of an archive's images, one row per frame. Needs a running Ray to count the frames of multi-frame files.
 
     Args:
         archives: as for `list_archives`.
@@ -159,10 +159,10 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
     Args:
         manifest: where it is.
         preprocessing: of the model.
-        boxes: take lung boxes along, in pixels of the network's input.
+        boxes: include lung boxes, in pixels of the network's input.
 
     Raises:
-        ManifestError: if it breaks the contract, is empty, or has no lung boxes where they are asked for.
+        ManifestError: if it breaks the contract, is empty, or lacks required lung boxes.
     """
     table = read_manifest(storage.absolute(manifest))
     if not len(table):
@@ -171,7 +171,7 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
     if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
             raise ManifestError(
-                f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; bring them with --labels, or use --zones image"
+                f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; add them with --labels, or use --zones image"
             )
         lungs = _boxes(table, preprocessing)
     columns = [table[name].cast(SCHEMA.field(name).type) for name in ("image_id", "uri", "member", "frame")]
@@ -179,7 +179,7 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
 
 
 def list_fingerprint(listed: pa.Table) -> str:
-    """Return the sha256 (hex) of a list: which images, where they lie, and their boxes."""
+    """Return the sha256 (hex) of a list: images, locations and boxes."""
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(ROW_GROUP):
         digest.update(json.dumps(batch.to_pylist()).encode("utf-8", "surrogatepass"))
@@ -192,7 +192,7 @@ def write_list(listed: pa.Table, uri: str, image_size: int) -> Source:
 
 
 def _boxes(table: pa.Table, preprocessing: Preprocessing) -> pa.Array:
-    """Return lung boxes in pixels of the network's input, null where there is none or too little of it is left."""
+    """Return lung boxes in pixels of the network's input, null where there is none or it is too small after the crop."""
     corners, sizes = (
         np.stack([pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1)
         for names in (LUNG_COLUMNS, ("width", "height"))
@@ -234,7 +234,7 @@ def _count(images: list[tuple[str, str | None]]) -> list[int]:
 
 
 def _write(tables: Iterable[pa.Table], uri: str, image_size: int, passed_over: PassedOver | None = None) -> Source:
-    """Write tables as one file with row groups of `ROW_GROUP`, refusing a name that comes twice.
+    """Write tables as one file with row groups of `ROW_GROUP`, refusing duplicate names.
 
     Args:
         tables: rows of the list.
@@ -251,7 +251,9 @@ def _write(tables: Iterable[pa.Table], uri: str, image_size: int, passed_over: P
             pending: list[pa.Table] = []
             for table in tables:
                 names = table["image_id"].to_pylist()
-                hashes.append(np.array([_hash(name) for name in names], np.uint64))  # 8 bytes an image, not its name
+                hashes.append(
+                    np.array([_hash(name) for name in names], np.uint64)
+                )  # 8 bytes per image instead of its name
                 total += len(table)
                 pending.append(table)
                 merged = pa.concat_tables(pending)
@@ -264,7 +266,7 @@ def _write(tables: Iterable[pa.Table], uri: str, image_size: int, passed_over: P
             writer.add_key_value_metadata({_PASSED_OVER: json.dumps(passed_over).encode()})
         if hashes and (twice := total - len(np.unique(np.concatenate(hashes)))):
             raise ArchiveError(
-                f"{twice} image(s) have an image_id that another image has too; rename them, because a row is found by its id"
+                f"{twice} image(s) share their image_id with another image; rename them, because rows are found by it"
             )
     return Source(uri, total, image_size, passed_over)
 

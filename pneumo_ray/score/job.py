@@ -1,8 +1,8 @@
 """The scoring job: list -> decode -> explain -> Parquet, on a laptop or a cluster, interrupted or not.
 
 The list of images is written once. Shard k of it becomes `part-k.parquet`, written whole or not at all by the actor
-that explained it, so what is done is what lies in the folder: an image cannot be scored twice or lost, not even by
-workers that outlive their driver, and whoever reads the folder while the job runs never meets half a file.
+that explained it. The files in the folder are the state of the job: an image cannot be scored twice or lost, even by
+workers that outlive their driver, and a reader of the folder never sees half a file.
 """
 
 import json
@@ -29,25 +29,25 @@ from pneumo_ray.score.schema import MONTE_CARLO, part_name
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
 
 MAX_FRUITLESS = 5
-"""How often in a row workers may die before a single file of scores was written."""
+"""Consecutive deaths of workers without a new file of scores after which the job ends."""
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What a finished job is."""
+    """Summary of a finished job."""
 
     out: str
     num_rows: int
     num_failed: int
     failures: dict[str, int]
-    """How many failed, by `stage: kind`."""
+    """Number of failures by `stage: kind`."""
 
 
 def explain_archive(config: ExplainConfig) -> ScoreSummary:
-    """Score and explain every image, or continue, or find that all is done. Needs a running Ray.
+    """Score and explain every image, or continue, or report that the job is complete. Needs a running Ray.
 
     Raises:
-        PneumoError: one sentence about what cannot work; what was scored before stays.
+        PneumoError: the reason in one sentence; finished files are kept.
     """
     out = storage.absolute(config.out)
     bundle = load_bundle(storage.absolute(config.model))
@@ -66,7 +66,7 @@ def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSumma
     if not left and "_run.json" in done:
         summary = _read_summary(out)
         log(
-            f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images that came to the archive since need another --out)"
+            f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images added to the archive since need another --out)"
         )
     else:
         summary = _score(config, out, bundle, job, model, left)
@@ -98,7 +98,7 @@ def _score(
     compiled = fruitless = 0
     actors = plan_actors(config.scale)
     if job.compiled:
-        log("the network is compiled first, which takes a while and comes back")
+        log("compiling the network first, which takes a while")
     with progress("explaining", total) as tick:
         while left:
             arguments = SharedArguments(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
@@ -118,7 +118,7 @@ def _score(
                     raise
                 smaller = ", with half the batch" if fruitless > 1 else ""
                 log(
-                    f"a worker died; going on with the {len(left):,} of {source.num_shards:,} files that are left{smaller}"
+                    f"a worker died; continuing with the {len(left):,} of {source.num_shards:,} files that are left{smaller}"
                 )
                 actors = plan_actors(config.scale)
     seconds = time.monotonic() - started
@@ -162,7 +162,7 @@ def _score(
 
 
 def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
-    """Return images a second from the end of the first shard to that of the last, so without the start."""
+    """Return images per second from the end of the first shard to that of the last, without start-up."""
     if len(finished) < 2:
         return None
     seconds = finished[-1][0] - finished[0][0]
@@ -170,7 +170,7 @@ def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
 
 
 def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> ScoreSummary:
-    """Count the rows of every shard, which must be those of the list.
+    """Count the rows of every shard and check them against the list.
 
     Raises:
         StorageError: naming a file that is damaged, or of another job.
@@ -187,7 +187,7 @@ def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> S
         facts = table.schema.metadata or {}
         hashes = (facts.get(b"model_hash", b"").decode(), facts.get(b"config_hash", b"").decode())
         if len(table) != source.length(shard) or hashes != (model_hash, config_hash):
-            raise StorageError(f"{part_name(shard)} in {out} is not of this job; remove it and repeat the command")
+            raise StorageError(f"{part_name(shard)} in {out} belongs to another job; remove it and repeat the command")
         rows += len(table)
         failed = table.filter(pc.is_valid(table["error_stage"]))
         for stage, reason in zip(*(failed[name].to_pylist() for name in ("error_stage", "error")), strict=True):

@@ -1,7 +1,7 @@
 """Score a split again under every condition of `data/corruptions.py`: decode once, make conditions, explain, measure.
 
-The images go through the decoder, the actors and the engine of jobs/explain.py, so the condition `as_it_is` is what
-that job says of them. A block holds few images under all conditions, and pixels never reach the driver.
+The images go through the decoder, the actors and the engine of jobs/explain.py, so the scores of `as_it_is` are
+those of that job. A block contains few images under all conditions, and pixels never reach the driver.
 """
 
 import time
@@ -36,12 +36,12 @@ from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_
 from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
 
 MAX_IMAGES = 16
-"""Images of one block at most."""
+"""Largest number of images in a block."""
 
 
 @dataclass(frozen=True)
 class _SharedArguments:
-    """What every worker is told."""
+    """Arguments shared by all workers."""
 
     rows: pa.Table
     """The list of images (`score/source.py`), with `label` and `patient_id`."""
@@ -69,19 +69,19 @@ def measure_robustness(
     Args:
         model: folder of the model that jobs/train.py wrote.
         manifest: manifest.parquet of the archive. Its columns lung_x0, lung_y0, lung_x1, lung_y1, where it has them,
-            are the lungs that are blackened; an image without them has `CENTRAL_BOX`.
+            are the lungs that are blackened; for other images it is `CENTRAL_BOX`.
         out: folder of the three files; older ones are replaced.
         split: train, val, test, or all for every labelled image.
         passes: Monte Carlo passes; None as in jobs/explain.py.
         seed: of dropout masks, of noise and sides, and of the calibration test.
         amp: precision of the network.
-        scale: where it takes place; None is the default of jobs/explain.py.
+        scale: resources; None takes the default of jobs/explain.py.
 
     Returns:
         What robustness.json holds; None where a metric is undefined.
 
     Raises:
-        PneumoError: one sentence about what cannot work.
+        PneumoError: the reason in one sentence.
     """
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"split must be train, val, test or all, got {split!r}")
@@ -167,7 +167,7 @@ def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Any, split:
     rows = rows.filter(chosen)
     if not len(rows):
         raise ManifestError(
-            f"manifest {config.manifest} has no labelled images in {_name(split)}; choose another --split, or bring labels "
+            f"manifest {config.manifest} has no labelled images in {_name(split)}; choose another --split, or add labels "
             "with jobs/prepare.py --labels"
         )
     return rows.combine_chunks()
@@ -180,11 +180,11 @@ def _name(split: str) -> str:
 def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
     if arguments.compiled:
-        log("the network is compiled first, which takes a while and comes back")
+        log("compiling the network first, which takes a while")
     shared = ray.put(arguments)
     blocks = -(-len(arguments.rows) // arguments.at_once)
     dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
-    # A block is what a task yields. Ray would otherwise cut blocks by their bytes, and batches with them.
+    # A block is one yield of a task. Otherwise Ray would split blocks, and batches, by size.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
     dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors)
@@ -226,7 +226,7 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
 
 
 class _ConditionActor:
-    """Holds the model; turns images under conditions into rows of `SCHEMA`."""
+    """Actor with the model; turns images under conditions into rows of `SCHEMA`."""
 
     def __init__(self, shared: Any, threads: int) -> None:
         arguments: _SharedArguments = ray.get(shared)

@@ -1,4 +1,4 @@
-"""The rows of the scores: their schema, and how an explanation becomes rows."""
+"""Schema of the scores, and conversion of explanations to rows."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ UNITS = {
     "prob_mean, prob_std": "calibrated probability of pneumonia, over the Monte Carlo passes",
     "logit, logit_mean, logit_std": "logit of pneumonia; logit is without dropout",
     "entropy, expected_entropy, mutual_information": "nats",
-    "cam_mean, cam_std, zone_mean_*, zone_std_*": "logit of the explained class (target), a cell of the map; after ReLU",
+    "cam_mean, cam_std, zone_mean_*, zone_std_*": "logit of the explained class (target) per cell of the map, after ReLU",
     "zone_groups": "as zone_mean_*, of each independent group of passes, group after group",
     "*_std": "sample standard deviation over the passes",
     "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
@@ -47,7 +47,7 @@ def part_name(shard: int) -> str:
 
 @dataclass(frozen=True)
 class ScoreFacts:
-    """What all rows of a job share."""
+    """Facts shared by all rows of a job."""
 
     map_size: tuple[int, int]
     """Rows and columns of the maps."""
@@ -129,7 +129,7 @@ class ScoreFacts:
         Args:
             image_ids: n names.
             failures: for each, stage and error where it failed, or None.
-            explained: what `to_columns` made of those that did not fail, in order.
+            explained: columns of the images that did not fail, from `to_columns`, in order.
             precision: in which the network ran.
             notes: for each, what of its file took no part in its pixels; None for nothing at all.
         """
@@ -163,14 +163,14 @@ class ScoreFacts:
 def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tensor | None) -> dict[str, np.ndarray]:
     """Turn an explanation of B images into columns of B values.
 
-    `refer` marks images whose decision the passes do not agree on: the threshold lies within `refer_z` standard
+    `refer` marks images on whose decision the passes disagree: the threshold is within `refer_z` standard
     deviations of the mean logit.
 
     Args:
         e: the explanation.
-        facts: what all rows share.
+        facts: shared by all rows.
         refer_z: half width of the band, in standard deviations over the passes.
-        outside: [B], share of the mean map outside the lung box; NaN where there is none. None for no boxes at all.
+        outside: [B], share of the mean map outside the lung box; NaN where there is none; None if no image has a box.
     """
     columns: dict[str, Tensor] = {name: getattr(e, name) for name in ("logit", *NUMBERS)}
     columns["predicted"] = (e.prob_mean.double() >= facts.threshold).to(torch.int8)

@@ -1,4 +1,4 @@
-"""What the cluster does for a scoring job: tasks that decode shards, actors that explain and write them."""
+"""Tasks that decode shards, and actors that explain and write them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,23 +34,23 @@ class SharedArguments:
     out: str
     compiled: bool
     halvings: int = 0
-    """How often the batch was halved because workers died."""
+    """Number of times the batch was halved after workers died."""
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of one shard."""
+    """Result of one shard."""
 
     shard: int
     num_rows: int
     fatal: str | None
-    """Why the job cannot go on, for example because the disk is full."""
+    """Reason why the job cannot continue, for example a full disk."""
     compiled: bool
-    """Whether a compiled network made it."""
+    """Whether a compiled network was used."""
 
 
 class WorkersDiedError(ClusterError):
-    """A process that held the model died. What was written stays, so the rest can be tried again."""
+    """An actor died. Finished files stay, so the rest can be tried again."""
 
 
 _DEATHS = (
@@ -67,7 +67,7 @@ def score_shards(arguments: SharedArguments, shards: Sequence[int], actors: Acto
     shared = ray.put(arguments)
     numbers = ray.put(np.array(shards))
     dataset = range_dataset(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
-    # A block is what a task yields: one shard. Ray would otherwise cut blocks by their bytes.
+    # A block is one yield of a task: one shard. Otherwise Ray would split blocks by size.
     dataset.context.target_max_block_size = None
     dataset = map_actors(_ExplainActor, dataset, (shared, actors.threads), actors)
     for table in collected(dataset):
@@ -96,14 +96,14 @@ def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
     """Run a dataset of explained images and yield its blocks.
 
     Raises:
-        WorkersDiedError: if a process that held the model died.
+        WorkersDiedError: if an actor died.
     """
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except _DEATHS as error:
         raise WorkersDiedError(
-            f"workers died ({type(error).__name__}), most likely for want of memory or with their node; what is written "
-            "stays, so repeat the command, with a smaller --scale.batch-size or fewer --scale.num-actors"
+            f"workers died ({type(error).__name__}), most likely for lack of memory or with their node; finished files "
+            "are kept, so repeat the command with a smaller --scale.batch-size or fewer --scale.num-actors"
         ) from error
 
 
@@ -118,10 +118,10 @@ def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int, *, 
 
 
 def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
-    """Return the scores of decoded images, a row each, in the schema of the scores.
+    """Return the scores of decoded images, one row each, in the schema of the scores.
 
     Args:
-        explainer: what scores them.
+        explainer: the scorer.
         rows: with the columns of `load_shard`.
     """
     size = explainer.model.preprocessing.image_size
@@ -159,14 +159,14 @@ def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator
 
 
 class _ExplainActor:
-    """Holds the model; turns decoded shards into files."""
+    """Actor with the model; turns decoded shards into files."""
 
     def __init__(self, shared: Any, threads: int) -> None:
         self._arguments: SharedArguments = ray.get(shared)
         self._explainer = open_explainer(
             self._arguments.model, self._arguments.config, threads, compiled=self._arguments.compiled
         )
-        # No batch is larger than a shard, and a compiled network is padded to its batch.
+        # A batch is at most a shard, and inputs of a compiled network are padded to the batch size.
         at_once = min(self._explainer.at_once, self._arguments.source.length(0))
         self._explainer.at_once = max(1, at_once >> self._arguments.halvings)
 
@@ -175,12 +175,12 @@ class _ExplainActor:
         numbers = block["shard"].to_numpy()
         for shard in np.unique(numbers):
             rows = block.filter(pa.array(numbers == shard))
-            assert len(rows) == self._arguments.source.length(int(shard)), "Ray Data cut a shard in two"
+            assert len(rows) == self._arguments.source.length(int(shard)), "Ray Data split a shard"
             fatal = None
             try:
                 table = explain_rows(self._explainer, rows)
                 storage.write_table(table, storage.join(self._arguments.out, part_name(int(shard))))
-            except PneumoError as error:  # an exception would reach the driver as text inside text
+            except PneumoError as error:  # Ray would wrap an exception in its own text
                 fatal = str(error)
             for name, value in zip(reports, (int(shard), len(rows), fatal, self._explainer.compiled), strict=True):
                 reports[name].append(value)

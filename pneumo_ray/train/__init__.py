@@ -1,1 +1,1 @@
-"""Training on Ray: what is saved, one worker's loop, the trainer that runs it."""
+"""Training on Ray: config, state, training loop, trainer."""

@@ -1,4 +1,4 @@
-"""The one long stream of batches that a training run consumes: every epoch's training batches, then its validation.
+"""The stream of batches of a training run: for each epoch its training batches, then its validation batches.
 
 A ticket is one batch of one worker. Ticket t belongs to rank t mod world size, and everything about it (epoch,
 images, copies, augmentation) follows from t and the run's seed. So a run resumes by starting at a later ticket, the
@@ -20,11 +20,11 @@ from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.rng import UInt64s, image_key
 
 PADDING = -1
-"""The row number of places in a validation batch that hold no image."""
+"""Row number of padding in a validation batch."""
 
 
 class Place(NamedTuple):
-    """Where a ticket stands in a run."""
+    """Position of a ticket in a run."""
 
     epoch: int
     phase: Literal["train", "val"]
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many tickets there are, and where each stands: arithmetic, no data."""
+    """Number and positions of the tickets, as arithmetic without data."""
 
     train_slots: int
     """Slots of one epoch, a multiple of the global batch."""
@@ -47,11 +47,11 @@ class Schedule:
 
     @property
     def local_batch(self) -> int:
-        """Images of one ticket, at most; where the workers do not divide the batch, some have one less."""
+        """Largest number of images in a ticket; if the workers do not divide the batch, some tickets have one less."""
         return -(-self.batch_size // self.world_size)
 
     def share(self, rank: int) -> tuple[int, int]:
-        """Return which images of a global batch are those of a rank: the first, and the first that is not."""
+        """Return the range of images of a global batch that belong to a rank: first, and one past the last."""
         return rank * self.batch_size // self.world_size, (rank + 1) * self.batch_size // self.world_size
 
     @property
@@ -76,7 +76,7 @@ class Schedule:
         return np.arange(first + start, first + stop, dtype=np.uint64)
 
     def place(self, ticket: int) -> Place:
-        """Return where a ticket stands."""
+        """Return the position of a ticket."""
         epoch, rest = divmod(ticket, self.tickets_per_epoch)
         step, rank = divmod(rest, self.world_size)
         if step < self.train_steps:
@@ -99,7 +99,7 @@ class TicketSource(Protocol):
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Everything that turns a ticket into pixels."""
+    """The data from which the batch of a ticket is made."""
 
     train: pa.Table
     """Manifest rows to train on."""
@@ -171,7 +171,7 @@ class BatchSource:
 
     def _plan(self, epoch: int) -> pa.Table:
         if epoch not in self._plans:
-            if len(self._plans) > 1:  # the tickets of at most two epochs are being made at once
+            if len(self._plans) > 1:  # tickets of at most two epochs are made at the same time
                 del self._plans[min(self._plans)]
             self._plans[epoch] = epoch_plan(
                 self.train_labels, balance=self.balance, seed=self.seed, epoch=epoch, batch_size=self.batch_size

@@ -1,4 +1,4 @@
-"""What a training run is, as one typed value; the defaults are those of arXiv 2507.18647."""
+"""Configuration of a training run; the defaults are those of arXiv 2507.18647."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from pneumo_ray.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the network sees."""
+    """Input of the network."""
 
     image_size: int = 224
     """Rows and columns of the network's input, in pixels; images are resized to 8/7 of it and cropped."""
@@ -35,9 +35,9 @@ class OptimConfig:
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
     clip_norm: float = 0.0
-    """Largest norm of the gradient; 0 does not clip."""
+    """Largest norm of the gradient; 0 disables clipping."""
     plateau_factor: float = 0.5
-    """What the learning rate is multiplied by on a plateau."""
+    """Factor of the learning rate on a plateau."""
     plateau_patience: int = 3
     """Epochs in a row without a better validation loss after which that happens, and after every as many more."""
     stop_patience: int = 5
@@ -56,28 +56,28 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScalingConfig:
-    """Where the run takes place. It changes the speed, and the results only by rounding and batch statistics."""
+    """Resources of the run. They change the speed, and the results only by rounding and batch statistics."""
 
     num_workers: CountRange = 1
-    """Training workers, which share the global batch; or two numbers, the fewest and the most: the run then grows and
-    shrinks with the cluster, each time from its last epoch."""
+    """Training workers, which share the global batch; or two numbers, minimum and maximum: the run then grows and
+    shrinks with the cluster, each time from its last finished epoch."""
     use_gpu: bool = False
     """Train on GPUs."""
     gpus_per_worker: float = 1.0
-    """GPUs of a worker, with use-gpu; a fraction lets several trials of a study share one GPU."""
+    """GPUs per worker, with use-gpu; with a fraction, several trials of a study share one GPU."""
     cpus_per_worker: float = 0.0
-    """Logical CPUs that a worker reserves; 0 chooses such that one whole CPU is left to prepare the images."""
+    """Logical CPUs that a worker reserves; 0 leaves at least one whole CPU to prepare images."""
     threads_per_worker: int = 0
-    """Threads that compute in a worker without a GPU; 0 shares the machine's cores among its workers."""
+    """Compute threads of a worker without a GPU; 0 divides the cores of the machine among its workers."""
     wait_seconds: float = 30.0
-    """How long to wait for a cluster that is too small to grow, before giving up."""
+    """Seconds to wait for a cluster that is too small before the job fails."""
     max_failures: int = 3
-    """How often the workers are started again after one died, without an epoch finished in between."""
+    """Restarts of the workers without a finished epoch in between; 0 does not restart."""
 
     def __post_init__(self) -> None:
         require(
             1 <= self.min_workers <= self.max_workers,
-            f"scaling.num-workers must be at least 1, or two rising numbers, got {self.num_workers}",
+            f"scaling.num-workers must be at least 1, or two increasing numbers, got {self.num_workers}",
         )
         require(self.wait_seconds >= 0, f"scaling.wait-seconds must not be negative, got {self.wait_seconds}")
         require(self.max_failures >= 0, f"scaling.max-failures must not be negative, got {self.max_failures}")
@@ -90,7 +90,7 @@ class ScalingConfig:
             0 < self.gpus_per_worker <= 1,
             f"scaling.gpus-per-worker must be above 0 and at most 1, got {self.gpus_per_worker}",
         )
-        # Two ranks on one GPU are what NCCL refuses.
+        # NCCL refuses two ranks on one GPU.
         require(
             self.gpus_per_worker == 1 or self.max_workers == 1,
             "scaling.gpus-per-worker below 1 needs --scaling.num-workers 1",
@@ -108,7 +108,7 @@ class ScalingConfig:
 
     @property
     def is_elastic(self) -> bool:
-        """Whether the number of workers may change while the run goes on."""
+        """Whether the number of workers may change during the run."""
         return self.min_workers < self.max_workers
 
 
@@ -131,17 +131,17 @@ class TrainConfig:
     batch_size: int = 64
     """Images of one optimiser step, over all workers."""
     epochs: int = 30
-    """At most this many."""
+    """Largest number of epochs."""
     amp: Amp = "auto"
-    """Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
+    """Mixed precision: auto takes bfloat16 if the device supports it, otherwise float16 on a GPU, otherwise none."""
     compile: bool = False
     """Compile the network with torch.compile."""
     seed: int = 0
-    """Of every random draw: weights, order, augmentation, dropout."""
+    """Seed of every random draw: weights, order, augmentation, dropout."""
     allow_leakage: bool = False
-    """Train on a manifest in which a patient stands in two splits."""
+    """Train on a manifest in which a patient or an exact copy is in two splits."""
     permute_labels: bool = False
-    """Give the images each other's labels: a model for the label randomisation test of maps, and for nothing else."""
+    """Permute the labels: a model for the label randomisation test of maps only."""
     mlflow: bool = False
     """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
 
@@ -150,7 +150,7 @@ class TrainConfig:
         require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         require(
             self.batch_size >= self.scaling.max_workers,
-            f"batch-size {self.batch_size} has no image for some of {self.scaling.max_workers} workers; raise it",
+            f"batch-size {self.batch_size} is smaller than the number of workers, {self.scaling.max_workers}; raise it",
         )
         require(
             self.model.arch != "inception_v3" or self.data.image_size >= 75,

@@ -40,28 +40,28 @@ NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run that is one of several takes place: in resources that were reserved for it."""
+    """Reserved resources of a run that is one of several."""
 
     shares: TrainShares
     monitor: Monitor
-    """Hears of progress instead of the terminal."""
+    """Receives progress instead of the terminal."""
     reserved: PlacementGroup | None
-    """Where the images are prepared."""
+    """Placement group of the tasks that prepare images."""
     in_process: bool
-    """Train in the process that calls, which is then the only worker."""
+    """Train in the calling process, which is then the only worker."""
     tell: Callable[[dict[str, Any]], None] | None = None
-    """Takes the record of every finished epoch where that of another process is heard; None prints it."""
+    """Called with the record of every finished epoch; None prints it."""
 
 
 def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
-    """Train, or continue, or find that everything is done already. Needs a running Ray.
+    """Train, or continue, or report that the run is complete. Needs a running Ray.
 
     Args:
         config: the run.
-        place: where it takes place; None shares the cluster with nobody.
+        place: reserved resources; None uses the whole cluster.
 
     Raises:
-        PneumoError: one sentence about what cannot work, before anything is trained.
+        PneumoError: the reason in one sentence, before anything is trained.
     """
     folder = RunFolder(storage.absolute(config.out), "train.json")
     manifest, train, val = load_training_rows(config.manifest)
@@ -69,7 +69,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         refuse_leakage(manifest)
     if config.permute_labels:
         train, val = permute_labels(train, config.seed), permute_labels(val, config.seed)
-        log("warning: --permute-labels: the labels are random, and so is what this model will say of anybody")
+        log("warning: --permute-labels: the labels are random, so the predictions of this model have no meaning")
     if "copy_of" in manifest.column_names and config.balance in ("copies", "paper"):
         raise ConfigError(
             f"the manifest already holds written copies, which --balance {config.balance} would double; use --balance none, sampler or pos-weight"
@@ -106,7 +106,7 @@ def _fit(
     if state is None or not _is_finished(config, state):
         place = place or Place(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         torch.manual_seed(config.seed)
-        # A run that continues has its weights in the state, and needs no file or network to begin with.
+        # A continued run has its weights in the state and needs no initial weights.
         initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
         folder.write(as_plain(config))
         if state is not None:
@@ -153,7 +153,7 @@ def _train(
     )
     run_workers(train_worker, job, source, config.epochs, config.scaling, run, place)
     state = load_state(run)
-    assert state is not None, "the trainer ended well without a saved state"
+    assert state is not None, "the trainer ended without a saved state"
     return state
 
 
@@ -189,17 +189,17 @@ def run_workers(
         worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if place.in_process else workers,  # 0 is Ray Train's word for this process
+            num_workers=0 if place.in_process else workers,  # 0 makes Ray Train use this process
             use_gpu=scaling.use_gpu,
             resources_per_worker={"CPU": place.shares.per_worker} | gpus,
         ),
-        # A placeholder: what a worker consumes depends on the epoch where it continues, so `StreamConfig` makes it then.
+        # A placeholder: the stream depends on the epoch where the run continues, so `StreamConfig` makes it at that time.
         datasets={STREAM: stream.stream(1) if place.in_process else ray.data.range(1)},
         dataset_config=stream,
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=run,
-            # How often without progress is for the workers to say; Ray Train would count over the whole run.
+            # Workers count restarts without progress themselves; Ray Train would count over the whole run.
             failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),
     )
@@ -230,13 +230,13 @@ def share_cluster(scaling: ScalingConfig) -> TrainShares:
 
 
 def _beside_main_thread(action: Callable[[], object]) -> None:
-    """Do something in a thread of its own: in the main one Ray Train takes Ctrl-C for itself, and ends without a word."""
+    """Run an action in its own thread: in the main thread Ray Train handles Ctrl-C itself and ends without a message."""
     raised: list[BaseException] = []
 
     def act() -> None:
         try:
             action()
-        except BaseException as error:  # raised again where somebody waits
+        except BaseException as error:  # raised again in the waiting thread
             raised.append(error)
 
     thread = threading.Thread(target=act, name="trainer", daemon=True)
@@ -263,9 +263,9 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str
     before = folder.read()
     if before is None:
         raise ConfigError(
-            f"{folder.out} holds the state of a run but not its train.json, so it cannot be continued; choose another --out"
+            f"{folder.out} contains the state of a run but not its train.json, so it cannot be continued; choose another --out"
         )
-    # An option that the run did not know yet had, in effect, its default.
+    # An option that is newer than the run had its default.
     defaults = as_flat(TrainConfig(manifest=config.manifest, out=config.out))
     folder.refuse_other_options(defaults | flatten(before), as_flat(config), free=NOT_PART_OF_THE_RUN)
     return state

@@ -1,4 +1,4 @@
-"""One worker's training loop: consume tickets, step, validate on every image once, save, repeat."""
+"""Training loop of one worker: read tickets, step, validate on every image once, save, repeat."""
 
 import math
 import os
@@ -30,7 +30,7 @@ from pneumo_ray.train.trackers import Trackers
 from pneumo_ray.train.validation import SELECTED_BY, calibrated_loss
 
 STREAM = "stream"
-"""Name of the one dataset that a worker consumes."""
+"""Name of the dataset of a worker."""
 
 
 _CALMER = "lower --optim.lr or set --optim.clip-norm, and choose another --out"
@@ -42,28 +42,28 @@ class DivergedError(PneumoError):
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What every worker is told."""
+    """Arguments shared by all workers."""
 
     config: TrainConfig
     run: str
     """Folder of the run, absolute."""
     preprocessing: Preprocessing
     schedule: Schedule
-    """Of a run with the fewest workers; there may be more."""
+    """Schedule of a run with the minimum number of workers; there may be more."""
     positive_weight: float
     identity: dict[str, Any]
     """See `TrainState`."""
     initial_weights: Any
-    """Reference to the state dict that training begins with; workers need no network of their own."""
+    """Reference to the state dict that training begins with; workers need no internet connection."""
     monitor: Monitor
-    """Hears of progress."""
+    """Receives progress."""
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Run one worker from wherever the run stands to its end; what no restart can mend is told to the monitor."""
+    """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
     job: WorkerJob = settings["job"]
     if job.monitor.failure() is not None:
-        return  # Ray Train restarts a failed group without asking why it failed
+        return  # Ray Train restarts a failed group whatever the reason
     try:
         _train(job)
     except PneumoError as error:
@@ -74,7 +74,7 @@ def train_worker(settings: dict[str, Any]) -> None:
             ClusterError(
                 f"the GPU has no memory for {job.config.model.arch} at {job.config.data.image_size} px with its share of "
                 f"{job.config.batch_size} images; give --scaling.num-workers more of them (the same command continues), "
-                "or start anew with a smaller --batch-size"
+                "or start a new run with a smaller --batch-size"
             )
         )
         raise error
@@ -92,8 +92,8 @@ def _train(job: WorkerJob) -> None:
     attempts = job.monitor.begin(first_epoch, schedule.world_size) if rank == 0 else 0
     if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
         raise ClusterError(
-            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for want of memory; what is "
-            "finished is kept, so repeat the command with more --scaling.num-workers, whose shares are smaller, or with "
+            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for lack of memory; finished epochs "
+            "are kept, so repeat the command with more --scaling.num-workers, whose shares are smaller, or with "
             "more memory"
         )
     learner = Learner(job, schedule, device)
@@ -101,7 +101,7 @@ def _train(job: WorkerJob) -> None:
         learner.restore(state)
     else:
         state = learner.fresh_state()
-    # The process of a trial goes on to the next: its logs and its stream of images must not outlive the run.
+    # The process of a trial runs the next one too: logs and streams must be closed with the run.
     with (
         closing(tickets_of(rank, schedule, first_epoch, ("pixels", "label", "row"))) as tickets,
         ExitStack() as open_logs,
@@ -129,7 +129,7 @@ def _train(job: WorkerJob) -> None:
 
 
 class Learner:
-    """The network, its optimiser, and how they move through an epoch."""
+    """The network and its optimiser, with the steps of an epoch."""
 
     def __init__(self, job: WorkerJob, schedule: Schedule, device: torch.device) -> None:
         """Build everything on `device`, with the weights that the run begins with."""
@@ -212,7 +212,7 @@ class Learner:
         """
         schedule = self.schedule
         if dist.is_initialized():
-            # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
+            # Each rank has BatchNorm statistics of its own shard; those of rank 0 are saved.
             for buffer in self.net.buffers():
                 dist.broadcast(buffer, src=0)
         num_logits = 1 + (self.passes.passes if self.passes else 0)
@@ -233,7 +233,7 @@ class Learner:
         return logits.cpu().numpy().astype(np.float64), labels.cpu().numpy().astype(np.int8)
 
     def advance(self, state: TrainState, record: dict[str, Any], logits: np.ndarray, labels: np.ndarray) -> None:
-        """Bring the state to the end of an epoch: the same decisions on every rank, because the inputs are the same."""
+        """Advance the state to the end of an epoch; all ranks decide the same, because their inputs are the same."""
         loss = record["val_loss"]
         state.model = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
         if loss < state.best_loss:
@@ -278,7 +278,7 @@ def tickets_of(
             raise ManifestError(str(row["error"][0]))
         ticket = int(row["ticket"][0])
         if ticket != expected:
-            raise RuntimeError(f"rank {rank} expected ticket {expected} and was given {ticket}")
+            raise RuntimeError(f"rank {rank} expected ticket {expected} and received {ticket}")
         expected += schedule.world_size
         yield {name: row[name][0] for name in columns}
 
@@ -293,7 +293,7 @@ def _record(
     train_seconds: float,
     seconds: float,
 ) -> dict[str, Any]:
-    # The validation loss is that of the natural classes, whatever the balance of training: modes stay comparable.
+    # The validation loss uses the natural class frequencies, so that modes of balance can be compared.
     if not np.isfinite(logits).all():
         raise DivergedError(f"the network's output is not finite after epoch {epoch + 1}; {_CALMER}")
     return {
@@ -322,7 +322,7 @@ def plateau_schedule(
 
 
 def use_threads(device: torch.device, threads: int) -> None:
-    """Share the machine's cores among its training workers: Ray would give each as many threads as it has CPUs reserved."""
+    """Divide the cores of the machine among its training workers; Ray would set the threads to the reserved CPUs."""
     if device.type == "cpu":
         local = ray.train.get_context().get_local_world_size()
         torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))

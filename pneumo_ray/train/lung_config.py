@@ -28,7 +28,7 @@ class LungsConfig:
     weight_decay: float = 1e-3
     """Decoupled weight decay of AdamW."""
     amp: Amp = "auto"
-    """Mixed precision: auto takes bfloat16 where the device has it, else float16 on a GPU, else none."""
+    """Mixed precision: auto takes bfloat16 if the device supports it, otherwise float16 on a GPU, otherwise none."""
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     seed: int = 0
     """Of weights, order and augmentation."""

@@ -121,7 +121,7 @@ class LungSource:
 
     def _plan(self, epoch: int) -> pa.Table:
         if epoch not in self._plans:
-            if len(self._plans) > 1:  # the tickets of at most two epochs are being made at once
+            if len(self._plans) > 1:  # tickets of at most two epochs are made at the same time
                 del self._plans[min(self._plans)]
             same_class = np.zeros(self.num_train, np.int8)
             self._plans[epoch] = epoch_plan(

@@ -31,16 +31,16 @@ class LungJob:
     config: LungsConfig
     run: str
     schedule: Schedule
-    """Of a run with the fewest workers; there may be more."""
+    """Schedule of a run with the minimum number of workers; there may be more."""
     identity: dict[str, Any]
     monitor: Monitor
 
 
 def train_lungs_worker(settings: dict[str, Any]) -> None:
-    """Run one worker from wherever the run stands to its end; what no restart can mend is told to the monitor."""
+    """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
     job: LungJob = settings["job"]
     if job.monitor.failure() is not None:
-        return  # Ray Train restarts a failed group without asking why it failed
+        return  # Ray Train restarts a failed group whatever the reason
     try:
         _train(job)
     except PneumoError as error:
@@ -60,7 +60,7 @@ def _train(job: LungJob) -> None:
     attempts = job.monitor.begin(first_epoch, schedule.world_size) if rank == 0 else 0
     if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
         raise ClusterError(
-            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for want of memory; what is "
+            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for lack of memory; finished epochs "
             "finished is kept, so repeat the command with more --scaling.num-workers, or with more memory"
         )
     learner = _Learner(job, schedule, device)
@@ -150,7 +150,7 @@ class _Learner:
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> float:
         """Return the mean Dice of all validation images, on every rank."""
         if dist.is_initialized():
-            # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
+            # Each rank has BatchNorm statistics of its own shard; those of rank 0 are saved.
             for buffer in self.net.buffers():
                 dist.broadcast(buffer, src=0)
         total = torch.zeros((), dtype=torch.float64, device=self.device)

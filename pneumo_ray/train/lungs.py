@@ -34,7 +34,7 @@ def fit_lungs(config: LungsConfig) -> dict[str, Any]:
     """Train, or continue, then measure; return what dice.json holds. Needs a running Ray.
 
     Raises:
-        PneumoError: one sentence about what cannot work, before anything is trained.
+        PneumoError: the reason in one sentence, before anything is trained.
     """
     folder = RunFolder(storage.absolute(config.out), "lungs.json")
     manifest = read_manifest(config.manifest)
@@ -77,7 +77,7 @@ def _train_from(
     job = LungJob(config, folder.out, source.schedule(config.scaling.min_workers), identity, place.monitor)
     run_workers(train_lungs_worker, job, source, config.epochs, config.scaling, folder.out, place)
     trained = load_state(folder.out)
-    assert trained is not None, "the trainer ended well without a saved state"
+    assert trained is not None, "the trainer ended without a saved state"
     return trained
 
 

@@ -1,4 +1,4 @@
-"""How the driver learns what its workers do: an actor that they tell, and a thread that prints what it heard."""
+"""Progress from workers to the driver: an actor that receives it, and a thread that prints it."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from pneumo_ray.errors import PneumoError
 
 
 class Monitor:
-    """Holds the newest step, the finished epochs and the reason of a failure that no restart can mend."""
+    """The newest step, the finished epochs and the reason of a failure that no restart can fix."""
 
     def __init__(self) -> None:
         self._step: tuple[int, int, int] = (0, 0, 0)
@@ -27,36 +27,36 @@ class Monitor:
         self._answers: dict[int, bool] = {}
 
     def begin(self, epoch: int, workers: int) -> int:
-        """Hear that so many workers begin with an epoch, counted from 0; return how often they have, in a row.
+        """Called when workers start an epoch, counted from 0; return the number of consecutive starts.
 
-        A group of another size is one that grew or shrank with its cluster, and counts anew.
+        A group of another size grew or shrank with its cluster and restarts the count.
         """
         last, times = self._begun
         self._begun = ((epoch, workers), times + 1 if (epoch, workers) == last else 1)
         return self._begun[1]
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """Hear that `step` of `steps` of an epoch is done."""
+        """Called when `step` of `steps` of an epoch is done."""
         self._step = (epoch, step, steps)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
-        """Hear that an epoch is finished."""
+        """Called when an epoch ends."""
         self._epochs.append(record)
 
     def fail(self, reason: PneumoError) -> None:
-        """Hear why the run cannot go on."""
+        """Record why the run cannot continue."""
         self._failure = reason
 
     def failure(self) -> PneumoError | None:
-        """Return why the run cannot go on, or None."""
+        """Return why the run cannot continue, or None."""
         return self._failure
 
     def judge(self, epochs: int) -> None:
-        """Hear that the run may go on after so many epochs, and then only when it is judged again."""
+        """Allow the run to continue until the next decision of the scheduler."""
         self._judged = epochs
 
     def goes_on(self, epochs: int) -> bool | None:
-        """Whether the run goes on after so many epochs: one answer for all workers, None where it is not judged yet."""
+        """Whether the run continues after this number of epochs, the same for all workers; None while undecided."""
         if self._failure is None and epochs > self._judged:
             return None
         return self._answers.setdefault(epochs, self._failure is None)
@@ -67,53 +67,53 @@ class Monitor:
 
 
 class RemoteMonitor(Monitor):
-    """The same in a process of its own, for workers in theirs."""
+    """The same as an actor, for workers in other processes."""
 
     def __init__(self) -> None:
-        # Beside the driver: with any other node the news of the run would be lost.
+        # On the node of the driver: progress would be lost with any other node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote()
 
     def begin(self, epoch: int, workers: int) -> int:
-        """Tell the actor, and wait for its answer."""
+        """Call the actor and wait for the result."""
         times: int = ray.get(self._actor.begin.remote(epoch, workers))
         return times
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """Tell the actor, and do not wait."""
+        """Call the actor without waiting."""
         self._actor.step.remote(epoch, step, steps)
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
-        """Tell the actor, and do not wait."""
+        """Call the actor without waiting."""
         self._actor.finish_epoch.remote(record)
 
     def fail(self, reason: PneumoError) -> None:
-        """Tell the actor, and wait until it knows."""
+        """Call the actor and wait."""
         ray.get(self._actor.fail.remote(reason))
 
     def failure(self) -> PneumoError | None:
-        """Ask the actor."""
+        """Return the value of the actor."""
         reason: PneumoError | None = ray.get(self._actor.failure.remote())
         return reason
 
     def judge(self, epochs: int) -> None:
-        """Tell the actor, and wait until it knows."""
+        """Call the actor and wait."""
         ray.get(self._actor.judge.remote(epochs))
 
     def goes_on(self, epochs: int) -> bool:
-        """Ask the actor, until it knows."""
+        """Poll the actor until it has an answer."""
         while (answer := ray.get(self._actor.goes_on.remote(epochs))) is None:
             time.sleep(0.1)
         return bool(answer)
 
     def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
-        """Ask the actor."""
+        """Return the value of the actor."""
         heard: tuple[tuple[int, int, int], list[dict[str, Any]]] = ray.get(self._actor.news.remote(after))
         return heard
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
-    """Return what is printed of an epoch."""
+    """Return the progress line of an epoch."""
     left = (epochs - record["epoch"]) * record["seconds"]
     ending = "stopped early" if record["stopped"] else (f"at most {duration(left)} left" if left else "done")
     return (
@@ -124,12 +124,12 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 @contextmanager
 def followed(monitor: Monitor, epochs: int, tell: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
-    """While the block runs, print epochs as they finish, and how far the current one is (on a terminal, as a bar).
+    """Within the block, print finished epochs and the progress of the current one (on a terminal, as a bar).
 
     Args:
-        monitor: hears of the workers.
-        epochs: of the run, at most.
-        tell: takes the record of every finished epoch; None prints it.
+        monitor: receives the progress of the workers.
+        epochs: largest number of epochs of the run.
+        tell: called with the record of every finished epoch; None prints it.
     """
     finished = threading.Event()
     terminal = sys.stdout.isatty()

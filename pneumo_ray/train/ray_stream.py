@@ -17,7 +17,7 @@ from pneumo_ray.train.batches import Schedule, TicketSource
 
 
 class StreamConfig(DataConfig):
-    """Gives every training worker its tickets, in order, from the epoch where the run continues.
+    """Assigns tickets to training workers, in order, from the epoch where the run continues.
 
     Ray Data's own shuffling restarts its seeds in a new process, so the order comes from the plan of `sampling`.
     A block holds exactly one ticket and the order is preserved, so the splitter hands them out in turn.

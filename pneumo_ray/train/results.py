@@ -1,4 +1,4 @@
-"""What a finished run leaves: calibrate on validation, write the bundle, the curves and the history."""
+"""Results of a run: calibrate on validation, write the bundle, the curves and the history."""
 
 import json
 import platform
@@ -26,7 +26,7 @@ from pneumo_ray.train.validation import calibrated
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished run is."""
+    """Summary of a finished run."""
 
     model: str
     """Folder of the bundle."""
@@ -38,7 +38,7 @@ class FitResult:
 
 
 def preprocessing(config: TrainConfig) -> Preprocessing:
-    """Return how images become the network's input in this run."""
+    """Return the preprocessing of this run."""
     return Preprocessing(image_size=config.data.image_size, resize_size=base_size(config.data.image_size))
 
 
@@ -76,7 +76,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
 
 
 def read_result(run: str, state: TrainState) -> FitResult:
-    """Return what the bundle of a finished run says."""
+    """Return the summary of a finished run from its bundle."""
     description = _described(run)
     assert description is not None
     provenance = description["provenance"]

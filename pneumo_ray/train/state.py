@@ -1,7 +1,7 @@
-"""What a run needs to continue exactly: one file per epoch, written whole or not at all.
+"""State of a run, sufficient to continue exactly: one file per epoch, written whole or not at all.
 
 Ray Train's own checkpoints are registered by a controller that polls, so a worker that dies just after reporting can
-leave one that nobody knows of. Here the file's name is the truth: the highest epoch in `state/` is where the run is.
+leave one that is not registered. Here the file name decides: the highest epoch in `state/` is the state of the run.
 Random numbers need no saving, because all of them are keyed by seed and slot.
 """
 
@@ -32,7 +32,7 @@ class TrainState:
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
     best: dict[str, Tensor]
-    """Weights of the epoch with the least validation loss."""
+    """Weights of the epoch with the lowest validation loss."""
     best_epoch: int
     best_loss: float
     best_val: dict[str, Tensor]
@@ -69,7 +69,7 @@ def latest_epoch(run: str) -> int:
 
 
 def save_state(run: str, state: TrainState) -> None:
-    """Write the state of an epoch, then remove those before the last but one.
+    """Write the state of an epoch, then remove all but the last two.
 
     Raises:
         StorageError: if it cannot be written; the older state is still there then.
@@ -94,7 +94,7 @@ def load_state(run: str) -> TrainState | None:
     uri = storage.join(run, "state", f"epoch-{epoch:05d}.pt")
     try:
         return TrainState(**torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many types for a damaged file
         raise StorageError(
             f"the saved state {uri} cannot be read ({type(error).__name__}); remove it to continue from the epoch before"
         ) from error

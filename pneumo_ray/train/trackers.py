@@ -1,4 +1,4 @@
-"""Where a run's history goes as it happens: history.jsonl, TensorBoard, and MLflow where it is asked for."""
+"""Logging of a run: history.jsonl, TensorBoard, and MLflow on request."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from pneumo_ray.train.config import TrainConfig
 
 
 class Trackers:
-    """Rank 0's open logs. An interrupted run's logs continue without a gap or a repeated epoch."""
+    """Logs of rank 0. After an interruption they continue without a gap or a repeated epoch."""
 
     def __init__(self, run: str, config: TrainConfig, history: list[dict[str, Any]]) -> None:
         """Open the logs of a run that has finished the epochs in `history`."""
@@ -25,7 +25,7 @@ class Trackers:
         if config.mlflow:
             import mlflow
 
-            # The run's id is kept beside its state, so that a continued run stays one run.
+            # The run id is stored beside the state, so that a continued run stays one MLflow run.
             marker = storage.join(run, "mlflow_run_id")
             known = storage.read_bytes(marker).decode() if storage.exists(marker) else None
             started = mlflow.start_run(run_id=known, run_name=storage.base_name(run))
@@ -60,6 +60,6 @@ class Trackers:
 
 
 def write_history(run: str, history: list[dict[str, Any]]) -> None:
-    """Write history.jsonl anew: one object an epoch, each exactly once however often the run was interrupted."""
+    """Rewrite history.jsonl: one object per epoch, each exactly once, also after interruptions."""
     lines = "".join(json.dumps(record) + "\n" for record in history)
     storage.write_bytes(storage.join(run, "history.jsonl"), lines.encode())

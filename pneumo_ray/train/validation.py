@@ -47,7 +47,7 @@ def validation_metrics(
 
     Returns:
         `val_loss` (nats) and `val_auc`; `ece`, `brier`, `accuracy`, `recall`, `specificity` of the raw probabilities at
-        0.5; `bias`, their mean less the share of pneumonia; `temperature`, and `ece_scaled` and `loss_scaled` of the
+        0.5; `bias`, their mean minus the share of pneumonia; `temperature`, and `ece_scaled` and `loss_scaled` of the
         calibrated probabilities; `intercept`.
     """
     calibration, prob = calibrated(logits if passes is None else passes, labels)

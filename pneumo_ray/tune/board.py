@@ -1,4 +1,4 @@
-"""How a study stands, while it runs: a live table on a terminal, elsewhere a line a trial and now and then one for all."""
+"""Progress of a study: a live table on a terminal, elsewhere a line per trial and a summary line from time to time."""
 
 import sys
 import threading
@@ -17,7 +17,7 @@ from pneumo_ray.tune.study import Study, Trial
 
 
 class Board(tune.Callback):
-    """Hears from Ray Tune what the trials report."""
+    """Ray Tune callback that shows the progress of the trials."""
 
     def __init__(
         self,
@@ -27,13 +27,13 @@ class Board(tune.Callback):
         stopped: Container[str] = (),
         status_of: Callable[[str], str | None] = lambda name: None,
     ) -> None:
-        """Begin with no trial started.
+        """Start with no trial running.
 
         Args:
-            trials: those that are left, by name, in the order in which they are planned.
-            epochs: of each, at most.
-            study: theirs.
-            stopped: names of those that the scheduler has stopped early, as it goes.
+            trials: the remaining trials by name, in the planned order.
+            epochs: largest number per trial.
+            study: the study.
+            stopped: names of trials that the scheduler stopped early, updated while it runs.
             status_of: returns the status in the record of a trial that is over, such as diverged, None without a record.
         """
         self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
@@ -41,10 +41,10 @@ class Board(tune.Callback):
         self._rows: dict[str, dict[str, Any]] = {}
         self._start = time.monotonic()
         self.errors: dict[str, str] = {}
-        """Trial -> why it could not be run, after all attempts."""
+        """Trial -> reason of its failure after all attempts."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a trial starts, or starts again."""
+        """Called when a trial starts or restarts."""
         name = trial.config["name"]
         row = self._rows.setdefault(name, {})
         row["status"] = "running"
@@ -53,20 +53,20 @@ class Board(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Hear of an epoch."""
+        """Called when an epoch ends."""
         row = self._rows[trial.config["name"]]
         row |= {name: result[name] for name in ("epoch", "val_loss", "val_auc") if name in result}
         if "val_loss" in result:
             row["best"] = min(row.get("best", result["val_loss"]), result["val_loss"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a trial is over."""
+        """Called when a trial ends."""
         name = trial.config["name"]
         status = "stopped" if name in self._stopped else self._status_of(name)
         self._end(name, "done" if status in (None, "finished") else str(status))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Hear that a trial failed for good."""
+        """Called when a trial failed in all attempts."""
         error = trial.get_error()
         lines = str(error).strip().splitlines() or ["unknown"]
         self.errors[trial.config["name"]] = f"{type(error).__name__}: {lines[-1]}"
@@ -119,7 +119,7 @@ class Board(tune.Callback):
             thread.join()
 
     def _table(self) -> Table:
-        """Return the trials that run, and as many of the others, the latest, as there is room for."""
+        """Return the running trials and as many of the latest others as fit."""
         rows = list(self._rows.items())
         running = [item for item in rows if item[1]["status"] in ("running", "interrupted")]
         over = [item for item in rows if item not in running]

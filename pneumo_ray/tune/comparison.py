@@ -1,4 +1,4 @@
-"""Which arm or trial of a study is better, and how sure that is: arithmetic on the records of its trials."""
+"""Comparison of the arms or trials of a study, from the records of its trials."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from pneumo_ray.tune.study import Study
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm less the reference."""
+    """Difference of an arm to the reference."""
 
     mean: float
     low: float | None
-    """Lower end of the 95 % interval; None where there are too few trials to know."""
+    """Lower end of the 95 % interval; None with too few trials."""
     high: float | None
 
 
@@ -32,11 +32,11 @@ def by_arm(records: Sequence[dict[str, Any]], metric: str) -> dict[str, list[flo
 
 
 def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) -> dict[str, Difference]:
-    """Return how much each arm differs from the reference.
+    """Return the difference of each arm to the reference.
 
     The model is value = arm + seed + noise, by least squares: trials with one seed share their first weights and much
     of their order, so they are compared with each other. The noise is taken to be the same in all arms, which makes
-    its estimate usable with few seeds. The intervals are about other seeds, not about other patients.
+    its estimate usable with few seeds. The intervals cover other seeds, not other patients.
 
     A difference that the trials that finished do not determine is left out: failures can leave an arm and the reference
     without a chain of shared seeds between them, and then the difference of arms cannot be told from that of seeds.
@@ -81,18 +81,18 @@ def best_record(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, An
     if study.is_search:
         return min(over, key=lambda record: record["metrics"][SELECTED_BY])
     means = {arm: float(np.mean(values)) for arm, values in by_arm(records, SELECTED_BY).items()}
-    # An arm of which a trial diverged is not the best, however well the others went.
+    # An arm with a diverged trial is never the best.
     whole = {r["arm"] for r in records} - {r["arm"] for r in records if r["status"] != "finished"}
     arm = min(whole or means, key=lambda name: means[name])
     return next(record for record in over if record["arm"] == arm)
 
 
 def value_of(record: dict[str, Any], metric: str) -> float | None:
-    """Return a metric of a trial, or None where the trial has none, or none that is a finite number."""
+    """Return a metric of a trial, or None if it is missing or not finite."""
     value = record["metrics"].get(metric)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def finished(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the trials that trained to their end."""
+    """Return the finished trials."""
     return [record for record in records if record["status"] == "finished"]

@@ -1,4 +1,4 @@
-"""What a study is asked for on the command line: the options of a training, and those of the study around it."""
+"""Command-line options of a study: those of a training and those of the study."""
 
 import dataclasses
 from dataclasses import dataclass, replace
@@ -24,21 +24,21 @@ class StudyConfig(TrainConfig):
     out: str
     """Folder of the study: trials/, study.parquet, study.csv, ablation.md, best.json, figures."""
     study: str | None = None
-    """A study that is built in: lr-wd, augmentation, balance, finetune, architecture, dropout."""
+    """Built-in study: lr-wd, augmentation, balance, finetune, architecture, dropout."""
     space: str | None = None
-    """Instead, a JSON file that describes a study: its arms, or the space to search."""
+    """JSON file that describes a study (its arms, or the space to search), instead of --study."""
     arms: tuple[str, ...] = ()
     """Only these arms of an ablation, as names or patterns: full 'without-*'."""
     trials: int | None = None
-    """Draws of a search; None takes the study's own number."""
+    """Draws of a search; None takes the number of the study."""
     seeds: int | None = None
-    """Seeds of every arm of an ablation; None takes the study's own number."""
+    """Seeds of every arm of an ablation; None takes the number of the study."""
     max_concurrent: int = 0
-    """Trials at once, at most; 0 takes as many as the cluster has CPUs or GPUs, and memory, for."""
+    """Largest number of concurrent trials; 0 takes as many as CPUs or GPUs and memory allow."""
     time_budget: float = 0.0
-    """Seconds after which no trial goes on; the same command continues. 0 sets no limit."""
+    """Seconds after which the study stops; the same command continues. 0 sets no limit."""
     search: Literal["random", "optuna"] = "random"
-    """How a search draws: at random, or by Optuna, where it is installed."""
+    """Sampling of a search: at random, or with Optuna if it is installed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,7 @@ class StudyConfig(TrainConfig):
         require(self.time_budget >= 0, f"time-budget must not be negative, got {self.time_budget}")
 
     def base(self) -> TrainConfig:
-        """Return the training that the study varies, with addresses that hold on any machine and in any folder."""
+        """Return the training that the study varies, with absolute locations."""
         from pneumo_ray import storage  # not for --help
 
         values = {spec.name: getattr(self, spec.name) for spec in dataclasses.fields(TrainConfig)}
@@ -62,10 +62,10 @@ class StudyConfig(TrainConfig):
         return TrainConfig(**values | places | {"model": model})
 
     def chosen(self) -> "Study":
-        """Return the study with the arms, the seeds and the number of trials that were asked for.
+        """Return the study with the chosen arms, seeds and number of trials.
 
         Raises:
-            ConfigError: if there is no such study, or no such arm, or it has nothing of the kind.
+            ConfigError: if the study or an arm does not exist, or an option does not apply to it.
         """
         from pneumo_ray.tune.studies import STUDIES, find_study  # not for --help
         from pneumo_ray.tune.study import read_study
@@ -77,10 +77,10 @@ class StudyConfig(TrainConfig):
             raise ConfigError(f"study {study.name} is a search: it has no arms and no --seeds; choose --trials")
         if not study.is_search and self.trials is not None:
             raise ConfigError(
-                f"study {study.name} is an ablation: its trials are its arms times --seeds, so leave --trials out"
+                f"study {study.name} is an ablation: its trials are its arms times --seeds, so remove --trials"
             )
         if self.search != "random" and not study.is_search:
-            raise ConfigError(f"study {study.name} is an ablation: there is nothing to --search")
+            raise ConfigError(f"study {study.name} is an ablation and has no --search")
         if self.search == "optuna" and find_spec("optuna") is None:
             raise ConfigError(
                 "--search optuna needs Optuna, which is not installed; pip install 'pneumo_ray[optuna]', or leave the "

@@ -1,4 +1,4 @@
-"""Does the uncertainty of a trained network find its errors on validation? What the study of dropout is about."""
+"""How well the uncertainty of a trained network finds its errors on validation, for the study of dropout."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from pneumo_ray.train.config import TrainConfig
 
 
 def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str, float | None]:
-    """Explain the validation images with the trained network, and ask which uncertainty ranks its errors first.
+    """Explain the validation images with the trained network and measure how well each uncertainty ranks its errors.
 
     An error is an image on the wrong side of raw probability 0.5 without dropout, so that both uncertainties are asked about
     the same errors. The computation is in float32, whatever the training was in.
@@ -23,7 +23,7 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
     Args:
         config: of the trial.
         model: folder of its bundle, which holds the weights of its best epoch.
-        own_device: whether this process reserved the device of the training; else it computes on the CPU.
+        own_device: whether this process reserved the training device; otherwise it computes on the CPU.
 
     Returns:
         `error_auroc_mi` of the mutual information of the passes and `error_auroc_plain` of `1 - max(p, 1 - p)`; None

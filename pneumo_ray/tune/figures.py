@@ -1,7 +1,7 @@
-"""The figures of a study: each arm's difference to the reference, what a search saw, and how every trial learned.
+"""Figures of a study: differences to the reference, the points of a search, and learning curves.
 
-They are drawn from the records of the trials alone. A trial that diverged has no numbers, or some that are not finite:
-it is named or marked where it can be, and never hides the others.
+They are drawn from the records of the trials. A diverged trial has no numbers, or some that are not finite:
+it is named or marked where possible and never hides the others.
 """
 
 import math
@@ -29,7 +29,7 @@ COLOURS = "viridis"
 
 
 def study_figures(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
-    """Return by file name what can be drawn of a study.
+    """Return the possible figures of a study by file name.
 
     Args:
         study: which.
@@ -93,7 +93,7 @@ def map_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None
     """Draw the learning rates and weight decays of a search, coloured by the best validation loss.
 
     Returns:
-        The figure; None where the trials are no draws of two positive numbers.
+        The figure; None if the trials are not drawn from two positive numbers.
     """
     drawn = [r for r in records if _positive(r["settings"].get(LR)) and _positive(r["settings"].get(DECAY))]
     if not study.is_search or not drawn:
@@ -176,7 +176,7 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
 
 
 def best_loss(record: dict[str, Any]) -> float | None:
-    """Return the least validation loss that a trial had after any epoch, or None."""
+    """Return the lowest validation loss of a trial over its epochs, or None."""
     return min((loss for _, loss in _curve(record)), default=value_of(record, "val_loss"))
 
 
@@ -203,7 +203,7 @@ def _pairs(records: Sequence[dict[str, Any]], metric: str, arm: str, reference: 
 
 
 def _named(arm: str, records: Sequence[dict[str, Any]]) -> str:
-    """Return an arm's name with what became of its trials that did not finish."""
+    """Return the name of an arm with the status of its unfinished trials."""
     others = [r["status"] for r in records if r["arm"] == arm and r["status"] != "finished"]
     lost = ", ".join(f"{others.count(status)} {status}" for status in dict.fromkeys(others))
     return f"{arm} ({lost})" if lost else arm
@@ -214,7 +214,7 @@ def _places(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]
 
 
 def _scale(records: Sequence[dict[str, Any]]) -> Normalize | None:
-    """Return colours from the best to the worst that finished; a trial stopped far off must not use up the scale."""
+    """Return colours from the best to the worst that finished; a trial that stopped at a high loss must not stretch the scale."""
     known = {r["name"]: loss for r in records if (loss := best_loss(r)) is not None}
     over = [known[r["name"]] for r in records if r["status"] == "finished" and r["name"] in known] or list(
         known.values()

@@ -1,7 +1,7 @@
-"""Run a study with Ray Tune: which trials are left, all of them at once as far as the cluster goes, then the tables.
+"""Run a study with Ray Tune: the remaining trials, as many at once as fit on the cluster, then the tables.
 
-The list of trials is known from the start and every trial that is over has a record in its folder. So what is left is
-what has no record, and Ray Tune's own state, which is pickled, is never read back.
+The list of trials is fixed and every finished trial has a record in its folder. So the remaining trials are
+those without a record, and Ray Tune's own state, which is pickled, is never read.
 """
 
 import logging
@@ -34,10 +34,10 @@ from pneumo_ray.tune.trial import TrialJob, TrialRunner, read_record, write_reco
 
 
 class Halving(ASHAScheduler):
-    """Asynchronous successive halving (arXiv 1810.05934), which remembers what it stopped."""
+    """Asynchronous successive halving (arXiv 1810.05934) that records the trials that it stopped."""
 
     def __init__(self, epochs: int) -> None:
-        # `max_t` would end a trial at its last report, before it has written its model.
+        # At `max_t` a trial ends with its last report, before it has written its model.
         super().__init__(
             time_attr="epoch",
             metric=SELECTED_BY,
@@ -50,16 +50,16 @@ class Halving(ASHAScheduler):
         self.stopped: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide, and remember."""
+        """Decide, and record a stopped trial."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        if result.get("epoch", 0) >= self._epochs:  # nothing is left to save, and its model is not written yet
+        if result.get("epoch", 0) >= self._epochs:  # stopping saves nothing, and the model is not written yet
             return str(TrialScheduler.CONTINUE)
         if decision == TrialScheduler.STOP:
             self.stopped.add(trial.config["name"])
         return decision
 
     def recall(self, record: dict[str, Any]) -> None:
-        """Learn from a trial of an earlier command what it would have reported in this one."""
+        """Add the results of a trial of an earlier command."""
         past = SimpleNamespace(trial_id=f"past-{record['name']}", config={"name": record["name"]})
         self.on_trial_add(None, past)
         for epoch in record["history"]:
@@ -67,10 +67,10 @@ class Halving(ASHAScheduler):
 
 
 def run_study(config: StudyConfig) -> list[dict[str, Any]]:
-    """Run a study, or continue it, or find that it is done; return the records of its trials. Needs a running Ray.
+    """Run a study, or continue it, or report that it is complete; return the records of its trials. Needs a running Ray.
 
     Raises:
-        PneumoError: one sentence about what cannot work, before anything is trained; or that trials are left.
+        PneumoError: the reason in one sentence, before anything is trained; or that trials are left.
         StudyFailedError: if all trials are over and none finished, all of them having diverged or failed.
     """
     study, base = config.chosen(), config.base()
@@ -79,7 +79,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
     if not base.allow_leakage:
         refuse_leakage(manifest)
     for model in {configure(base, trial).model for trial in trials}:
-        build_model(model)  # weights that cannot be had are found out before the first trial
+        build_model(model)  # missing weights are detected before the first trial
     out = base.out
     folder = RunFolder(out, "study.json")
     with folder.held():
@@ -91,7 +91,7 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
             f"{f', {done} of them done before' if done else ''}"
         )
         if left:
-            # Images are decoded once and not once a trial. Results name the manifest that was given.
+            # Images are decoded once and not once per trial. Results name the given manifest.
             shared = replace(base, manifest=cached_manifest(base.manifest, manifest, base.data.image_size, out))
             _run(config, study, base, shared, share, left, _records(base, trials))
         records = _records(base, trials)
@@ -122,12 +122,12 @@ def _records(base: TrainConfig, trials: list[Trial]) -> list[dict[str, Any]]:
 def _begin(
     folder: RunFolder, config: StudyConfig, study: Study, base: TrainConfig, manifest: str, num_trials: int
 ) -> TrialShares:
-    """Begin the study's folder, or refuse it; return how the cluster is shared."""
+    """Start the study's folder, or refuse it; return how the cluster is shared."""
     before = folder.read(("study", "config", "manifest", "threads"))
     scaling = base.scaling
     if before is not None:
         _refuse_other_study(folder, before, study, base, manifest)
-        # Sums over threads round differently: all trials have the number that the first had, whenever they are run.
+        # Rounding depends on the number of threads, so all trials use that of the first one.
         scaling = replace(scaling, threads_per_worker=scaling.threads_per_worker or before["threads"])
     share = share_trials(
         living_nodes(),
@@ -152,14 +152,14 @@ def _run(
     past: list[dict[str, Any]],
 ) -> None:
     log(
-        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) a trial"
+        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) per trial"
     )
     scheduler: Any = FIFOScheduler()
     if study.is_search:
         scheduler = Halving(base.epochs)
         for record in past:
             scheduler.recall(record)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is in the records
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records
     by_name = {trial.name: trial for trial in left}
     job = TrialJob(shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty)
     search = None
@@ -193,7 +193,7 @@ def _run(
             name="ray_tune",
             storage_path=base.out,
             callbacks=[board],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial's state is its own
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial saves its own state
             failure_config=tune.FailureConfig(max_failures=base.scaling.max_failures),
             verbose=0,
         ),
@@ -215,7 +215,7 @@ def _run(
 def _refuse_other_study(
     folder: RunFolder, before: dict[str, Any], study: Study, base: TrainConfig, manifest: str
 ) -> None:
-    """Refuse a folder that belongs to another study; more arms, seeds or trials are the same study grown.
+    """Refuse a folder of another study; more arms, seeds or trials extend the same study.
 
     Raises:
         ConfigError: naming what differs.

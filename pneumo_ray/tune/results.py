@@ -1,4 +1,4 @@
-"""What a study leaves: one row per trial, the arms compared, and the config of the best, all judged on validation only."""
+"""Results of a study, all on validation: one row per trial, the comparison of arms, and the config of the best."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -30,11 +30,11 @@ chosen; ece: calibration error of the raw probabilities; recall, specificity: at
 share of pneumonia. A difference is left empty where failed trials leave it without seeds in common."""
 MEANING_OF_UNCERTAINTY = """\
 error_auroc_mi: AUROC of the mutual information of Monte Carlo dropout for finding the errors at 0.5; error_auroc_plain: the
-same of 1 - max(p, 1 - p) without dropout, which needs no passes. A trial without an error, or with few, says little of either."""
+same of 1 - max(p, 1 - p) without dropout, which needs no passes. Trials with few errors carry little information about either."""
 
 
 def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[dict[str, Any]]) -> None:
-    """Write study.parquet, study.csv, best.json, the figures and, for an ablation, ablation.md; say what came out."""
+    """Write study.parquet, study.csv, best.json, the figures and, for an ablation, ablation.md; print a summary."""
     rows = study_rows(records)
     storage.write_table(pa.Table.from_pylist(rows), storage.join(out, "study.parquet"))
     storage.write_csv([list(rows[0]), *(list(row.values()) for row in rows)], storage.join(out, "study.csv"))
@@ -50,7 +50,7 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
         log(text)
     if (best := best_record(study, records)) is not None:
         trial = Trial("best", best["arm"], best["settings"], best["seed"] if study.is_search else base.seed)
-        # Its folder is one of its own: jobs/train.py --config best.json trains the winner again.
+        # It has its own folder: jobs/train.py --config best.json trains the winner again.
         save_config(configure(base, trial), storage.join(out, "best.json"))
         written.append("best.json")
         log(f"best on validation, by {SELECTED_BY}: {best['arm']} {json.dumps(best['settings'])}")
@@ -63,7 +63,7 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
 
 
 def study_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one flat row a trial, all with the same columns."""
+    """Return one flat row per trial, all with the same columns."""
     options = sorted({option for record in records for option in record["settings"]})
     metrics = list(dict.fromkeys(name for record in records for name in record["metrics"]))
     rows = []
@@ -81,7 +81,7 @@ def study_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "checkpoint": record["checkpoint"],
             }
         )
-    # A column has one type: options that are numbers in one arm and words in another are words.
+    # A column has one type: options that are numbers in one arm and text in another become text.
     for option in options:
         if any(isinstance(row[option], str) for row in rows):
             for row in rows:

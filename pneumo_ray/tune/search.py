@@ -1,7 +1,7 @@
-"""A search that learns from its trials: Optuna's tree-structured Parzen estimator draws, Ray Tune runs what it drew.
+"""Search with Optuna's tree-structured Parzen estimator; Ray Tune runs the trials.
 
 A draw is written into the trial's folder before the trial begins. So an interrupted trial continues with its own
-options, and what earlier commands found out is told to Optuna again: no state of Optuna is ever read back.
+options, and the results of earlier commands are given to Optuna again: its own state is never stored.
 """
 
 import json
@@ -18,16 +18,16 @@ from pneumo_ray.tune.comparison import value_of
 from pneumo_ray.tune.study import Range, Settings, Study, Trial
 
 DRAW = "draw.json"
-"""Name of the file in a trial's folder that holds the options that were drawn for it."""
+"""Name of the file in a trial's folder that contains its drawn options."""
 
 
 class OptunaSearch(Searcher):
-    """Draws each trial when it begins, from what the trials before it have shown."""
+    """Draws each trial when it starts, based on the results of earlier trials."""
 
     def __init__(
         self, study: Study, left: Mapping[str, tuple[Trial, str]], past: Sequence[dict[str, Any]], seed: int
     ) -> None:
-        """Begin with what is known.
+        """Start with the results so far.
 
         Args:
             study: a search.
@@ -43,7 +43,7 @@ class OptunaSearch(Searcher):
         self._asked: dict[str, optuna.Trial] = {}
         self._newest: dict[str, float] = {}
         self.drawn: dict[str, Trial] = {}
-        """Name -> the trial with the options that it was begun with."""
+        """Name -> the trial with its drawn options."""
         for record in past:
             if (loss := value_of(record, SELECTED_BY)) is not None:
                 self._study.add_trial(
@@ -55,7 +55,7 @@ class OptunaSearch(Searcher):
                 )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return what Ray Tune tells the process of the next trial."""
+        """Return the config of the next trial for Ray Tune."""
         if not self._left:
             return None
         name = next(iter(self._left))
@@ -78,7 +78,7 @@ class OptunaSearch(Searcher):
             self._newest[trial_id] = result[SELECTED_BY]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Hear that a trial is over, or was stopped; its best epoch counts."""
+        """Called when a trial ends or is stopped; its best epoch counts."""
         asked = self._asked.pop(trial_id)
         if trial_id in self._newest:
             self._study.tell(asked, self._newest[trial_id])
@@ -86,13 +86,13 @@ class OptunaSearch(Searcher):
             self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
 
     def save(self, checkpoint_path: str) -> None:
-        """Keep nothing: the records of the trials say it all."""
+        """Save nothing: the records of the trials are sufficient."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Keep nothing: the records of the trials say it all."""
+        """Save nothing: the records of the trials are sufficient."""
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
-        # Choices go by their numbers, because Optuna's own must be plain words and numbers.
+        # Choices are passed by index, because Optuna accepts only plain strings and numbers.
         return {
             option: optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)
             if isinstance(values, Range)
@@ -114,6 +114,6 @@ class OptunaSearch(Searcher):
 
 
 def _place(values: Sequence[Any], value: Any) -> int:
-    """Return where a value stands that went through JSON, which knows no tuples."""
+    """Return the index of a value that went through JSON, which has no tuples."""
     plain = [json.loads(json.dumps(one)) for one in values]
     return plain.index(json.loads(json.dumps(value)))

@@ -1,4 +1,4 @@
-"""The studies that are built in."""
+"""Built-in studies."""
 
 import itertools
 
@@ -88,11 +88,11 @@ STUDIES: dict[str, Study] = {
         ),
     )
 }
-"""The studies that are built in, by name."""
+"""Built-in studies by name."""
 
 
 def find_study(name: str) -> Study:
-    """Return a study that is built in.
+    """Return a built-in study.
 
     Raises:
         ConfigError: naming the nearest one, if there is none of this name.

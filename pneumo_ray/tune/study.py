@@ -1,4 +1,4 @@
-"""What a study is: the options that it varies, how often, and how its results are compared.
+"""Definition of a study: the options that it varies, its trials, and the reference for comparison.
 
 An ablation names its arms and repeats each with several seeds; a search draws from ranges. Both are plain values, so a
 study is ten lines of Python or a JSON file, and its trials are known before any of them runs.
@@ -31,16 +31,16 @@ class Range:
     """Every decade is equally likely."""
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be drawn from."""
+        """Refuse an empty or invalid range."""
         finite = all(isinstance(v, int | float) and math.isfinite(v) for v in (self.low, self.high))
-        kind = "two rising positive numbers" if self.log else "two rising numbers"
+        kind = "two increasing positive numbers" if self.log else "two increasing numbers"
         require(
             finite and self.low < self.high and not (self.log and self.low <= 0),
             f"a range needs {kind}, got {self.low} and {self.high}",
         )
 
     def draw(self, rng: np.random.Generator) -> float:
-        """Return a number with three significant digits: what is printed is what was run."""
+        """Return a number with three significant digits, so that the printed value is the value that ran."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = rng.uniform(low, high)
         return self.rounded(math.exp(value) if self.log else value)
@@ -56,9 +56,9 @@ class Study:
 
     name: str
     varies: str
-    """What it varies, in a few words."""
+    """Short description of what it varies."""
     arms: Mapping[str, Settings] = field(default_factory=dict)
-    """An ablation: name -> what is different in it; every arm is run with every seed."""
+    """An ablation: name -> its settings; every arm runs with every seed."""
     space: Mapping[str, Range | tuple[Any, ...]] = field(default_factory=dict)
     """A search: option -> a range or a tuple of choices."""
     seeds: int = 1
@@ -71,7 +71,7 @@ class Study:
     """Also measure how well the uncertainty of Monte Carlo dropout finds errors; every arm needs dropout then."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Refuse a study that cannot run."""
         require(bool(self.arms) != bool(self.space), f"study {self.name} needs either arms or a space")
         if self.reference is not None:
             hint = did_you_mean(self.reference, self.arms)
@@ -82,7 +82,7 @@ class Study:
 
     @property
     def is_search(self) -> bool:
-        """Whether its trials are draws."""
+        """Whether its trials are drawn from a space."""
         return bool(self.space)
 
     @property
@@ -99,7 +99,7 @@ class Trial:
     """Unique in the study; also the name of its folder."""
     arm: str
     settings: Settings
-    """What is different in it."""
+    """Settings that differ from the base config."""
     seed: int
 
 
@@ -110,7 +110,7 @@ def plan(study: Study, base: TrainConfig) -> list[Trial]:
     all of them. More seeds or more trials only add to the end.
 
     Raises:
-        ConfigError: naming an option or a value that no trial could run with.
+        ConfigError: naming an invalid option or value.
     """
     if study.is_search:
         trials = [_draw(study, base.seed, number) for number in range(study.trials)]
@@ -139,10 +139,10 @@ def _draw(study: Study, seed: int, number: int) -> Trial:
 
 
 def configure(base: TrainConfig, trial: Trial) -> TrainConfig:
-    """Return the config of a trial: `base` with the trial's settings and seed, in a folder of its own.
+    """Return the config of a trial: `base` with the trial's settings and seed, in its own folder.
 
     Raises:
-        ConfigError: naming an option that there is not, or a value that it cannot have.
+        ConfigError: naming an unknown option or an invalid value.
     """
     out = storage.join(base.out, "trials", trial.name)
     config: TrainConfig = _with(base, {**trial.settings, "seed": trial.seed, "out": out})
@@ -176,7 +176,7 @@ def _options(config: Any, prefix: str = "") -> list[str]:
 
 
 def _checked(hint: Any, value: Any, option: str) -> Any:
-    """Return a value as the option's type, or refuse it; the config's own checks see to its range."""
+    """Return a value as the option's type, or refuse it; the config checks its range."""
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(
             f"{option} cannot be {value!r}{did_you_mean(str(value), get_args(hint))} (choose from {', '.join(get_args(hint))})"
@@ -203,7 +203,7 @@ def read_study(uri: str) -> Study:
     In `space` a list is a tuple of choices, and an object such as {"low": 1e-5, "high": 1e-3, "log": true} a range.
 
     Raises:
-        ConfigError: saying what in the file cannot be.
+        ConfigError: naming the invalid part of the file.
     """
     values = read_object("--space", uri, "with arms or a space")
     known = [spec.name for spec in dataclasses.fields(Study)]

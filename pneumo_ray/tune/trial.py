@@ -1,8 +1,8 @@
-"""One trial of a study: the training of jobs/train.py inside what Ray Tune reserved, and the record that it leaves.
+"""One trial of a study: the training of jobs/train.py in resources reserved by Ray Tune, and its record.
 
 A trial with one worker trains in the trial's own process, which Ray Tune uses again for the next trial: starting the
-processes of a Ray Train run and importing torch in them costs more than many a trial. Ray Train calls this its local
-mode; what it does without (storage, restarts) is ours in any case. More workers are a nested run of Ray Train.
+processes of a Ray Train run and importing torch in them can take longer than a trial. Ray Train calls this local
+mode; it lacks storage and restarts, which are implemented here anyway. More workers are a nested run of Ray Train.
 """
 
 import json
@@ -33,20 +33,20 @@ from pneumo_ray.tune.error_finding import error_finding
 from pneumo_ray.tune.study import Trial, configure
 
 RECORD = "trial.json"
-"""Name of the file in a trial's folder that says that the trial is over, and how it ended."""
+"""Name of the file in a trial's folder that records that the trial ended, and how."""
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What the process of a trial is told."""
+    """Arguments of the process of a trial."""
 
     base: TrainConfig
     trials: Mapping[str, Trial]
-    """By name; one that is drawn when it begins has its options from Ray Tune."""
+    """Trials by name; a trial that is drawn when it starts gets its options from Ray Tune."""
     share: TrialShares
     judged: bool
-    """A scheduler may end the trial early: it is told the epochs of an interrupted one again, and an epoch begins when it
-    has judged the one before, so that what a trial is stopped with does not depend on how fast anybody is."""
+    """A scheduler may stop the trial early: it receives the epochs of an interrupted trial again, and an epoch starts when it
+    has decided on the previous one, so that the epoch at which a trial stops does not depend on timing."""
     uncertainty: bool
     """Measure how well Monte Carlo dropout finds the errors on validation."""
 
@@ -56,35 +56,35 @@ class StoppedError(PneumoError):
 
 
 class TrialMonitor(Monitor):
-    """Hears of a trial that trains in this process, and ends its loop where Ray Tune has ended the trial."""
+    """Receives the progress of a trial in this process, and ends its loop if Ray Tune has ended the trial."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None], ended: threading.Event) -> None:
         super().__init__()
         self._tell, self._ended = tell, ended
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """Hear of a step."""
+        """Called after a step."""
         if self._ended.is_set():
             raise StoppedError("stopped early by the scheduler")
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
-        """Hear of an epoch."""
+        """Called when an epoch ends."""
         self._tell(record)
 
 
 class TrialRunner(ray.tune.Trainable):
-    """What Ray Tune runs: the trial in a thread, an epoch a step, one trial after the other in one process."""
+    """Ray Tune trainable: runs the trial in a thread, one epoch per step, one trial after the other in one process."""
 
     def setup(self, config: dict[str, Any], job: TrialJob) -> None:
         """Begin the first trial."""
         quiet_ray_data()
         self._job = job
-        # Asked here, because another thread would be told None.
+        # Read here, because it is None in another thread.
         self._reserved = get_current_placement_group()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin the next trial, or say that this process cannot."""
+        """Start the next trial; return whether this process can."""
         if not self._end():
             return False
         self._begin(new_config)
@@ -117,7 +117,7 @@ class TrialRunner(ray.tune.Trainable):
     def _end(self) -> bool:
         """End the trial if it still runs; return whether it is over."""
         self._ended.set()
-        # The workers of a nested run hear of it when they wait to be judged; else they go with this process.
+        # The workers of a nested run notice it when they wait for a decision; otherwise they end with this process.
         share = self._job.share
         self._thread.join(timeout=60 if share.in_process or self._job.judged else 1)
         return not self._thread.is_alive()
@@ -136,7 +136,7 @@ class TrialRunner(ray.tune.Trainable):
             wait()
             run_trial(self._job, trial, self._reserved, tell, ended)
             news.put(None)
-        except BaseException as error:  # it is raised again where Ray Tune hears it
+        except BaseException as error:  # raised again in the thread of Ray Tune
             news.put(error)
 
 
@@ -147,26 +147,26 @@ def run_trial(
     tell: Callable[[dict[str, Any]], None],
     ended: threading.Event,
 ) -> None:
-    """Run one trial to its end and write its record; only what a restart can mend is raised.
+    """Run one trial to its end and write its record; only errors that a restart can fix are raised.
 
     Args:
-        job: what the process was told.
-        trial: which one.
-        reserved: where its images are prepared.
-        tell: takes the record of every epoch.
-        ended: set where the trial is to end early.
+        job: arguments of the process.
+        trial: the trial.
+        reserved: placement group of the tasks that prepare its images.
+        tell: called with the record of every epoch.
+        ended: set if the trial must end early.
     """
     share, config = job.share, configure(job.base, trial)
-    # Ray Tune starts a trial again; a nested run that did so too would multiply the attempts.
+    # Ray Tune restarts a trial; restarts of the nested run as well would multiply the attempts.
     scaling = replace(config.scaling, threads_per_worker=share.threads, max_failures=0)
     config = replace(config, scaling=scaling)
     monitor: Monitor = TrialMonitor(tell, ended) if share.in_process else RemoteMonitor()
 
     def hear(record: dict[str, Any]) -> None:
-        """Hear of an epoch of a nested run, whose workers wait until it is judged; then they go on, or end in order.
+        """Called when an epoch of a nested run ends; its workers wait for the decision, then continue or end in order.
 
-        Where only the process of the trial ended, the workers' reservation would stay: Ray Train gives it back when the
-        dashboard says that the run is gone, and not every cluster has one.
+        If only the process of the trial ended, the reservation of the workers would remain: Ray Train releases it when the
+        dashboard reports the end of the run, and not every cluster has a dashboard.
         """
         try:
             tell(record)
@@ -213,17 +213,17 @@ def write_record(
     val_ids: pa.ChunkedArray | None = None,
     more_metrics: Mapping[str, float | None] = MappingProxyType({}),
 ) -> None:
-    """Write down how a trial ended, and remove what it would have continued from.
+    """Write the record of a trial and remove its state.
 
     Args:
         folder: of the trial.
-        trial: which.
+        trial: the trial.
         status: finished, stopped (by the scheduler), diverged or failed.
         reason: why it did not finish.
         checkpoint: folder of its model.
-        overhead: seconds that were not training.
+        overhead: seconds outside training.
         val_ids: names of the validation images, to keep their logits.
-        more_metrics: what was measured beside `validation_metrics`.
+        more_metrics: metrics in addition to `validation_metrics`.
     """
     state = load_state(folder)
     record: dict[str, Any] = {
@@ -251,12 +251,12 @@ def write_record(
 
 
 def measure(state: TrainState) -> dict[str, float | None]:
-    """Return what the validation images say of a run at its best epoch."""
+    """Return the metrics of a run on validation at its best epoch."""
     return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits)
 
 
 def read_record(folder: str) -> dict[str, Any] | None:
-    """Return the record of a trial that is over, or None."""
+    """Return the record of a finished trial, or None."""
     uri = storage.join(folder, RECORD)
     if not storage.exists(uri):
         return None

@@ -220,7 +220,7 @@ def test_a_header_that_claims_more_than_any_memory_breaks_the_archive_off(tmp_pa
         tar.fileobj.write(info.tobuf(tarfile.GNU_FORMAT))
     good, bad = list_archives([str(tmp_path / name)])
     assert read_image(good.uri, good.member) == b"one"
-    assert bad.error.startswith("the archive breaks off: ")
+    assert bad.error.startswith("the archive ends early: ")
     assert not bad.error.endswith(": ")
 
 
@@ -280,7 +280,7 @@ def test_a_damaged_header_breaks_the_archive_off_aloud(tmp_path, damage, suffix)
     (tmp_path / f"x.{suffix}").write_bytes(gzip.compress(whole) if suffix == "tgz" else whole)
     good, bad = list_archives([str(tmp_path / f"x.{suffix}")])
     assert (good.image_id, good.error) == ("0.png", None)
-    assert bad.error.startswith("the archive breaks off: ")
+    assert bad.error.startswith("the archive ends early: ")
 
 
 @pytest.mark.parametrize("tail", [b"", bytes(512), bytes(1 << 20)])

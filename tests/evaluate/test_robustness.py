@@ -97,7 +97,7 @@ def test_one_class_or_no_image_at_all_is_none_where_undefined(drawn, failed):
         assert (record["values"]["recall"] is None) == bool(failed)
     json.dumps(records, allow_nan=False)
     assert len({len(row) for row in condition_rows(records)}) == 1
-    assert summary_line(records, NO_BASELINE).startswith("AUC undefined as it is")
+    assert summary_line(records, NO_BASELINE).startswith("AUC undefined on the unchanged images")
 
 
 def test_the_spreadsheet_has_a_row_a_condition_and_the_numbers_under_their_names(drawn):
@@ -119,7 +119,7 @@ def test_the_summary_names_the_worst_corruption_but_no_blackout(drawn):
     blind = rows(label, 1 - good, Condition("lungs_black"))
     tables = [rows(label, good, AS_IT_IS), rows(label, bad, NOISE), rows(label, good, Condition("blur", 1)), blind]
     line = summary_line(measure_conditions(pa.concat_tables(tables), THRESHOLD), MetadataBaseline(0.75, None, 9, 9, 0))
-    assert f"{roc_auc_score(label, good):.3f} as it is" in line
+    assert f"{roc_auc_score(label, good):.3f} on the unchanged images" in line
     assert f"{roc_auc_score(label, bad):.3f} at worst (noise 2" in line
     assert f"{roc_auc_score(label, 1 - good):.3f} with the lung box black; 0.750 from metadata alone" in line
 

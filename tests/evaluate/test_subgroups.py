@@ -147,5 +147,5 @@ def test_numbers_that_no_metric_can_take_are_refused(drawn, write_scores, write_
     bad = np.where(np.arange(N) < 3, value, 0.5).astype(np.float32)
     scores = write_scores(tmp_path / "s", drawn[1], **{column: bad})
     truth = write_truth(tmp_path / "m.parquet", drawn[0])
-    with pytest.raises(ManifestError, match=f"3 scored image.s. have no usable {column}"):
+    with pytest.raises(ManifestError, match=f"3 scored image.s. have an invalid {column}"):
         write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores)))

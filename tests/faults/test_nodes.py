@@ -113,7 +113,7 @@ def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_sco
     job.until(lambda: parts(tmp_path) >= 5)
     nodes.kill(nodes.workers("_ExplainActor"))
     said = job.ends()
-    assert "a worker died; going on" in said
+    assert "a worker died; continuing" in said
     assert "wrote 1,280 rows" in said
     holds_every_image_once(tmp_path, whole_scores)
 

@@ -92,7 +92,7 @@ def _examine_archive(data: bytes, folder: Path, extension: str) -> str:
         for entry in entries[:20]:
             entry.image_id.encode("utf-8")
             if entry.error is not None:
-                outcomes.add("breaks off")
+                outcomes.add("ends early")
                 continue
             try:
                 content = read_image(entry.uri, entry.member)
@@ -109,7 +109,7 @@ def _examine_archive(data: bytes, folder: Path, extension: str) -> str:
         outcomes.add("refused")
     finally:
         path.unlink()
-    return next((name for name in ("unreadable member", "breaks off", "ok") if name in outcomes), "no images")
+    return next((name for name in ("unreadable member", "ends early", "ok") if name in outcomes), "no images")
 
 
 def examine_bundle(description: bytes, weights: bytes, folder: Path) -> str:

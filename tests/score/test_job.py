@@ -245,7 +245,7 @@ def test_a_part_of_another_job_does_not_count(phantom_run, model, phantom_scores
     table = pq.read_table(part)
     pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"model_hash": b"x"}), part)
     (tmp_path / "out" / "_run.json").unlink()
-    with pytest.raises(StorageError, match="not of this job"):
+    with pytest.raises(StorageError, match="belongs to another job"):
         explain_archive(phantom_config(phantom_run, model, tmp_path / "out"))
 
 

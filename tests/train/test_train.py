@@ -209,7 +209,7 @@ def test_a_killed_driver_continues_with_the_same_command_bitwise(whole, phantom_
 
 
 def test_a_run_is_not_continued_with_other_settings_or_another_manifest(whole, phantom_run, tmp_path):
-    with pytest.raises(ConfigError, match=r"begun with optim.lr 0.001 and not 0.01"):
+    with pytest.raises(ConfigError, match=r"started with optim.lr 0.001 and not 0.01"):
         fit(config(phantom_run, whole, optim=OptimConfig(lr=0.01)))
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     write_manifest(manifest.slice(1), str(tmp_path / "other.parquet"))

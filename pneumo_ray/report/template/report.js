@@ -1,5 +1,5 @@
 "use strict";
-// Everything the page does by itself. Names of files only ever become text, never HTML.
+// Behaviour of the page. File names are inserted as text, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 
@@ -13,7 +13,7 @@ $("theme").addEventListener("click", () => {
 });
 
 // ---- print ----
-// What is folded away on the screen stands open on paper, and is folded again afterwards.
+// Collapsed sections are open in print and collapsed again afterwards.
 let unfolded = [];
 addEventListener("beforeprint", () => {
   unfolded = [...document.querySelectorAll("details:not([open])")];
@@ -42,7 +42,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// Numbers as numbers, words as words; what is missing comes last either way.
+// Numbers sort as numbers and text as text; missing values come last in both orders.
 function compare(a, b, falling) {
   if (a === "" || b === "") return (a === "") - (b === "");
   const numbers = [Number(a), Number(b)];
@@ -51,7 +51,7 @@ function compare(a, b, falling) {
 }
 
 // ---- the threshold ----
-// The number in an input, at most `high` and at least `low`; NaN for a blank one, where Number("") would be 0.
+// The number in an input, clamped to `low` and `high`; NaN if it is blank, where Number("") would be 0.
 function numberIn(input, low, high) {
   return input.value.trim() === "" ? NaN : Math.min(high, Math.max(low, Number(input.value)));
 }
@@ -78,7 +78,7 @@ function showThreshold(counts, text) {
   $("live-threshold").textContent = text;
 }
 
-// Screen readers hear one line once the hand rests: the tables at every step of the slider would be a flood.
+// Screen readers get one line after the slider stops, not the tables at every step.
 const QUIET_MS = 600;
 let pending;
 function say(...names) {
@@ -94,7 +94,7 @@ if (data.slider) {
   const show = (counts, text) => {
     current = [counts, text];
     showThreshold(counts, text);
-    slider.setAttribute("aria-valuetext", text); // or it is read as 0 to 1000
+    slider.setAttribute("aria-valuetext", text); // otherwise it is read as 0 to 1000
   };
   const sayThreshold = () => say(["threshold", "threshold"], ["sensitivity", "sensitivity"], ["specificity", "specificity"]);
   const at = (thousandths) => {
@@ -132,7 +132,7 @@ const STEP = 24, SIZE = 224, OPAQUE = 0.65;
 const colours = Object.fromEntries(Object.entries(data.colours).map(([name, hex]) =>
   [name, Uint8Array.from(hex.match(/../g), (pair) => parseInt(pair, 16))]));
 
-// A coarse map [h, w] as [SIZE, SIZE]: bilinear between the centres of cells, as the zone means take it.
+// A coarse map [h, w] as [SIZE, SIZE]: bilinear between the centres of cells, as for the zone means.
 function upsample(map, [h, w]) {
   const out = new Float32Array(SIZE * SIZE);
   for (let y = 0; y < SIZE; y++) {
@@ -190,7 +190,7 @@ function card(c) {
     ["radiograph", null, 0, null],
     [`${evidence}, mean of the passes, up to ${Math.max(...c.mean).toPrecision(2)}`, c.mean, top, colours.inferno],
     [`uncertainty, standard deviation up to ${Math.max(...c.std).toPrecision(2)}`, c.std, spread, colours.viridis],
-    [`what nearly all passes find: mean - 1.96 sd, up to ${Math.max(...floor).toPrecision(2)}`, floor, top, colours.inferno],
+    [`lower bound over the passes: mean - 1.96 sd, up to ${Math.max(...floor).toPrecision(2)}`, floor, top, colours.inferno],
   ];
   const grid = element("div", undefined, "panels");
   const canvases = panels.map(([caption]) => {
@@ -209,7 +209,7 @@ function card(c) {
     picture.addEventListener("load", () => draw(picture));
     picture.src = "data:image/jpeg;base64," + c.picture;
   } else {
-    item.append(element("p", "the picture cannot be read any more", "soft"));
+    item.append(element("p", "the image is no longer readable", "soft"));
     draw(null);
   }
   return item;
@@ -226,7 +226,7 @@ let limit = STEP;
 
 function gallery() {
   const chosen = new Set([...document.querySelectorAll("input[name=outcome]:checked")].map((box) => box.value));
-  // A blank limit is none.
+  // A blank limit means no limit.
   const limitIn = (id, none) => ($(id).value.trim() === "" ? none : Number($(id).value));
   const low = limitIn("p-low", -Infinity), high = limitIn("p-high", Infinity), least = limitIn("mi-low", -Infinity);
   const words = $("find").value.toLowerCase();
@@ -234,7 +234,7 @@ function gallery() {
     chosen.has(c.outcome) && c.p >= low && c.p <= high && (c.mi ?? 0) >= least && c.id.toLowerCase().includes(words));
   found.sort(orders[$("order").value]);
   $("cases").replaceChildren(...found.slice(0, limit).map(card));
-  $("count").textContent = `${Math.min(limit, found.length)} of ${found.length} shown; the page holds ${data.cases.length} of ${data.pictures.toLocaleString("en")} pictures`;
+  $("count").textContent = `${Math.min(limit, found.length)} of ${found.length} shown; the page contains ${data.cases.length} of ${data.pictures.toLocaleString("en")} images`;
   $("more").hidden = found.length <= limit;
 }
 
