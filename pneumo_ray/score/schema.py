@@ -129,7 +129,8 @@ class ScoreFacts:
         Args:
             image_ids: n names.
             failures: for each, stage and error where it failed, or None.
-            explained: columns of the images that did not fail, from `to_columns`, in order.
+            explained: columns of the images that did not fail, from `to_columns`, in order; `ZONE_GROUPS` is null where it
+                is not there.
             precision: in which the network ran.
             notes: for each, what of its file took no part in its pixels; None for nothing at all.
         """
@@ -153,7 +154,7 @@ class ScoreFacts:
                 arrays.append(pa.array(columns[spec.name], spec.type))
             elif spec.name in constant:
                 arrays.append(pa.array([constant[spec.name]] * len(image_ids), spec.type))
-            elif not good.any():
+            elif not good.any() or (spec.name == ZONE_GROUPS and ZONE_GROUPS not in explained):
                 arrays.append(pa.nulls(len(image_ids), spec.type))
             else:
                 arrays.append(_array(explained[spec.name], spec.type).take(order))
