@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
-from scipy.special import log_expit, logsumexp
+from scipy.special import expit
 from scipy.special import logit as log_odds
 
 from pneumo_ray.model.calibrated import Calibration
@@ -14,6 +14,7 @@ MIN_SPREAD = 0.01
 MAX_SPREAD = 100.0
 """Bounds on the standard deviation of the calibrated logits: without them, logits no better than chance would ask for a
 slope of 0 or below, and passes that disagree about every image could ask for an infinite one."""
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def _negative_log_likelihood(
     """Return the mean loss of targets [n] under the mean of sigmoid(slope x + shift) over passes [n, T], and its gradient."""
     slope, shift = parameters
     z = slope * standard + shift
-    log_p, log_q = log_expit(z), log_expit(-z)
-    ill, well = logsumexp(log_p, axis=1), logsumexp(log_q, axis=1)
-    loss = -np.mean(target * ill + (1 - target) * well) + np.log(z.shape[1])
-    by_z = target[:, None] * np.exp(log_p + log_q - ill[:, None])
-    by_z -= (1 - target)[:, None] * np.exp(log_p + log_q - well[:, None])
-    return float(loss), np.array([-np.sum(by_z * standard), -np.sum(by_z)]) / len(target)
+    p, q = expit(z), expit(-z)
+    # Smaller probabilities than any float are met only far from the optimum, where the loss need only be finite.
+    ill, well = np.maximum(p.mean(1), _TINY), np.maximum(q.mean(1), _TINY)
+    loss = -np.mean(target * np.log(ill) + (1 - target) * np.log(well))
+    by_z = p * q * ((1 - target) / well - target / ill)[:, None] / z.shape[1]
+    return float(loss), np.array([np.sum(by_z * standard), np.sum(by_z)]) / len(target)
 
 
 def expected_calibration_error(prob: npt.ArrayLike, labels: npt.ArrayLike, bins: int = 15) -> float:
