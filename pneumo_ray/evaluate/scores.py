@@ -52,6 +52,8 @@ class Scores:
             return None
         values = self.table["zone_groups"].combine_chunks()
         known = pc.is_valid(values).to_numpy(zero_copy_only=False)
+        if not known.any():
+            return None
         groups = np.full((len(values), values.type.list_size // len(self.zones), len(self.zones)), np.nan)
         groups[known] = values.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, *groups.shape[1:])
         return groups

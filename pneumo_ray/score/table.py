@@ -127,7 +127,8 @@ class ScoreFacts:
         Args:
             image_ids: n names.
             failures: for each, stage and error where it failed, or None.
-            explained: what `to_columns` made of those that did not fail, in order.
+            explained: what `to_columns` made of those that did not fail, in order; `ZONE_GROUPS` is null where it is not
+                there.
             precision: in which the network ran.
         """
         good = np.array([failure is None for failure in failures])
@@ -149,7 +150,7 @@ class ScoreFacts:
                 arrays.append(pa.array(columns[spec.name], spec.type))
             elif spec.name in constant:
                 arrays.append(pa.array([constant[spec.name]] * len(image_ids), spec.type))
-            elif not good.any():
+            elif not good.any() or (spec.name == ZONE_GROUPS and ZONE_GROUPS not in explained):
                 arrays.append(pa.nulls(len(image_ids), spec.type))
             else:
                 arrays.append(_array(explained[spec.name], spec.type).take(order))
