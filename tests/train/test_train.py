@@ -18,7 +18,7 @@ import torch
 from pneumo_ray.data.augment_config import AugmentConfig
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ClusterError, ConfigError, LeakageError, ManifestError, PneumoError
-from pneumo_ray.model import ModelConfig, load_bundle
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.train.capacity import share_cpus, share_elastic
 from pneumo_ray.train.config import ImageConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.train.launch import fit
@@ -145,18 +145,23 @@ def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, pha
 
 
 def test_two_workers_equal_one_where_no_batch_statistics_differ(ray_cluster, phantom_run, tmp_path):
-    """VGG-16 has no BatchNorm: data, augmentation and dropout are those of the slots, and sums are rounded."""
-    plain = {
-        "model": ModelConfig(arch="vgg16", weights="none"),
-        "optim": OptimConfig(lr=1e-4),
-        "amp": "off",
-        "epochs": 2,
-    }
+    """VGG-16 has no BatchNorm: data, augmentation and dropout are those of the slots, and sums are rounded.
+
+    Its weights are large enough for logits of size 1, so that other masks would give another loss at once.
+    """
+    torch.manual_seed(0)
+    net = PneumoniaNet(ModelConfig(arch="vgg16", weights="none"))
+    for module in net.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    save_bundle(tmp_path / "start", net, preprocessing=Preprocessing())
+    begun = ModelConfig(arch="vgg16", weights=str(tmp_path / "start/weights.safetensors"))
+    plain = {"model": begun, "optim": OptimConfig(lr=1e-5), "amp": "off", "epochs": 1}
     for workers in (1, 2):
         fit(config(phantom_run, tmp_path / str(workers), workers=workers, **plain))
     one, two = (load_state(str(tmp_path / str(workers))) for workers in (1, 2))
-    assert [r["train_loss"] for r in two.history] == pytest.approx([r["train_loss"] for r in one.history], rel=1e-4)
-    assert torch.allclose(two.best_val["passes"], one.best_val["passes"], atol=1e-3)
+    assert two.history[0]["train_loss"] == pytest.approx(one.history[0]["train_loss"], rel=1e-4)
+    assert torch.allclose(two.best_val["passes"], one.best_val["passes"], atol=0.01)
 
 
 def test_the_decisions_that_the_threshold_was_fitted_on_are_those_of_scoring(whole, phantom_run, tmp_path):
