@@ -43,7 +43,7 @@ PRIVATE = {
     },
     "jobs": set[tuple[str, str]](),
     "benchmarks": {
-        ("requests", "archive._opened"),  # both are cleared, so that requests are counted as a new process makes them
+        ("requests", "containers._index"),  # both are cleared, so that requests are counted as a new process makes them
         ("requests", "cache._open_shard"),
         ("scale", "pneumo_ray.score.job"),  # measures _summarise, which is to be public
     },

@@ -68,8 +68,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(capsys):
         (["--epochs", "0"], "epochs must be at least 1"),
         (["--model.arch", "resnet51"], "resnet50"),
         (["--optim.lr", "-1"], "optim.lr must be positive"),
-        (["--batch-size", "2", "--scaling.num-workers", "3"], "no image for some of 3 workers"),
-        (["--scaling.num-workers", "4", "2"], "two rising numbers"),
+        (["--batch-size", "2", "--scaling.num-workers", "3"], "smaller than the number of workers, 3"),
+        (["--scaling.num-workers", "4", "2"], "two increasing numbers"),
     ],
 )
 def test_impossible_options_are_named(words, message, capsys):

@@ -41,7 +41,7 @@ def is_container(name: str) -> bool:
 def list_members(uri: str, sieve: Sieve) -> Iterator[tuple[str, str | None, str | None]]:
     """Yield (path, member, error) of every image in a tar or zip file, in its order.
 
-    What the container breaks off with is one more, with an empty path and no member.
+    Where the container ends early, the reason is one more, with an empty path and no member.
 
     Args:
         uri: of the container.
@@ -71,7 +71,7 @@ def list_members(uri: str, sieve: Sieve) -> Iterator[tuple[str, str | None, str 
             seen.add(path)
             yield path or "unnamed", name, None
     except _BrokenOffError as broken:
-        yield "", None, f"the archive breaks off: {broken}"
+        yield "", None, f"the archive ends early: {broken}"
     except PneumoError:
         raise
     except Exception as broken:

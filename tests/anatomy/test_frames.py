@@ -23,7 +23,7 @@ def test_any_window_equals_counting_fine_pixels(size, window):
     """A window on a grid of 1/8 and cells on a grid of 1/420 of it: every small pixel lies in one cell and one pixel."""
     mask = np.random.default_rng(0).random((8, 8)) < 0.5
     x0, y0, width, height = window
-    padded = np.zeros((40, 40), bool)
+    padded = np.zeros((48, 48), bool)
     padded[16:24, 16:24] = mask
     seen = padded[16 + y0 : 16 + y0 + height, 16 + x0 : 16 + x0 + width]
     h, w = size

@@ -178,7 +178,7 @@ def test_layout_and_names_are_kermanys(archive: Path) -> None:
     pneumonia = re.compile(r"(train|test)/PNEUMONIA/person\d+_(bacteria|virus)_\d+\.jpeg")
     assert all(normal.fullmatch(i) or pneumonia.fullmatch(i) for i in ids)
     others = {p.name for p in archive.rglob("*") if p.is_file() and p.suffix != ".jpeg"}
-    assert others == {"boxes.parquet", "phantom.json"}
+    assert others == {"boxes.parquet", "lungs.parquet", "phantom.json"}
 
 
 def test_patients_keep_to_one_folder_and_have_one_or_more_images(archive: Path) -> None:

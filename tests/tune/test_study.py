@@ -91,7 +91,7 @@ def test_an_arm_that_cannot_be_is_named_before_anything_runs(settings, message):
 
 def test_impossible_ranges_and_empty_studies_are_refused():
     for low, high, log in ((1, 1, False), (2, 1, False), (0, 1, True), (1, float("nan"), False)):
-        with pytest.raises(ConfigError, match="rising"):
+        with pytest.raises(ConfigError, match="increasing"):
             Range(low, high, log)
     with pytest.raises(ConfigError, match="either arms or a space"):
         Study("s", "x")
@@ -127,9 +127,9 @@ def test_what_was_asked_for_must_be_something_that_the_study_has():
     for changes, message in (
         ({"study": "balanced"}, "did you mean balance"),
         ({"arms": ("papers",)}, "no arm 'papers'; did you mean paper"),
-        ({"trials": 3}, "leave --trials out"),
+        ({"trials": 3}, "remove --trials"),
         ({"study": "lr-wd", "seeds": 2}, "no --seeds"),
-        ({"search": "optuna"}, "nothing to --search"),
+        ({"search": "optuna"}, "has no --search"),
         ({"study": None}, "--study NAME"),
     ):
         with pytest.raises(ConfigError, match=message):
