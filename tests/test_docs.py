@@ -7,23 +7,30 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+from pneumo_ray.anatomy.lungs import QUALITIES
 from pneumo_ray.config import parse
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA
+from pneumo_ray.data.label_table import ROLES
+from pneumo_ray.data.names import REASONS
 from pneumo_ray.errors import DecodeError, PneumoError
+from pneumo_ray.images import dicom_grey
+from pneumo_ray.score.decode import ManyFramesError
 from pneumo_ray.score.schema import ScoreFacts
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = (README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-JOBS = ("prepare", "train", "tune", "explain", "evaluate", "demo", "bench")
+JOBS = tuple(sorted(path.stem for path in (ROOT / "jobs").glob("*.py")))
 OPTIONS_OF_OTHERS = {"--address", "--working-dir", "--demo"}
 """Options of `ray job submit` and of docs/images/make.py."""
 SHELL_OPERATORS = {"&&", "||", ";", "|", "&"}
@@ -223,6 +230,53 @@ def test_every_reason_for_a_failed_row_is_documented():
     def kinds(parent: type[DecodeError]) -> set[str]:
         return {parent.kind}.union(*map(kinds, parent.__subclasses__()))
 
-    assert kinds(DecodeError) - {"decode"} | {"unreadable", "archive"} == first_column(
+    assert kinds(DecodeError) - {"decode"} | {ManyFramesError.kind, "unreadable", "archive"} == first_column(
         "data.md", "Files that cannot be read"
     )
+
+
+def test_every_reason_to_pass_over_is_documented():
+    assert first_column("data.md", "What counts as an image") == set(REASONS)
+
+
+def test_every_note_of_decoding_is_documented():
+    notes = {
+        dicom_grey.FLAT_WINDOW,
+        dicom_grey.BAD_WINDOW,
+        dicom_grey.BAD_VOI_LUT,
+        dicom_grey.BAD_RESCALE,
+        dicom_grey.BAD_MODALITY_LUT,
+    }
+    assert first_column("data.md", "From stored values to grey") == notes
+
+
+def test_every_column_of_a_label_table_is_documented():
+    assert first_column("data.md", "Label tables") == set(ROLES)
+
+
+def test_every_quality_of_lungs_is_documented():
+    assert first_column("anatomy.md", "Quality") == set(QUALITIES)
+
+
+def test_every_marker_of_tests_is_documented():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    markers = project["tool"]["pytest"]["ini_options"]["markers"]
+    assert first_column("contributing.md", "Tests") == {marker.split(":")[0] for marker in markers}
+
+
+def test_the_tree_names_every_module_and_no_other():
+    (tree,) = (b.text for b in BLOCKS if b.page.name == "architecture.md" and b.text.startswith("jobs/"))
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        if match := re.match(r"  (\w+)/ ", line):
+            folder = match[1]
+        elif match := re.match(r"  (\w+)\.py ", line):
+            named.add(match[1])
+        elif line.startswith("    "):
+            names = re.split(r" {2,}", line.strip())[0].split(", ")
+            named |= {f"{folder}/{name}" for name in names if "." not in name and not name.endswith("/")}
+    package = ROOT / "pneumo_ray"
+    modules = {str(path.relative_to(package).with_suffix("")) for path in package.rglob("*.py")}
+    modules = {module for module in modules if not module.endswith("__init__")}
+    assert not [module for module in modules if not any(fnmatch(module, name) for name in named)]
+    assert not [name for name in named if not any(fnmatch(module, name) for module in modules)]
