@@ -151,15 +151,26 @@ def _config(config_type: type[Config], values: dict[str, Any], path: str, words:
         words: options of the command line, of which only those count here that choose presets.
     """
     try:
-        presets: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(config_type, "presets", None)
-        if presets is not None:
+        if hasattr(config_type, "presets"):
             of_file = flatten(values)
-            before, after = presets(of_file), presets(of_file | words)
-            changed = {option: value for option, value in after.items() if before.get(option) != value}
-            values = nested(before | of_file | changed)
+            below: dict[str, Any] = config_type.presets(of_file)
+            values = nested(below | of_file | moved_presets(config_type, of_file, of_file | words))
         return typing.cast(Config, _build(config_type, values, path))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
+
+
+def moved_presets(config_type: Any, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the presets that differ between two sets of given options, as they are after the second.
+
+    Args:
+        config_type: a config class with a method `presets`.
+        before: options by dotted names.
+        after: the same with some changed.
+    """
+    old: dict[str, Any] = config_type.presets(before)
+    new: dict[str, Any] = config_type.presets(after)
+    return {option: value for option, value in new.items() if old.get(option) != value}
 
 
 def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
