@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import ARCHITECTURES, ModelConfig, PneumoniaNet, Preprocessing, build_model, load_bundle, save_bundle
+from pneumo_ray.model import (
+    ARCHITECTURES,
+    ModelConfig,
+    PneumoniaNet,
+    Preprocessing,
+    build_model,
+    load_bundle,
+    save_bundle,
+)
 from pneumo_ray.model.network import map_size
 from pneumo_ray.model.signed_map import signed_maps
 
