@@ -180,3 +180,15 @@ def test_without_lungs_tickets_are_as_they_were(lung_rows):
         assert set(without) == {"pixels", "label", "row", "ticket"}
         for name, values in without.items():
             np.testing.assert_array_equal(values, with_lungs[name])
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "lungs"])
+def test_training_without_augmentation_shows_what_evaluation_shows(lung_rows, fit):
+    """Its base is 8/7 as wide as the window, and the middle of it is cropped: edges agree to a pixel or so."""
+    rows = lung_rows(4, background=60)
+    source = source_of(rows, fit, AugmentConfig.none(), balance="none")
+    batch = source.batch(0, source.schedule(1))
+    expected = load_inputs(rows, SIZE, None, fit)[batch["row"]]
+    for axis in (0, 1):
+        for image, seen in zip(batch["pixels"], expected, strict=True):
+            assert extent(image, axis) == pytest.approx(extent(seen, axis), abs=1.5 / SIZE)
