@@ -151,10 +151,10 @@ def _config(config_type: type[Config], values: dict[str, Any], path: str, words:
         words: options of the command line, of which only those count here that choose presets.
     """
     try:
-        if hasattr(config_type, "presets"):
+        presets: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(config_type, "presets", None)
+        if presets is not None:
             of_file = flatten(values)
-            below: dict[str, Any] = config_type.presets(of_file)
-            values = nested(below | of_file | moved_presets(config_type, of_file, of_file | words))
+            values = nested(presets(of_file) | of_file | moved_presets(config_type, of_file, of_file | words))
         return typing.cast(Config, _build(config_type, values, path))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
