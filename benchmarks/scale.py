@@ -267,7 +267,7 @@ def _tickets(place: Place) -> Work:
         with (
             mock.patch.object(stream, "load_bases", blanks),
             mock.patch.object(stream, "augment_batch", blank),
-            mock.patch.object(stream, "center_crop", blank),
+            mock.patch.object(stream, "load_inputs", blanks),
         ):
             for ticket in range(schedule.tickets_per_epoch):
                 rows = source.batch(ticket, schedule)["row"]

@@ -93,6 +93,9 @@ def end_on_sigterm() -> None:
 def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     """Return the config that the command line describes.
 
+    A config class with a method `presets` has defaults that depend on other options, such as a recipe. An option of the
+    command line wins over a preset named there, that over the file of --config, and that over a preset named in the file.
+
     Raises:
         ConfigError: if a value cannot work, or the file given with `--config` cannot be used.
         SystemExit: with code 2 for an unknown option, after an error message.
@@ -100,18 +103,33 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     import tyro
 
     words = list(argv)
-    default: Any = None
+    values: dict[str, Any] = {}
+    path = ""
     for position, word in enumerate(words):
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or (words[position + 1] if position + 1 < len(words) else "")
             del words[position : position + (1 if "=" in word else 2)]
-            default = load_config(config_type, path)
+            values = read_object("--config", path, "of options")
             break
     description = (
         config_type.__doc__ or ""
     ) + "\n\n--config FILE reads the options of an earlier run; options on the command line take precedence."
-    kwargs: dict[str, Any] = {} if default is None else {"default": default}
+    kwargs: dict[str, Any] = {}
+    if values or hasattr(config_type, "presets"):
+        kwargs["default"] = _config(config_type, values, path, given_words(words))
     return tyro.cli(config_type, args=words, description=description, prog=Path(sys.argv[0]).name, **kwargs)
+
+
+def given_words(words: Sequence[str]) -> dict[str, str]:
+    """Return the options of a command line that have one word, by dotted names with underscores; a later one wins."""
+    given: dict[str, str] = {}
+    for position, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            following = words[position + 1] if position + 1 < len(words) else "--"
+            if equals or not following.startswith("--"):
+                given[name.replace("-", "_")] = value if equals else following
+    return given
 
 
 def load_config(config_type: type[Config], path: str) -> Config:
@@ -120,11 +138,39 @@ def load_config(config_type: type[Config], path: str) -> Config:
     Raises:
         ConfigError: if the file is missing, not JSON, or has a key that the config does not.
     """
-    values = read_object("--config", path, "of options")
+    return _config(config_type, read_object("--config", path, "of options"), path, {})
+
+
+def _config(config_type: type[Config], values: dict[str, Any], path: str, words: dict[str, str]) -> Config:
+    """Build a config from a file and the presets that it and the command line choose.
+
+    Args:
+        config_type: what to build.
+        values: of the file; empty without one.
+        path: of the file, for sentences.
+        words: options of the command line, of which only those count here that choose presets.
+    """
     try:
+        presets: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(config_type, "presets", None)
+        if presets is not None:
+            of_file = flatten(values)
+            values = nested(presets(of_file) | of_file | moved_presets(config_type, of_file, of_file | words))
         return typing.cast(Config, _build(config_type, values, path))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
+
+
+def moved_presets(config_type: Any, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return the presets that differ between two sets of given options, as they are after the second.
+
+    Args:
+        config_type: a config class with a method `presets`.
+        before: options by dotted names.
+        after: the same with some changed.
+    """
+    old: dict[str, Any] = config_type.presets(before)
+    new: dict[str, Any] = config_type.presets(after)
+    return {option: value for option, value in new.items() if old.get(option) != value}
 
 
 def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
@@ -195,4 +241,22 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, value in values.items():
         out |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
+def nested(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with dotted names as nested ones: what `flatten` undoes.
+
+    Raises:
+        TypeError: if an option is both a value and a group.
+    """
+    out: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        inner = out
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise TypeError(f"{group} is a group of options, got {inner!r}")
+        inner[last] = value
     return out

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ConfigError, ModelError
-from pneumo_ray.explain.cam import signed_maps, target_sign
+from pneumo_ray.explain.cam import target_sign
 from pneumo_ray.explain.explanation import Explanation
 from pneumo_ray.explain.masks import DEFAULT_PASSES, draw_masks, group_sizes
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import zone_operator
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.network import ChannelDropout, PneumoniaNet
+from pneumo_ray.model.signed_map import signed_maps
 
 # What the tail holds at its peak, input included, in multiples of its input as float32: measured 4 (ResNeXt-50) to 10
 # (EfficientNet-B0), plus what the convolution library takes for the weights.
@@ -165,9 +166,8 @@ class BayesGradCAM:
         exact_var = signed_maps(maps.square(), spread)[:, 0]
         return self._summary(signed, image_size, target, threshold_logit, zones, exact_var)
 
-    @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Return raw logits alone, without maps: what a calibration and a threshold are fitted on.
+        """Return raw logits alone: what a calibration and a threshold are fitted on.
 
         Args:
             x: float32 [B, 3, H, W], ImageNet-normalised, on the network's device.
@@ -175,14 +175,29 @@ class BayesGradCAM:
         Returns:
             float32 [B, 1 + T], the first without dropout.
         """
+        return self.logits_and_map(x)[0]
+
+    @torch.inference_mode()
+    def logits_and_map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the raw logits of all passes, and the signed map of the first.
+
+        Args:
+            x: float32 [B, 3, H, W], ImageNet-normalised, on the network's device.
+
+        Returns:
+            Logits float32 [B, 1 + T], the first without dropout; and its signed map float32 [B, h, w], in logit units.
+        """
         bias = self.net.classifier.bias.float()
         if self._layers:
-            return self._tail_passes(x).sum((2, 3)) + bias
+            signed = self._tail_passes(x)
+            return signed.sum((2, 3)) + bias, signed[:, 0]
         with eval_mode(self.net), self._autocast(x.device):
-            pooled = self.net.feature_maps(x).float().mean((2, 3))
+            maps = self.net.feature_maps(x)
+        pooled = maps.float().mean((2, 3))
         self._move_masks(x.device)
         with torch.autocast(x.device.type, enabled=False):
-            return pooled @ self._head_weights().mT + bias
+            logits = pooled @ self._head_weights().mT + bias
+        return logits, signed_maps(maps, self.net.classifier.weight)[:, 0]
 
     def _head_weights(self) -> Tensor:
         """Return the classifier's weights without and under each mask, float32 [1 + T, K]."""

@@ -12,25 +12,7 @@ from torch import Tensor
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain.target import Target
 from pneumo_ray.model.network import PneumoniaNet
-
-
-def signed_maps(maps: Tensor, weights: Tensor) -> Tensor:
-    """Return `sum_k weights_tk A_k / (h w)`, the maps before ReLU, for T sets of class weights at once.
-
-    All of them are one matrix product, in float32 also inside autocast; feature maps are read once, in the memory
-    format in which they come. Over its pixels a signed map sums to the logit of its weights without the bias.
-
-    Args:
-        maps: feature maps A [B, K, h, w], any floating type.
-        weights: [T, K], on the same device.
-
-    Returns:
-        float32 [B, T, h, w], in logit units.
-    """
-    height, width = maps.shape[2:]
-    with torch.autocast(maps.device.type, enabled=False):
-        products = torch.matmul(weights.float() / (height * width), maps.float().flatten(2))
-    return products.unflatten(2, (height, width))
+from pneumo_ray.model.signed_map import signed_maps
 
 
 def target_sign(logit: Tensor, target: Target, threshold_logit: float = 0.0) -> Tensor:

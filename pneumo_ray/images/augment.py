@@ -5,18 +5,17 @@ Composed before any pixel is read, they take one interpolation instead of three 
 """
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.draws import AugmentDraws, draw_augmentations, draw_copies
 from pneumo_ray.images.framing import resized
-from pneumo_ray.images.rng import UInt64s, combine, gaussian_levels, random_bits, smooth_field, uniforms
+from pneumo_ray.images.intensities import Stage, intensity_tables
+from pneumo_ray.images.rng import gaussian_levels, smooth_field
 
-Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Grey = NDArray[np.uint8]
 
@@ -76,91 +75,6 @@ def boxes_of_input(boxes: Floats, sizes: Floats, resize_size: int, image_size: i
     return np.clip(scaled, 0, image_size).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class AugmentDraws:
-    """The parameters of n augmentations, one entry per image; `draws[i:j]` and `draws[indices]` are draws again.
-
-    The `copy_` fields are the fixed transformation of a virtual copy, which comes first; they are the identity for an
-    original. Angles are in degrees, counter-clockwise; positions are fractions of the image's side.
-    """
-
-    copy_flip: Bools
-    copy_angle: Floats
-    copy_brightness: Floats
-    copy_contrast: Floats
-    flip: Bools
-    angle: Floats
-    shear: Floats
-    translate: Floats
-    """float64 [n, 2]: x, y."""
-    crop: Floats | None
-    """float64 [n, 4]: left, top, width, height. None: the centre crop of evaluation."""
-    brightness: Floats
-    contrast: Floats
-    noise_sigma: Floats
-    """Fraction of full scale; 0 for an image that gets no noise."""
-    pixel_key: UInt64s
-    """Keys of the draws that are made per pixel."""
-    elastic_alpha: Floats
-    elastic_sigma: Floats
-    """Pixels of the result, as in the config."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.angle)
-
-    def __getitem__(self, index: slice | NDArray[np.intp]) -> "AugmentDraws":
-        """Return the draws of some images, in the order of `index`."""
-        columns: dict[str, Any] = {name: None if all_ is None else all_[index] for name, all_ in vars(self).items()}
-        return AugmentDraws(**columns)
-
-
-def draw_augmentations(
-    config: AugmentConfig,
-    seed: int,
-    slots: UInt64s,
-    *,
-    copies: NDArray[np.integer] | None = None,
-    image_keys: UInt64s | None = None,
-) -> AugmentDraws:
-    """Draw the parameters of one augmentation per slot.
-
-    A parameter has its own column of the generator, so turning one operation off leaves the draws of all others as
-    they were: ablations are compared on the same crops, angles and noise.
-
-    Args:
-        config: ranges and probabilities.
-        seed: the run's seed.
-        slots: uint64 [n], the slots of the epoch plan.
-        copies: int [n], the plan's copy numbers; rows above 0 are first transformed as that copy of their image,
-            which depends on (seed, image key, copy) and not on the slot. None: all are originals.
-        image_keys: uint64 [n], a stable number per image; needed with `copies`.
-
-    Returns:
-        The draws of n images.
-    """
-    n = len(slots)
-    if copies is None or image_keys is None:
-        if copies is not image_keys:
-            raise ValueError("copies and image_keys must be given together")
-        copies, image_keys = np.zeros(n, dtype=np.int16), slots
-    u = uniforms(seed, "augment", slots, 12)
-    return AugmentDraws(
-        **_draw_copies(config, seed, image_keys, copies),
-        flip=u[:, 0] < config.flip_probability,
-        angle=_symmetric(u[:, 1], config.rotation_degrees),
-        crop=_draw_crop(config, u[:, 2:6]),
-        brightness=1 + _symmetric(u[:, 6], config.brightness),
-        contrast=1 + _symmetric(u[:, 7], config.contrast),
-        noise_sigma=np.where(u[:, 8] < config.noise_probability, config.noise_sigma, 0.0),
-        shear=_symmetric(u[:, 9], config.affine_shear_degrees),
-        translate=_symmetric(u[:, 10:12], config.affine_translate),
-        pixel_key=random_bits(seed, "pixels", slots, 1)[:, 0],
-        elastic_alpha=np.full(n, config.elastic_alpha),
-        elastic_sigma=np.full(n, config.elastic_sigma),
-    )
-
-
 def augment_image(base: Grey, draw: AugmentDraws, image_size: int) -> Grey:
     """Augment one image: `augment_batch` for a batch of one.
 
@@ -190,11 +104,27 @@ def augment_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
     Returns:
         uint8 [n, image_size, image_size].
     """
-    out = np.empty((len(bases), image_size, image_size), dtype=np.uint8)
-    _transform(bases, draws, out)
+    out = warp_batch(bases, draws, image_size)
+    _change_intensities(out, draws)
     for image, sigma, key in zip(out, draws.noise_sigma, draws.pixel_key, strict=True):
         if sigma > 0:
             cv2.add(image, gaussian_levels(key, image.shape, float(sigma)), dst=image, dtype=cv2.CV_8U)
+    return out
+
+
+def warp_batch(bases: Grey, draws: AugmentDraws, image_size: int) -> Grey:
+    """Return the geometry of `augment_batch` alone: what a mask of the lungs undergoes with its image.
+
+    Args:
+        bases: uint8 [n, R, R], as for `augment_batch`.
+        draws: the draws of the n images.
+        image_size: side of the results, in pixels.
+
+    Returns:
+        uint8 [n, image_size, image_size].
+    """
+    out = np.empty((len(bases), image_size, image_size), dtype=np.uint8)
+    _warp(bases, draws, out)
     return out
 
 
@@ -218,41 +148,12 @@ def materialise_copy(image: Grey, config: AugmentConfig, seed: int, image_key: i
     key = np.array([image_key], dtype=np.uint64)
     still = draw_augmentations(AugmentConfig.none(), seed, key)
     draws = dataclasses.replace(
-        still, crop=np.array([[0.0, 0.0, 1.0, 1.0]]), **_draw_copies(config, seed, key, np.array([copy]))
+        still, crop=np.array([[0.0, 0.0, 1.0, 1.0]]), **draw_copies(config, seed, key, np.array([copy]))
     )
     out = np.empty((1, *image.shape), dtype=np.uint8)
-    _transform(image[None], draws, out)
+    _warp(image[None], draws, out)
+    _change_intensities(out, draws)
     return out[0]
-
-
-def _symmetric(u: Floats, bound: float) -> Floats:
-    return (2 * u - 1) * bound
-
-
-def _draw_copies(config: AugmentConfig, seed: int, image_keys: UInt64s, copies: NDArray[np.integer]) -> dict[str, Any]:
-    """Draw the paper's on-disk copies: rotation, flip, brightness, contrast; copy 0 is the original."""
-    u = uniforms(seed, "copy", combine(image_keys, copies.astype(np.uint64)), 4)
-    copied = copies > 0
-    return {
-        "copy_flip": copied & (u[:, 0] < config.flip_probability),
-        "copy_angle": copied * _symmetric(u[:, 1], config.rotation_degrees),
-        "copy_brightness": 1 + copied * _symmetric(u[:, 2], config.brightness),
-        "copy_contrast": 1 + copied * _symmetric(u[:, 3], config.contrast),
-    }
-
-
-def _draw_crop(config: AugmentConfig, u: Floats) -> Floats | None:
-    """Draw [n, 4] crop boxes from four uniforms each: area uniform, aspect log-uniform, place uniform."""
-    if config.crop_area is None:
-        return None
-    low, high = config.crop_area
-    area = low + (high - low) * u[:, 0]
-    # Only aspects whose box fits into the image, max(low, area) .. min(high, 1 / area), so nothing is redrawn.
-    log_low = np.log(np.maximum(config.crop_aspect[0], area))
-    log_high = np.log(np.minimum(config.crop_aspect[1], 1 / area))
-    aspect = np.exp(log_low + (log_high - log_low) * u[:, 1])
-    size = np.minimum(np.sqrt(np.stack([area * aspect, area / aspect], axis=1)), 1.0)
-    return np.concatenate([(1 - size) * u[:, 2:4], size], axis=1)
 
 
 def center_offset(size: int, crop: int) -> int:
@@ -260,8 +161,8 @@ def center_offset(size: int, crop: int) -> int:
     return round((size - crop) / 2)
 
 
-def _transform(bases: Grey, draws: AugmentDraws, out: Grey) -> None:
-    """Write every image's geometry and intensities into `out` [n, h, w]; no noise."""
+def _warp(bases: Grey, draws: AugmentDraws, out: Grey) -> None:
+    """Write every image's geometry into `out` [n, h, w]."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     size = out.shape[:0:-1]
     matrices = _inverse_warps(draws, bases.shape, out.shape)
@@ -272,11 +173,18 @@ def _transform(bases: Grey, draws: AugmentDraws, out: Grey) -> None:
             cv2.remap(base, x, y, cv2.INTER_LINEAR, dst=image)
         else:
             cv2.warpAffine(base, matrix, size, dst=image, flags=flags)
-    stages = [(draws.copy_brightness, draws.copy_contrast), (draws.brightness, draws.contrast)]
-    stages = [(b, c) for b, c in stages if np.any(b != 1) or np.any(c != 1)]
+
+
+def _change_intensities(out: Grey, draws: AugmentDraws) -> None:
+    """Change the grey levels of warped images [n, h, w] in place; no noise."""
+    stages = [
+        Stage(draws.copy_brightness, draws.copy_contrast),
+        Stage(draws.brightness, draws.contrast, draws.power, draws.steepness),
+    ]
+    stages = [stage for stage in stages if stage.changes]
     if stages:
         histograms = np.stack([cv2.calcHist([image], [0], None, [256], [0, 256]).ravel() for image in out])
-        for image, table in zip(out, _intensity_tables(histograms, stages), strict=True):
+        for image, table in zip(out, intensity_tables(histograms, stages), strict=True):
             cv2.LUT(image, table, dst=image)
 
 
@@ -311,21 +219,6 @@ def _unrotate(degrees: Floats) -> Floats:
     """Return [n, 2, 2] inverses of counter-clockwise rotations, with y pointing down."""
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.stack([cos, -sin, sin, cos], axis=1).reshape(-1, 2, 2)
-
-
-def _intensity_tables(histograms: Floats, stages: list[tuple[Floats, Floats]]) -> Grey:
-    """Return [n, 256] tables that apply brightness, then contrast about the mean, once per stage.
-
-    The means come from the histograms [n, 256], so the images are read once, and rounding is done once.
-    """
-    counts = histograms.sum(axis=1, keepdims=True)
-    levels = np.tile(np.arange(256.0), (len(histograms), 1))
-    for brightness, contrast in stages:
-        levels = np.minimum(brightness[:, None] * levels, 255)
-        mean = (histograms * levels).sum(axis=1, keepdims=True) / counts
-        # In this form a contrast of 1 changes no bit, so an image's table does not depend on its batch's stages.
-        levels = np.clip(contrast[:, None] * levels + (1 - contrast[:, None]) * mean, 0, 255)
-    return np.rint(levels).astype(np.uint8)
 
 
 def _displaced_map(matrix: Floats, displacement: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -8,6 +8,9 @@ from typing import Any, Literal, get_args
 from pneumo_ray.config import did_you_mean, require
 from pneumo_ray.errors import ConfigError
 
+Outside = Literal["none", "blur", "black", "swap"]
+"""What becomes of what lies outside the lungs: nothing, a strong blur, black, or another image's outside."""
+
 Operation = Literal["flip", "rotation", "crop", "brightness", "contrast", "noise"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
@@ -41,6 +44,17 @@ class AugmentConfig:
     elastic_sigma: float = 10.0
     """Smoothness of the elastic displacement: sigma of its Gaussian filter, in pixels of the network's input."""
 
+    gamma: float = 0.0
+    """Grey levels, as fractions of full scale, are raised to powers from e^-gamma to e^gamma; 0 is off, as in the paper."""
+    histogram: float = 0.0
+    """Grey levels follow a random rising curve, whose slopes before scaling lie between e^-histogram and e^histogram; 0
+    is off, as in the paper."""
+    outside: Outside = "none"
+    """What becomes of what lies outside the lungs, for images whose lungs were found: none, blur, black, or swap for that
+    of another image of the batch."""
+    outside_probability: float = 0.5
+    """Share of these images to which that happens."""
+
     def __post_init__(self) -> None:
         """Refuse ranges from which no image can be made."""
         for name in (
@@ -50,12 +64,16 @@ class AugmentConfig:
             "brightness",
             "contrast",
             "affine_translate",
+            "outside_probability",
         ):
             self._require_that(name, "between 0 and 1", lambda value: 0 <= value <= 1)
         self._require_that("rotation_degrees", "between 0 and 180", lambda value: 0 <= value <= 180)
         self._require_that("affine_shear_degrees", "at least 0 and below 90", lambda value: 0 <= value < 90)
         self._require_that("elastic_alpha", "0 or more pixels", lambda value: 0 <= value < float("inf"))
         self._require_that("elastic_sigma", "a positive number of pixels", lambda value: 0 < value < float("inf"))
+        for name in ("gamma", "histogram"):
+            self._require_that(name, "between 0 and 3", lambda value: 0 <= value <= 3)
+        self._require_that("outside", f"one of {', '.join(get_args(Outside))}", lambda v: v in get_args(Outside))
         self._require_that(
             "crop_area", "two increasing shares above 0 and at most 1", lambda v: v is None or 0 < v[0] <= v[1] <= 1
         )

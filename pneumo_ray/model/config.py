@@ -23,6 +23,12 @@ ARCHITECTURES = (
 
 DropoutSite = Literal["head", "tail"]
 Freeze = Literal["none", "early", "backbone"]
+OutputStride = Literal[32, 16, 8]
+
+
+def can_stride(arch: str) -> bool:
+    """Whether a trunk can have another output stride than 32: the ResNets can."""
+    return "resne" in arch
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class ModelConfig:
     """`head` drops pooled features before the linear layer, `tail` drops whole channels inside the last stage."""
     freeze: Freeze = "none"
     """`none` trains everything, `early` the last stage and the head, `backbone` the head only."""
+    output_stride: OutputStride = 32
+    """Pixels of the input for one cell of the maps, along each axis. ResNets can have 16 or 8, which makes maps twice or
+    four times as fine with the same weights: strides of the last stages become dilations."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -58,3 +67,11 @@ class ModelConfig:
             f"model.dropout_site must be head or tail, got {self.dropout_site!r}",
         )
         require(self.freeze in get_args(Freeze), f"model.freeze must be none, early or backbone, got {self.freeze!r}")
+        require(
+            self.output_stride in get_args(OutputStride),
+            f"model.output-stride must be 32, 16 or 8, got {self.output_stride!r}",
+        )
+        require(
+            self.output_stride == 32 or can_stride(self.arch),
+            f"model.output-stride {self.output_stride} is for ResNets, and {self.arch} is none; give 32 or another --model.arch",
+        )

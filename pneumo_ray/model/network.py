@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.model.signed_map import signed_maps
 from pneumo_ray.model.weights import load_weights
 
 
@@ -125,7 +127,7 @@ class PneumoniaNet(nn.Module):
         frozen: list[str] = []
         in_tail = False
         trains = config.freeze == "none"
-        for path, module in _trunk_steps(config.arch, layout.unpack):
+        for path, module in _trunk_steps(config, layout.unpack):
             trains = trains or (config.freeze == "early" and path == layout.last_stage)
             if path in channels:
                 in_tail = True
@@ -161,9 +163,32 @@ class PneumoniaNet(nn.Module):
         """Return the logit [B] of feature maps [B, K, h, w]."""
         return self.classifier(self.dropout(maps.mean((2, 3)))).squeeze(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logit [B] for pneumonia of images x, float32 [B, 3, H, W], ImageNet-normalised."""
-        return self.head(self.feature_maps(x))
+    def head_with_map(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logit of feature maps, and the map of which it is the sum, both under the same dropout.
+
+        Args:
+            maps: A [B, K, h, w].
+
+        Returns:
+            The logit [B] of `head`; and `sum_k w_k z_k A_k / (h w)` with z the dropout's scaled mask, float32 [B, h, w],
+            which sums to the logit without the bias.
+        """
+        scale = self.dropout(maps.new_ones(maps.shape[:2]))
+        logit = self.classifier(maps.mean((2, 3)) * scale).squeeze(1)
+        return logit, signed_maps(maps, (self.classifier.weight * scale)[:, None])[:, 0]
+
+    def forward(self, x: Tensor, with_map: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the logit for pneumonia.
+
+        Args:
+            x: float32 [B, 3, H, W], ImageNet-normalised.
+            with_map: also return the signed map, so that a loss on it goes through wrappers of the network.
+
+        Returns:
+            The logit [B]; with the map, what `head_with_map` returns.
+        """
+        maps = self.feature_maps(x)
+        return self.head_with_map(maps) if with_map else self.head(maps)
 
     def dropouts(self) -> list[ChannelDropout]:
         """Return all channel dropouts in the order in which they run; those of the other site have rate 0."""
@@ -199,16 +224,45 @@ def build_model(config: ModelConfig) -> PneumoniaNet:
     return net
 
 
-def _trunk_steps(arch: str, unpack: str | None) -> Iterator[tuple[str, nn.Module]]:
+def map_size(config: ModelConfig, image_size: int) -> tuple[int, int]:
+    """Return rows and columns (h, w) of the maps of a network for square images of `image_size` pixels."""
+    with torch.device("meta"):
+        maps = PneumoniaNet(config).eval().feature_maps(torch.empty(1, 3, image_size, image_size))
+    return maps.shape[2], maps.shape[3]
+
+
+def _trunk_steps(config: ModelConfig, unpack: str | None) -> Iterator[tuple[str, nn.Module]]:
     """Yield the trunk's modules in the order in which they run, with torchvision's names."""
-    source = torchvision.models.get_model(arch, weights=None, **_OPTIONS.get(arch, {}))
+    source = torchvision.models.get_model(config.arch, weights=None, **_OPTIONS.get(config.arch, {}))
+    if config.output_stride < 32:
+        stages = ["layer4"] if config.output_stride == 16 else ["layer3", "layer4"]
+        _dilate([source.get_submodule(stage) for stage in stages])
     for name, child in source.named_children():
         if name == unpack:
             yield from ((f"{name}.{inner}", module) for inner, module in child.named_children())
         elif name not in _NOT_TRUNK:
             yield name, child
-    if arch == "densenet121":
+    if config.arch == "densenet121":
         yield "relu", nn.ReLU(inplace=True)  # torchvision has it in forward() only
+
+
+def _dilate(stages: Iterable[nn.Module]) -> None:
+    """Take the strides out of the last stages of a ResNet, and spread every later convolution by as much.
+
+    The network then computes the same function on a finer grid: every second row and column of its maps are the maps
+    that it had before ("algorithme a trous", Holschneider et al. 1989; Chen et al. 2017, arXiv 1706.05587). torchvision's
+    `replace_stride_with_dilation` is the same rule, but knows no basic blocks.
+    """
+    dilation = 1
+    for stage in stages:
+        stride = 1
+        # In the order in which they run, but for the shortcut, whose kernel of one pixel needs no dilation.
+        for convolution in (module for module in stage.modules() if isinstance(module, nn.Conv2d)):
+            if convolution.kernel_size != (1, 1):
+                convolution.dilation = convolution.padding = (dilation * stride, dilation * stride)
+            stride = max(stride, convolution.stride[0])
+            convolution.stride = (1, 1)
+        dilation *= stride
 
 
 def _nested(steps: Iterable[tuple[str, nn.Module]]) -> nn.Sequential:

@@ -13,11 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.config import Balance
-from pneumo_ray.data.dataset import load_bases
+from pneumo_ray.data.dataset import load_bases, load_inputs
+from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.sampling import epoch_plan, epoch_slots
-from pneumo_ray.images.augment import augment_batch, center_crop, draw_augmentations
+from pneumo_ray.images.augment import augment_batch, draw_augmentations
 from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.fit import MARGIN, Fit
+from pneumo_ray.images.outside import draw_outside
 from pneumo_ray.images.rng import UInt64s, image_key
+from pneumo_ray.train.lung_maps import LungMaps, change_outside
 
 PADDING = -1
 """Row number of padding in a validation batch."""
@@ -111,6 +115,12 @@ class BatchSource:
     seed: int
     batch_size: int
     cache_folder: str | None = None
+    fit: Fit = "squash"
+    margin: float = MARGIN
+    lung_maps: LungMaps | None = None
+    """Makes the lungs of the images; None where no ticket carries them."""
+    guided: bool = False
+    """Training tickets carry the lungs as well as validation tickets."""
 
     @cached_property
     def train_labels(self) -> np.ndarray:
@@ -132,15 +142,21 @@ class BatchSource:
 
         Returns:
             `pixels` uint8 [b, S, S], `label` int8 [b], `row` int32 [b]: index into `train` or `val`, or `PADDING`;
-            `ticket` int64 scalar. b is `schedule.local_batch`.
+            `ticket` int64 scalar. b is `schedule.local_batch`. With `lung_maps` also `lungs` uint8 [b, h, w], the share
+            of each cell of the network's maps that is lung, times 255; `has_lungs` bool [b]; and `num_lungs` int64
+            scalar, how many images of the global batch have them.
         """
         place = schedule.place(ticket)
         start, stop = schedule.share(place.rank)
         first, made = place.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
         if place.phase == "train":
-            plan = self._plan(place.epoch).slice(first, stop - start)
+            batch = self._plan(place.epoch).slice(place.step * schedule.batch_size, schedule.batch_size)
+            plan = batch.slice(start, stop - start)
             rows = plan["row"].to_numpy()
-            bases = load_bases(self.train.take(rows), self.image_size, self.cache_folder)
+            taken = self.train.take(rows)
+            bases = self._bases(taken)
+            if self.augment.outside != "none":
+                bases = self._change_outside(bases, batch, start)
             draws = draw_augmentations(
                 self.augment,
                 self.seed,
@@ -150,20 +166,45 @@ class BatchSource:
             )
             made["pixels"][: len(rows)] = augment_batch(bases, draws, self.image_size)
             made["label"][: len(rows)], made["row"][: len(rows)] = self.train_labels[rows], rows
+            if self.lung_maps is not None and self.guided:
+                made |= self.lung_maps.of_training(taken, draws, len(made["row"]))
+                made["num_lungs"] = np.array(np.count_nonzero(self._has_lungs[batch["row"].to_numpy()]))
             return made
         taken = self.val.slice(first, stop - start)
         if n := len(taken):
-            bases = load_bases(taken, self.image_size, self.cache_folder)
-            made["pixels"][:n] = [center_crop(base, self.image_size) for base in bases]
+            made["pixels"][:n] = load_inputs(taken, self.image_size, self.cache_folder, self.fit, self.margin)
             made["label"][:n] = taken["label"].to_numpy()
             made["row"][:n] = np.arange(first, first + n)
+            if self.lung_maps is not None:
+                made |= self.lung_maps.of_evaluation(taken, len(made["row"]))
         return made
 
     def empty_batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
         """Return a batch of padding alone."""
         n, size = schedule.local_batch, self.image_size
         pixels, labels = np.zeros((n, size, size), np.uint8), np.zeros(n, np.int8)
-        return {"pixels": pixels, "label": labels, "row": np.full(n, PADDING, np.int32), "ticket": np.array(ticket)}
+        made: dict[str, np.ndarray] = {"pixels": pixels, "label": labels}
+        made |= {"row": np.full(n, PADDING, np.int32), "ticket": np.array(ticket)}
+        return made if self.lung_maps is None else made | self.lung_maps.empty(n)
+
+    def _bases(self, rows: pa.Table) -> np.ndarray:
+        return load_bases(rows, self.image_size, self.cache_folder, self.fit, self.margin)
+
+    def _change_outside(self, bases: np.ndarray, batch: pa.Table, start: int) -> np.ndarray:
+        """Change what lies outside the lungs of some of the bases that begin at `start` of a global batch of the plan."""
+        rows, places = batch["row"].to_numpy(), np.arange(start, start + len(bases))
+        draws = draw_outside(self.augment, self.seed, batch["slot"].to_numpy()[places], places, len(batch))
+        chosen = np.flatnonzero(draws.happens & self._has_lungs[rows[places]])
+        if len(chosen):
+            kind = self.augment.outside
+            partners = self._bases(self.train.take(rows[draws.partner[chosen]])) if kind == "swap" else None
+            own = self.train.take(rows[places[chosen]])
+            bases[chosen] = change_outside(bases[chosen], own, partners, kind, self.image_size, self.fit, self.margin)
+        return bases
+
+    @cached_property
+    def _has_lungs(self) -> np.ndarray:
+        return has_lungs(self.train)
 
     @cached_property
     def _plans(self) -> dict[int, pa.Table]:

@@ -1,12 +1,20 @@
 """Configuration of a training run; the defaults are those of arXiv 2507.18647."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from pneumo_ray.config import Amp, CountRange, count_range, require
 from pneumo_ray.data.config import Balance
 from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
+from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.train.recipes import RECIPES, Recipe, recipe_settings
+
+FitChoice = Fit | Literal["auto"]
+Schedule = Literal["plateau", "cosine", "onecycle"]
+GuideTarget = Literal["outside-lungs", "outside-box"]
 
 
 @dataclass(frozen=True)
@@ -15,16 +23,57 @@ class DataConfig:
 
     image_size: int = 224
     """Rows and columns of the network's input, in pixels; images are resized to 8/7 of it and cropped."""
+    fit: FitChoice = "squash"
+    """What the input shows: squash, the whole image resized to a square, as in the paper; pad, the whole image in its true
+    shape; lungs, their box and a margin in its true shape (pad where they are not plausible); auto, lungs where the
+    manifest has them, else squash. The run's train.json and bundle record the one that was taken."""
+    margin: float = MARGIN
+    """With lungs, the margin around them on each side, as a share of their box's longer side."""
 
     def __post_init__(self) -> None:
         require(
             32 <= self.image_size <= 2048, f"data.image-size must be between 32 and 2048 pixels, got {self.image_size}"
         )
+        choices = ("auto", *get_args(Fit))
+        require(self.fit in choices, f"data.fit must be one of {', '.join(choices)}, got {self.fit!r}")
+        require(0 <= self.margin <= 1, f"data.margin must be between 0 and 1, got {self.margin}")
+
+
+@dataclass(frozen=True)
+class GuideConfig:
+    """A loss on where the evidence lies ("right for the right reasons", Ross et al. 2017, arXiv 1703.03717).
+
+    The share of an image's positive evidence that lies outside its lungs, averaged over the images of a batch whose lungs
+    are known, is added to the cross-entropy.
+    """
+
+    weight: float = 0.0
+    """Of that share beside the cross-entropy in nats; 0 is off, as in the paper."""
+    target: GuideTarget = "outside-lungs"
+    """Where evidence is unwanted: outside-lungs, or outside-box, the box around both lungs."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.weight <= 1000, f"guide.weight must be between 0 and 1000, got {self.weight}")
+        require(
+            self.target in get_args(GuideTarget),
+            f"guide.target must be one of {', '.join(get_args(GuideTarget))}, got {self.target!r}",
+        )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The cross-entropy."""
+
+    smoothing: float = 0.0
+    """Labels are moved by half of this towards 0.5 (arXiv 1512.00567); 0 is off, as in the paper."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.smoothing < 1, f"loss.smoothing must be at least 0 and below 1, got {self.smoothing}")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, a plateau schedule and early stopping, all judged by the validation loss.
+    """AdamW, a schedule of its rate and early stopping; plateau and stop are judged by the validation loss.
 
     Patience means one thing: something happens at the end of the n-th epoch in a row whose validation loss is not below the
     least so far. torch's schedule would tolerate n such epochs and act on the next.
@@ -36,6 +85,15 @@ class OptimConfig:
     """Decoupled weight decay of AdamW."""
     clip_norm: float = 0.0
     """Largest norm of the gradient; 0 disables clipping."""
+    schedule: Schedule = "plateau"
+    """How the rate moves: plateau, lowered when the validation loss stands still; cosine, down to 0 over --epochs
+    (arXiv 1608.03983); onecycle, up from 1/25 and down to almost 0 over --epochs (arXiv 1708.07120)."""
+    warmup: float = 0.0
+    """Epochs in which the rate rises to its peak, linearly (with onecycle along half a cosine, and 0 takes 0.3 of all);
+    parts of an epoch can be given."""
+    ema: float = 0.0
+    """Decay a step of the moving average of the weights that is validated and kept in the place of the last weights; the
+    average is shorter at the beginning. 0 keeps the weights themselves."""
     plateau_factor: float = 0.5
     """Factor of the learning rate on a plateau."""
     plateau_patience: int = 3
@@ -51,6 +109,12 @@ class OptimConfig:
             0 < self.plateau_factor < 1, f"optim.plateau-factor must lie between 0 and 1, got {self.plateau_factor}"
         )
         require(self.plateau_patience >= 1, f"optim.plateau-patience must be at least 1, got {self.plateau_patience}")
+        require(
+            self.schedule in get_args(Schedule),
+            f"optim.schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}",
+        )
+        require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
+        require(0 <= self.ema < 1, f"optim.ema must be at least 0 and below 1, got {self.ema}")
         require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
 
 
@@ -120,10 +184,15 @@ class TrainConfig:
     """manifest.parquet from jobs/prepare.py."""
     out: str
     """Folder of the run: model/, history.jsonl, state/, curves.png."""
+    recipe: Recipe = "paper"
+    """Sets what is not given: paper, the defaults of arXiv 2507.18647; robust, for other hospitals and for maps that look
+    at the lungs. Read on the command line and in --config files; in Python it is only a name."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)
     operating_point: OperatingPointConfig = field(default_factory=OperatingPointConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     balance: Balance = "copies"
@@ -148,6 +217,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
         require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(self.recipe in RECIPES, f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        require(
+            self.optim.schedule == "plateau" or self.optim.warmup < self.epochs,
+            f"optim.warmup of {self.optim.warmup:g} epochs leaves nothing of {self.epochs}; lower it or raise --epochs",
+        )
         require(
             self.batch_size >= self.scaling.max_workers,
             f"batch-size {self.batch_size} is smaller than the number of workers, {self.scaling.max_workers}; raise it",
@@ -156,3 +230,8 @@ class TrainConfig:
             self.model.arch != "inception_v3" or self.data.image_size >= 75,
             f"model.arch inception_v3 needs data.image-size of at least 75 pixels, got {self.data.image_size}",
         )
+
+    @classmethod
+    def presets(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults, by dotted names, that follow from the options given: those of the recipe."""
+        return recipe_settings(given.get("recipe", cls.recipe), given.get("model.arch", ModelConfig.arch))

@@ -28,14 +28,17 @@ from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.batches import BatchSource, TicketSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
-from pneumo_ray.train.loop import STREAM, WorkerJob, train_worker
+from pneumo_ray.train.loop import STREAM, train_worker
+from pneumo_ray.train.lungs_use import LungUse, decide_lungs
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
 from pneumo_ray.train.ray_stream import StreamConfig
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
+from pneumo_ray.train.worker_job import WorkerJob
 
-NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point")
-"""Options that may change when a run continues: they do not change what has been trained so far."""
+NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe")
+"""Options that may change when a run continues: they do not change what has been trained so far. (--epochs does where the
+learning rate falls over all of them.)"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         raise ConfigError(
             "--mlflow needs MLflow, which is not installed; pip install 'pneumo_ray[mlflow]', or leave the option out"
         )
-    identity = _identity(config, manifest)
+    config, lungs = decide_lungs(config, manifest, train)
+    identity = _identity(config, manifest, lungs)
     state = _refuse_other_run(config, folder, identity)
     if state is not None and _is_finished(config, state) and is_written(config, folder.out, state):
         log(
@@ -87,7 +91,7 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         return read_result(folder.out, state)
     # A trial's folder is guarded by the lock of its study.
     with folder.held() if place is None else nullcontext():
-        return _fit(config, folder, identity, manifest, train, val, place)
+        return _fit(config, folder, identity, manifest, _source(config, train, val, lungs), lungs, place)
 
 
 def _fit(
@@ -95,14 +99,15 @@ def _fit(
     folder: RunFolder,
     identity: dict[str, Any],
     manifest: pa.Table,
-    train: pa.Table,
-    val: pa.Table,
+    source: BatchSource,
+    lungs: LungUse,
     place: Place | None,
 ) -> FitResult:
     """Train what is left of the run, and write its results."""
     run = folder.out
     state = _refuse_other_run(config, folder, identity)
-    _announce(config, train, val)
+    _announce(config, source.train, source.val)
+    lungs.announce()
     if state is None or not _is_finished(config, state):
         place = place or Place(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         torch.manual_seed(config.seed)
@@ -111,7 +116,7 @@ def _fit(
         folder.write(as_plain(config))
         if state is not None:
             log(f"continuing after epoch {state.epoch}")
-        state = _train(config, run, _source(config, train, val), initial, identity, place)
+        state = _train(config, run, source, lungs.guided, initial, identity, place)
     write_results(config, run, state, manifest)
     return read_result(run, state)
 
@@ -120,7 +125,7 @@ def _is_finished(config: TrainConfig, state: TrainState) -> bool:
     return state.stopped or state.epoch >= config.epochs
 
 
-def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> BatchSource:
+def _source(config: TrainConfig, train: pa.Table, val: pa.Table, lungs: LungUse) -> BatchSource:
     return BatchSource(
         train=train,
         val=val,
@@ -130,6 +135,10 @@ def _source(config: TrainConfig, train: pa.Table, val: pa.Table) -> BatchSource:
         seed=config.seed,
         batch_size=config.batch_size,
         cache_folder=cache_of(train, config.manifest),
+        fit=lungs.fit,
+        margin=config.data.margin,
+        lung_maps=lungs.maps,
+        guided=lungs.guided,
     )
 
 
@@ -137,6 +146,7 @@ def _train(
     config: TrainConfig,
     run: str,
     source: BatchSource,
+    guided: bool,
     initial: dict[str, torch.Tensor],
     identity: dict[str, Any],
     place: Place,
@@ -150,6 +160,7 @@ def _train(
         identity=identity,
         initial_weights=ray.put(initial),
         monitor=place.monitor,
+        guided=guided,
     )
     run_workers(train_worker, job, source, config.epochs, config.scaling, run, place)
     state = load_state(run)
@@ -246,8 +257,13 @@ def _beside_main_thread(action: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _identity(config: TrainConfig, manifest: pa.Table) -> dict[str, Any]:
-    return {"manifest": fingerprint(manifest), "seed": config.seed, "num_workers": config.scaling.num_workers}
+def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> dict[str, Any]:
+    return {
+        "manifest": fingerprint(manifest),
+        "lungs": lungs.fingerprint,
+        "seed": config.seed,
+        "num_workers": config.scaling.num_workers,
+    }
 
 
 def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str, Any]) -> TrainState | None:
@@ -260,6 +276,7 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str
     if state is None:
         return None
     folder.refuse_other("a run on another manifest", state.identity["manifest"], identity["manifest"])
+    folder.refuse_other("a run on other lungs of the same images", state.identity.get("lungs"), identity["lungs"])
     before = folder.read()
     if before is None:
         raise ConfigError(
@@ -267,7 +284,9 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str
         )
     # An option that is newer than the run had its default.
     defaults = as_flat(TrainConfig(manifest=config.manifest, out=config.out))
-    folder.refuse_other_options(defaults | flatten(before), as_flat(config), free=NOT_PART_OF_THE_RUN)
+    planned = config.optim.schedule != "plateau"
+    free = [option for option in NOT_PART_OF_THE_RUN if not (planned and option == "epochs")]
+    folder.refuse_other_options(defaults | flatten(before), as_flat(config), free=free)
     return state
 
 

@@ -38,8 +38,12 @@ class FitResult:
 
 
 def preprocessing(config: TrainConfig) -> Preprocessing:
-    """Return the preprocessing of this run."""
-    return Preprocessing(image_size=config.data.image_size, resize_size=base_size(config.data.image_size))
+    """Return how images become the network's input in this run, whose `data.fit` has been decided."""
+    data = config.data
+    assert data.fit != "auto", "the manifest decides before anything else is done"
+    return Preprocessing(
+        image_size=data.image_size, resize_size=base_size(data.image_size), fit=data.fit, margin=data.margin
+    )
 
 
 def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa.Table) -> None:

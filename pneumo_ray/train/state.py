@@ -32,7 +32,7 @@ class TrainState:
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
     best: dict[str, Tensor]
-    """Weights of the epoch with the lowest validation loss."""
+    """Weights of the epoch with the lowest validation loss: their average where there is one."""
     best_epoch: int
     best_loss: float
     best_val: dict[str, Tensor]
@@ -47,6 +47,8 @@ class TrainState:
     """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One record per epoch, as in history.jsonl."""
+    averaged: dict[str, Tensor] = field(default_factory=dict)
+    """The moving average of the weights; empty where there is none."""
 
     @property
     def applied_logits(self) -> NDArray[np.float64]:

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from pneumo_ray.data.dataset import load_bases
+from pneumo_ray.data.dataset import load_inputs
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.evaluate.uncertainty import doubt, error_detection
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.images.augment import center_crop
 from pneumo_ray.model import load_bundle
 from pneumo_ray.train.config import TrainConfig
 
@@ -38,12 +37,12 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
     manifest, _, val = load_training_rows(config.manifest)
     if config.permute_labels:
         val = permute_labels(val, config.seed)
-    cache, size = cache_of(manifest, config.manifest), config.data.image_size
+    cache, seen = cache_of(manifest, config.manifest), bundle.preprocessing
     logits, information = [], []
     for start in range(0, len(val), config.batch_size):
-        bases = load_bases(val.slice(start, config.batch_size), size, cache)
-        grey = torch.from_numpy(np.stack([center_crop(base, size) for base in bases])).to(device)
-        explained = engine(bundle.preprocessing.normalise(grey))
+        taken = val.slice(start, config.batch_size)
+        grey = torch.from_numpy(load_inputs(taken, seen.image_size, cache, seen.fit, seen.margin)).to(device)
+        explained = engine(seen.normalise(grey))
         logits.append(explained.logit.cpu().numpy())
         information.append(explained.mutual_information.cpu().numpy())
     logit = np.concatenate(logits).astype(np.float64)

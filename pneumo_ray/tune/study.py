@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pneumo_ray import storage
-from pneumo_ray.config import did_you_mean, read_object, require
+from pneumo_ray.config import as_flat, did_you_mean, moved_presets, read_object, require
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import TrainConfig
 
@@ -145,7 +145,9 @@ def configure(base: TrainConfig, trial: Trial) -> TrainConfig:
         ConfigError: naming an unknown option or an invalid value.
     """
     out = storage.join(base.out, "trials", trial.name)
-    config: TrainConfig = _with(base, {**trial.settings, "seed": trial.seed, "out": out})
+    given = as_flat(base)
+    moved = moved_presets(TrainConfig, given, given | dict(trial.settings))
+    config: TrainConfig = _with(base, {**moved, **trial.settings, "seed": trial.seed, "out": out})
     return config
 
 

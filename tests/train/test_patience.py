@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.train.config import OptimConfig
-from pneumo_ray.train.loop import plateau_schedule
+from pneumo_ray.train.schedules import plateau_schedule
 
 LOSSES = st.lists(st.sampled_from([0.3, 0.29999, 0.5, 0.4, 0.2, 0.1]), min_size=1, max_size=25)
 

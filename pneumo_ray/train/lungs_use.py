@@ -1,0 +1,78 @@
+"""What a run does with the lungs that its manifest knows: how images are fitted, whether evidence is guided."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from pneumo_ray.console import log
+from pneumo_ray.data.lungs import has_lungs, lung_boxes, lung_fingerprint
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.images.fit import Fit
+from pneumo_ray.model.network import map_size
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.lung_maps import LungMaps
+
+
+@dataclass(frozen=True)
+class LungUse:
+    """How the lungs of the training images are used."""
+
+    fit: Fit
+    maps: LungMaps | None
+    """Makes the masks of tickets; None where no image has one."""
+    guided: bool
+    """The loss takes part in where the evidence lies."""
+    fingerprint: str | None
+    """Of the lungs, where the training depends on them."""
+    sentences: tuple[str, ...]
+    """What the user is told."""
+
+    def announce(self) -> None:
+        """Log what the user is told."""
+        for sentence in self.sentences:
+            log(sentence)
+
+
+def decide_lungs(config: TrainConfig, manifest: pa.Table, train: pa.Table) -> tuple[TrainConfig, LungUse]:
+    """Decide `data.fit`, and what is done where the manifest knows no lungs.
+
+    Args:
+        config: of the run.
+        manifest: all of its rows.
+        train: the training rows.
+
+    Returns:
+        The config with the fit that is taken in the place of `auto`, and how lungs are used.
+
+    Raises:
+        ConfigError: if the input is to show the lungs, and no training image has any.
+    """
+    known = has_lungs(train)
+    boxes = sum(box is not None for box in lung_boxes(train))
+    wanted = config.data.fit
+    fit: Fit = wanted if wanted != "auto" else "lungs" if boxes else "squash"
+    if fit == "lungs" and not boxes:
+        raise ConfigError(
+            "--data.fit lungs needs lungs, and the manifest has none of the training images; run jobs/prepare.py with "
+            "--lungs found, or give --data.fit pad"
+        )
+    config = replace(config, data=replace(config.data, fit=fit))
+    outside, weight = config.augment.outside != "none", config.guide.weight
+    sentences = [f"input: {fit}"] if fit != "squash" else []
+    if known.any():
+        if weight > 0 or outside or fit == "lungs":
+            sentences.append(f"lungs: known of {np.count_nonzero(known):,} of {len(train):,} training images")
+    elif weight > 0 or outside:
+        options = [name for name, used in (("guide.weight", weight > 0), ("augment.outside", outside)) if used]
+        sentences.append(
+            f"warning: --{' and --'.join(options)} change nothing, because the manifest knows no lungs of the training "
+            "images; run jobs/prepare.py with --lungs found"
+        )
+    maps = None
+    if has_lungs(manifest).any():
+        size, data = map_size(config.model, config.data.image_size), config.data
+        maps = LungMaps(size, data.image_size, fit, data.margin, config.guide.target)
+    guided = weight > 0 and bool(known.any())
+    depends = guided or fit != "squash" or (outside and bool(known.any()))
+    return config, LungUse(fit, maps, guided, lung_fingerprint(manifest) if depends else None, tuple(sentences))

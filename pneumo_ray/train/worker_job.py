@@ -1,0 +1,37 @@
+"""What a training run tells its workers, and what ends it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pneumo_ray.errors import PneumoError
+from pneumo_ray.model import Preprocessing
+from pneumo_ray.train.batches import Schedule
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.monitor import Monitor
+
+CALMER = "lower --optim.lr or set --optim.clip-norm, and choose another --out"
+
+
+class DivergedError(PneumoError):
+    """The loss became infinite or undefined."""
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """Arguments shared by all workers."""
+
+    config: TrainConfig
+    run: str
+    """Folder of the run, absolute."""
+    preprocessing: Preprocessing
+    schedule: Schedule
+    """Of a run with the fewest workers; there may be more."""
+    positive_weight: float
+    identity: dict[str, Any]
+    """See `TrainState`."""
+    initial_weights: Any
+    """Reference to the state dict that training begins with; workers need no network of their own."""
+    monitor: Monitor
+    """Hears of progress."""
+    guided: bool = False
+    """The loss takes part in where the evidence lies: there is a weight, and there are images whose lungs are known."""
