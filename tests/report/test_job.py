@@ -94,7 +94,7 @@ def measured(manifest: str, **changes) -> dict:
 def test_robustness_of_something_else_is_left_out(files, tmp_path, capsys, changes):
     (tmp_path / "robustness.json").write_text(json.dumps(measured(files[0], **changes)))
     write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
-    assert "left out of the report" in capsys.readouterr().out
+    assert "is not in the report" in capsys.readouterr().out
     assert "0.830 (0.770 to 0.880)" not in (tmp_path / "report.html").read_text()
 
 
@@ -104,7 +104,7 @@ def test_robustness_of_this_model_is_in_the_report_and_a_shortcut_is_a_warning(f
     page = (tmp_path / "report.html").read_text()
     assert "0.830 (0.770 to 0.880)" in page
     assert "reaches an AUC of 0.830: the classes differ" in page
-    assert "central part of the image that holds the heart" in page
+    assert "central part of the image that includes the heart" in page
 
 
 @pytest.mark.parametrize("content", ["[]", "not JSON", "3"])
