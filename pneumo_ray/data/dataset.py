@@ -4,6 +4,7 @@ There is one path: decode, resize to the decoding size, resize to the base of th
 the image after the first resize, so that a model sees the same pixels with a cache and without.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import pyarrow as pa
 from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.cache import read_cached
 from pneumo_ray.data.inspect import describe
+from pneumo_ray.data.lungs import windows
 from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.images.augment import base_size, center_crop, resize_grey
 from pneumo_ray.images.decode import decode_image
+from pneumo_ray.images.fit import MARGIN, Fit
+from pneumo_ray.images.framing import Box, enlarged, framed
 
 CACHE_SIZE = 256
 """Rows and columns of a cached image: enough for an input of 224 pixels."""
@@ -62,13 +66,41 @@ def seen_by_network(grey: np.ndarray, resize_size: int, image_size: int) -> np.n
     return center_crop(resize_grey(base, resize_size), image_size)
 
 
-def load_bases(rows: pa.Table, image_size: int, cache_folder: str | None = None) -> np.ndarray:
-    """Return the images of some manifest rows, from the cache where it has them.
+def base_of(image: np.ndarray, window: Box | None, image_size: int) -> np.ndarray:
+    """Return the base of an image, which training augments and crops.
+
+    Args:
+        image: uint8 [C, C], the image or a mask of it, squashed to a square.
+        window: what the network's input shows of it; None for all of it, squashed, and then cropped.
+        image_size: side S of the network's input, in pixels.
+
+    Returns:
+        uint8 [R, R] with R = `base_size(image_size)`: the window, R / S times as wide and high.
+    """
+    base = base_size(image_size)
+    if window is not None:
+        return framed(image, enlarged(window, base / image_size), base)
+    return image if len(image) == base else resize_grey(image, base)
+
+
+def input_of(image: np.ndarray, window: Box | None, image_size: int) -> np.ndarray:
+    """Return what the network sees of an image where nothing is augmented: of the same arguments, uint8 [S, S]."""
+    if window is not None:
+        return framed(image, window, image_size)
+    return center_crop(base_of(image, None, image_size), image_size)
+
+
+def load_bases(
+    rows: pa.Table, image_size: int, cache_folder: str | None = None, fit: Fit = "squash", margin: float = MARGIN
+) -> np.ndarray:
+    """Return the bases of some manifest rows, from the cache where it has them.
 
     Args:
         rows: n manifest rows.
         image_size: side of the network's input, in pixels.
         cache_folder: folder of the shards that `cache_file` names; they hold images of `CACHE_SIZE` pixels.
+        fit: how images are fitted.
+        margin: see `windows`.
 
     Returns:
         uint8 [n, R, R] with R = `base_size(image_size)`.
@@ -76,11 +108,29 @@ def load_bases(rows: pa.Table, image_size: int, cache_folder: str | None = None)
     Raises:
         ManifestError: naming a file that can no longer be read.
     """
-    size, base = decoding_size(image_size), base_size(image_size)
-    images = load_squares(rows, size, cache_folder)
-    if base == size:
-        return images
-    return np.stack([resize_grey(image, base) for image in images])
+    squares = load_squares(rows, decoding_size(image_size), cache_folder)
+    return _framed_by(base_of, squares, windows(rows, fit, margin), image_size)
+
+
+def load_inputs(
+    rows: pa.Table, image_size: int, cache_folder: str | None = None, fit: Fit = "squash", margin: float = MARGIN
+) -> np.ndarray:
+    """Return what the network sees of some manifest rows in evaluation, uint8 [n, S, S]; arguments as for `load_bases`.
+
+    Raises:
+        ManifestError: naming a file that can no longer be read.
+    """
+    squares = load_squares(rows, decoding_size(image_size), cache_folder)
+    return _framed_by(input_of, squares, windows(rows, fit, margin), image_size)
+
+
+def _framed_by(
+    frame: Callable[[np.ndarray, Box | None, int], np.ndarray],
+    squares: np.ndarray,
+    windows: list[Box | None],
+    image_size: int,
+) -> np.ndarray:
+    return np.stack([frame(image, window, image_size) for image, window in zip(squares, windows, strict=True)])
 
 
 def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> np.ndarray:

@@ -36,8 +36,31 @@ A manifest may carry more columns: `cache_file` and `cache_row` where `prepare -
 were written, and whatever the label table brought along."""
 
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
+SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", pa.float32()))
+"""The true shape of an image whose file was squashed, where a table of lungs says so; only the ratio counts."""
+
+LUNG_FIELDS = (
+    pa.field("lung_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_right_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_left_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_area", pa.float32()),
+    pa.field("lung_quality", pa.string()),
+    pa.field("lung_mask", pa.binary()),
+    pa.field("view", pa.string()),
+)
+"""Where the lungs are, after all other columns; null where nobody looked and for failed rows. Boxes are x0, y0, x1, y1 as
+fractions of the image, sides are the patient's, the area is a share of the image. `lung_quality` is "plausible" or why
+not (`anatomy.lungs.QUALITIES`); `lung_mask` is a 1-bit PNG of 128 x 128 over the whole image, squashed; `view` is frontal
+or doubtful. A table of labels may bring a `view` of its own, which then stays."""
+
 SPLITS = ("train", "val", "test")
-RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder")
+RESERVED_COLUMNS = (
+    "cache_file",
+    "cache_row",
+    "copy_of",
+    "folder",
+    *(field.name for field in LUNG_FIELDS if field.name != "view"),
+)
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 _LABEL_WORDS = {"0": 0, "normal": 0, "false": 0, "1": 1, "pneumonia": 1, "true": 1}
 

@@ -6,23 +6,18 @@ image's true pixels the shape is true again; what of it lies outside the image i
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Grey = NDArray[np.uint8]
-Fit = Literal["squash", "pad", "lungs"]
-"""`squash`: the whole image, resized to a square whatever its shape. `pad`: the whole image in its true shape, padded
-with black. `lungs`: the lungs' box and a margin, in its true shape."""
+from pneumo_ray.images.fit import MARGIN, Fit
 
+Grey = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 as fractions of the image's width and height; may leave the image (below 0, above 1)."""
 
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-MARGIN = 0.08
-"""Margin around the lungs on each side, as a share of their box's longer true side."""
 
 
 @dataclass(frozen=True)

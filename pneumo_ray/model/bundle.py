@@ -10,7 +10,7 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from pneumo_ray import storage
 from pneumo_ray.config import require
 from pneumo_ray.errors import ModelError, PneumoError, StorageError
+from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.network import PneumoniaNet
@@ -27,7 +28,8 @@ from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
 
 FORMAT = "pneumo_ray.model"
 FORMAT_VERSION = 2
-"""Version 1 had no `intercept`; a reader of that version must not leave one out silently, so it refuses version 2."""
+"""Version 1 had no `intercept`, no `output_stride` and no `fit`; a reader of that version must not leave one out silently,
+so it refuses version 2."""
 _READABLE = (1, FORMAT_VERSION)
 CLASSES = ("normal", "pneumonia")
 _WEIGHTS = "weights.safetensors"
@@ -39,20 +41,28 @@ class Preprocessing:
     """How a grey image becomes the network's input; the same in training, scoring and explaining."""
 
     image_size: int = 224
-    """Height and width of the network's input, in pixels: a centre crop."""
+    """Height and width of the network's input, in pixels; with `squash` a centre crop."""
     resize_size: int = 256
     """Height and width that the image is resized to before the crop, in pixels."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Subtracted from each channel after the division by 255."""
     std: tuple[float, float, float] = IMAGENET_STD
     """Divides each channel after the mean is subtracted."""
+    fit: Fit = "squash"
+    """How an image is fitted into the input. With `pad` and `lungs` it is a window of the image (`framing.window_of`) at
+    image_size, and no centre crop; bundles that do not say so are of `squash`."""
+    margin: float = MARGIN
+    """With `lungs`, the margin around them, as a share of their box's longer true side."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
 
         Raises:
-            ConfigError: if the crop is larger than the image, or the mean and std are not three usable numbers.
+            ConfigError: if the crop is larger than the image, the mean and std are not three usable numbers, or there is
+                no such fit or margin.
         """
+        require(self.fit in get_args(Fit), f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        require(0 <= self.margin <= 1, f"margin must be between 0 and 1, got {self.margin}")
         require(
             0 < self.image_size <= self.resize_size,
             f"image_size must be positive and at most resize_size, got {self.image_size} and {self.resize_size}",
