@@ -76,7 +76,8 @@ class Scores:
     def num_score_columns(self) -> int:
         """How many columns are the scores' own; those that were joined follow."""
         names = self.table.column_names
-        return names.index("zone_groups" if "zone_groups" in names else "config_hash") + 1
+        last = next(name for name in ("peak_in_lungs", "zone_groups", "config_hash") if name in names)
+        return names.index(last) + 1
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""

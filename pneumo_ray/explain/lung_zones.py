@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumo_ray.anatomy.frames import WHOLE, cell_means
+from pneumo_ray.anatomy.frames import WHOLE, averages
 from pneumo_ray.anatomy.lungs import Box, Mask
 from pneumo_ray.explain.zones import upsampling
-
-Weights = NDArray[np.float32]
 
 
 def lung_zone_operator(
@@ -39,7 +37,7 @@ def lung_zone_operator(
     operator = torch.full((len(zones), map_size[0] * map_size[1]), torch.nan)
     for row, zone in enumerate(zones):
         if zone is not None:
-            sums = _sums(cell_means(zone, image_size, window), map_size)
+            sums = _sums(zone, map_size, image_size, window)
             if float(total := sums.sum()) > 0:
                 operator[row] = (sums / total).float()
     return operator
@@ -63,8 +61,8 @@ def lung_share_operator(
     Raises:
         ValueError: if the input is smaller than the map, or the window has no area.
     """
-    inside = _sums(cell_means(mask, image_size, window), map_size)
-    whole = _sums(np.ones(image_size, np.float32), map_size)
+    inside = _sums(mask, map_size, image_size, window)
+    whole = _sums(np.ones((1, 1), bool), map_size, image_size, WHOLE)
     return (torch.stack([inside, whole]) / (image_size[0] * image_size[1])).float()
 
 
@@ -78,15 +76,36 @@ def peak_in_lungs(cam: NDArray[np.float32], mask: Mask, window: Box = WHOLE) -> 
     """
     if not cam.max() > 0:
         return None
-    row, column = np.unravel_index(int(cam.argmax()), cam.shape)
-    x = window[0] + (column + 0.5) / cam.shape[1] * (window[2] - window[0])
-    y = window[1] + (row + 0.5) / cam.shape[0] * (window[3] - window[1])
-    if not (0 <= x < 1 and 0 <= y < 1):
-        return False
-    return bool(mask[int(y * mask.shape[0]), int(x * mask.shape[1])])
+    return bool(cells_in_lungs(mask, (cam.shape[0], cam.shape[1]), window).ravel()[int(cam.argmax())])
 
 
-def _sums(weights: Weights, map_size: tuple[int, int]) -> Tensor:
-    """Return the functional, float64 [h * w], that sums an upsampled map with one weight a pixel, [H, W]."""
-    rows, columns = upsampling(map_size, (weights.shape[0], weights.shape[1]))
-    return torch.from_numpy((rows.T @ weights.astype(np.float64) @ columns).ravel())
+def cells_in_lungs(mask: Mask, map_size: tuple[int, int], window: Box = WHOLE) -> Mask:
+    """Return of each cell of a map whether its centre lies in the lungs, bool [h, w].
+
+    Args:
+        mask: both lungs in the whole image, bool [H0, W0].
+        map_size: rows and columns (h, w) of the map.
+        window: the part of the image that the map explains; outside of the image there are no lungs.
+    """
+    height, width = map_size
+    y = window[1] + (np.arange(height) + 0.5) / height * (window[3] - window[1])
+    x = window[0] + (np.arange(width) + 0.5) / width * (window[2] - window[0])
+    inside = ((y >= 0) & (y < 1))[:, None] & ((x >= 0) & (x < 1))
+    rows, columns = (
+        np.clip((centres * side).astype(int), 0, side - 1) for centres, side in zip((y, x), mask.shape, strict=True)
+    )
+    return np.asarray(inside & mask[np.ix_(rows, columns)])
+
+
+def _sums(mask: Mask, map_size: tuple[int, int], image_size: tuple[int, int], window: Box) -> Tensor:
+    """Return the functional, float64 [h * w], that sums an upsampled map over a mask in the window, a pixel of the input.
+
+    The input's share of lung is `R mask C'` and the upsampled map `U map V'`, so the functional is `(U' R) mask (C' V)`:
+    no image of the input's size is made.
+    """
+    up_rows, up_columns = upsampling(map_size, image_size)
+    rows, columns = (
+        averages(window[1], window[3], image_size[0], mask.shape[0]),
+        averages(window[0], window[2], image_size[1], mask.shape[1]),
+    )
+    return torch.from_numpy(((up_rows.T @ rows) @ mask.astype(np.float64) @ (columns.T @ up_columns)).ravel())

@@ -64,7 +64,8 @@ def phantom_scores(ray_cluster, phantom_run, model, tmp_path_factory) -> Path:
 
 def phantom_config(phantom_run: Path, model: Path, out: Path, **changes) -> ExplainConfig:
     manifest = str(phantom_run / "manifest.parquet")
-    return replace(ExplainConfig(model=str(model), out=str(out), manifest=manifest, amp="off"), **changes)
+    config = ExplainConfig(model=str(model), out=str(out), manifest=manifest, amp="off", zones="image")
+    return replace(config, **changes)
 
 
 def test_every_image_is_exactly_one_row_and_a_failure_says_where_and_why(nasty_scores, nasty):
