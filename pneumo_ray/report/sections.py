@@ -202,8 +202,9 @@ def robustness(subject: Subject) -> dict[str, Any]:
             "made; bytes per pixel is not quite innocent, because a hazy lung compresses better than a clear one. "
         )
     text += (
-        f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
-        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the image that holds the heart as well."
+        f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. What is blackened as the lungs is their mask for "
+        f"{boxes.get('masks', 0):,}, the manifest's box for {boxes['manifest']:,}, and for {boxes['central']:,} a central part of the "
+        "image that holds the heart as well."
     )
     meanings = [[row[0], c["description"]] for row, c in zip(rows, found["conditions"], strict=True)]
     return {"robustness_rows": rows, "shortcut_text": text, "conditions": meanings}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.explain import ZONES, Explanation
 from pneumo_ray.explain.masks import MAX_GROUPS
 from pneumo_ray.model.calibrated import Calibration
@@ -40,7 +41,6 @@ UNITS = {
     "lung_share": "share of cam_mean in the lungs, 0 to 1; null without plausible lungs, or where the map is 0",
     "peak_in_lungs": "whether the centre of the highest cell of cam_mean lies in the lungs; null likewise",
 }
-CROP = ("crop_x0", "crop_y0", "crop_x1", "crop_y1")
 LAST_COLUMN = "peak_in_lungs"
 MONTE_CARLO = (
     "standard error of a mean over the passes: at most std / sqrt(passes); all images have the same masks, so that error is "

@@ -16,13 +16,14 @@ import torch
 from pneumo_ray import storage
 from pneumo_ray.cpu_shares import ActorShares, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError
+from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import available_cpus, fetch_once, is_retry, map_actors, range_dataset, wait_for_scoring
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.frame import NUM_FUNCTIONALS
 from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import CROP, part_name
+from pneumo_ray.score.schema import part_name
 
 
 @dataclass(frozen=True)
