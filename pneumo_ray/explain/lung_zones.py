@@ -5,6 +5,7 @@ the whole image. Masks are those of the whole image; a window says which part of
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from pneumo_ray.anatomy.frames import WHOLE, averages
 from pneumo_ray.anatomy.lungs import Box, Mask
 from pneumo_ray.explain.zones import upsampling
+
+Weights = NDArray[np.float32]
 
 
 def lung_zone_operator(
@@ -35,11 +38,11 @@ def lung_zone_operator(
         ValueError: if the input is smaller than the map, or the window has no area.
     """
     operator = torch.full((len(zones), map_size[0] * map_size[1]), torch.nan)
-    for row, zone in enumerate(zones):
-        if zone is not None:
-            sums = _sums(zone, map_size, image_size, window)
-            if float(total := sums.sum()) > 0:
-                operator[row] = (sums / total).float()
+    there = [row for row, zone in enumerate(zones) if zone is not None]
+    if there:
+        sums = _sums([zone for zone in zones if zone is not None], map_size, image_size, window)
+        totals = sums.sum(1, keepdim=True)
+        operator[there] = torch.where(totals > 0, sums / totals, torch.nan)
     return operator
 
 
@@ -61,9 +64,9 @@ def lung_share_operator(
     Raises:
         ValueError: if the input is smaller than the map, or the window has no area.
     """
-    inside = _sums(mask, map_size, image_size, window)
-    whole = _sums(np.ones((1, 1), bool), map_size, image_size, WHOLE)
-    return (torch.stack([inside, whole]) / (image_size[0] * image_size[1])).float()
+    inside = _sums([mask], map_size, image_size, window)
+    whole = _sums([np.ones((1, 1), bool)], map_size, image_size, WHOLE)
+    return torch.cat([inside, whole]) / (image_size[0] * image_size[1])
 
 
 def peak_in_lungs(cam: NDArray[np.float32], mask: Mask, window: Box = WHOLE) -> bool | None:
@@ -97,15 +100,25 @@ def cells_in_lungs(mask: Mask, map_size: tuple[int, int], window: Box = WHOLE) -
     return np.asarray(inside & mask[np.ix_(rows, columns)])
 
 
-def _sums(mask: Mask, map_size: tuple[int, int], image_size: tuple[int, int], window: Box) -> Tensor:
-    """Return the functional, float64 [h * w], that sums an upsampled map over a mask in the window, a pixel of the input.
+def _sums(masks: Sequence[Mask], map_size: tuple[int, int], image_size: tuple[int, int], window: Box) -> Tensor:
+    """Return the functionals, float32 [n, h * w], that sum an upsampled map over masks in the window, in pixels of the input.
 
-    The input's share of lung is `R mask C'` and the upsampled map `U map V'`, so the functional is `(U' R) mask (C' V)`:
-    no image of the input's size is made.
+    The input's share of lung is `R mask C'` and the upsampled map `U map V'`, so a functional is `(U' R) mask (C' V)`: no
+    image of the input's size is made.
     """
-    up_rows, up_columns = upsampling(map_size, image_size)
-    rows, columns = (
-        averages(window[1], window[3], image_size[0], mask.shape[0]),
-        averages(window[0], window[2], image_size[1], mask.shape[1]),
-    )
-    return torch.from_numpy(((up_rows.T @ rows) @ mask.astype(np.float64) @ (columns.T @ up_columns)).ravel())
+    rows, columns = _sides(map_size, image_size, window, (masks[0].shape[0], masks[0].shape[1]))
+    return torch.from_numpy(np.stack([(rows @ mask.astype(np.float32) @ columns).ravel() for mask in masks]))
+
+
+@lru_cache(maxsize=8)  # zones and share of one image have the same
+def _sides(
+    map_size: tuple[int, int], image_size: tuple[int, int], window: Box, mask_size: tuple[int, int]
+) -> tuple[Weights, Weights]:
+    """Return `U' R`, [h, H0], and `C' V`, [W0, w], of `_sums`."""
+    up_rows, up_columns = _upsampling(map_size, image_size)
+    rows = averages(window[1], window[3], image_size[0], mask_size[0])
+    columns = averages(window[0], window[2], image_size[1], mask_size[1])
+    return (up_rows.T @ rows).astype(np.float32), (columns.T @ up_columns).astype(np.float32)
+
+
+_upsampling = lru_cache(maxsize=8)(upsampling)
