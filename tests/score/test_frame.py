@@ -1,5 +1,6 @@
 """The frame of the network's input: windows by arithmetic, measures of maps in the open, and a job on a real Ray."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -14,12 +15,16 @@ from pneumo_ray.anatomy import segmenter
 from pneumo_ray.anatomy.lungs import Lungs, lungs_of, zone_masks
 from pneumo_ray.anatomy.masks import encode_mask
 from pneumo_ray.data.dataset import load_inputs, seen_by_network
-from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ModelError
+from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.numbers import match
+from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.model import Preprocessing, load_bundle, save_bundle
+from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_images
 from pneumo_ray.score.frame import (
@@ -282,3 +287,26 @@ def test_zones_are_of_lungs_where_they_are_known_and_of_the_image_elsewhere(
     assert modes["a"][1] == 0
     assert modes["b"][1] > 0
     assert modes["a"][2] == modes["b"][2] == pytest.approx(4 / 73)
+
+
+def test_a_view_of_the_labels_and_that_of_the_scores_do_not_get_in_each_other_s_way(phantom_run, cropping, tmp_path):
+    """Projection of a label table: AP and PA are subgroups of the evaluation."""
+    manifest = read_manifest(str(phantom_run / "manifest.parquet"))
+    place = manifest.column_names.index("view")
+    manifest = manifest.set_column(place, "view", pa.array(["AP", "PA"] * (len(manifest) // 2)))
+    write_manifest(manifest, str(tmp_path / "m.parquet"))
+    explain_archive(
+        ExplainConfig(model=str(cropping), out=str(tmp_path / "scores"), manifest=str(tmp_path / "m.parquet"), passes=2)
+    )
+    found = match(read_scores(str(tmp_path / "scores")), manifest, "m")
+    assert set(found.table["view"].to_pylist()) == {"AP", "PA"}
+    assert set(found.table["lung_quality"].to_pylist()) == {"plausible"}
+    write_evaluation(
+        EvaluateConfig(
+            scores=str(tmp_path / "scores"), manifest=str(tmp_path / "m.parquet"), out=str(tmp_path / "report")
+        )
+    )
+    page = (tmp_path / "report" / "report.html").read_text()
+    windows = [[float(edge) for edge in found.split(",")] for found in re.findall(r'"window": \[([^]]*)\]', page)]
+    assert windows
+    assert all(0 < x1 - x0 < 1 for x0, _, x1, _ in windows)
