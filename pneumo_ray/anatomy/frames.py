@@ -30,8 +30,8 @@ def cell_means(masks: NDArray[np.bool_] | Floats, size: tuple[int, int], window:
         ValueError: if the window has no area.
     """
     x0, y0, x1, y1 = window
-    rows = _averages(y0, y1, size[0], masks.shape[-2])
-    columns = _averages(x0, x1, size[1], masks.shape[-1])
+    rows = averages(y0, y1, size[0], masks.shape[-2])
+    columns = averages(x0, x1, size[1], masks.shape[-1])
     means: Floats = rows @ masks.astype(np.float32) @ columns.T
     return means
 
@@ -44,8 +44,12 @@ def window_box(box: Box, window: Box) -> Box:
     return max(0.0, left), max(0.0, top), min(1.0, right), min(1.0, bottom)
 
 
-def _averages(low: float, high: float, cells: int, pixels: int) -> Floats:
-    """Return the matrix [cells, pixels] of the share of each cell of an interval that each pixel of 0..1 covers."""
+def averages(low: float, high: float, cells: int, pixels: int) -> Floats:
+    """Return the matrix, float32 [cells, pixels], of the share of each cell of an interval that each pixel of 0..1 covers.
+
+    Raises:
+        ValueError: if the interval is empty.
+    """
     if not high > low:
         raise ValueError(f"a window from {low} to {high} has no area")
     edges = np.linspace(low, high, cells + 1)

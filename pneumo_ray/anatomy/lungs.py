@@ -17,6 +17,9 @@ Box = tuple[float, float, float, float]
 
 View = Literal["frontal", "doubtful"]
 
+MASK_SIZE = 128
+"""Rows and columns of the segmenter's input and of its masks."""
+
 PLAUSIBLE = "plausible"
 QUALITIES = {
     PLAUSIBLE: "two lungs of plausible size, place and symmetry",

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
-from pneumo_ray.anatomy.network import MASK_SIZE
+from pneumo_ray.anatomy.lungs import MASK_SIZE
 from pneumo_ray.errors import ManifestError
 
 Mask = NDArray[np.bool_]

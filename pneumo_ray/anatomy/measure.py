@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumo_ray.anatomy.lungs import PLAUSIBLE, lung_quality
+from pneumo_ray.anatomy.lungs import MASK_SIZE, PLAUSIBLE, lung_quality
 from pneumo_ray.anatomy.masks import Mask
-from pneumo_ray.anatomy.network import MASK_SIZE
 from pneumo_ray.anatomy.objective import dice
 from pneumo_ray.anatomy.segmenter import LungSegmenter
 from pneumo_ray.images.augment import resize_grey

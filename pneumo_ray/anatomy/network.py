@@ -10,9 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MASK_SIZE = 128
-"""Rows and columns of the segmenter's input and of its masks."""
-
 WIDTHS = (16, 32, 48, 64, 64)
 """Channels of each level; level i has 2^(i + 1) times fewer rows and columns than the input."""
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pneumo_ray import storage
-from pneumo_ray.anatomy.network import MASK_SIZE, LungNet
+from pneumo_ray.anatomy.lungs import MASK_SIZE
+from pneumo_ray.anatomy.network import LungNet
 from pneumo_ray.errors import ModelError
 from pneumo_ray.model.precision import amp_dtype
 

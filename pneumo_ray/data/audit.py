@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pneumo_ray.anatomy.lungs import PLAUSIBLE
 from pneumo_ray.data.manifest import crossing, usable
 from pneumo_ray.data.names import PassedOver
 
@@ -61,6 +62,7 @@ def audit(
         "num_patients_in_several_splits": len(crossed),
         "num_patients_in_several_folders": len(crossing(_by_folder(labelled), "patient_id")),
         "shortcut": _shortcut(labelled),
+        **({"lungs": _lungs(ok)} if "lung_quality" in table.column_names else {}),
     }
 
 
@@ -116,6 +118,20 @@ def _by_folder(table: pa.Table) -> pa.Table:
     if "folder" not in table.column_names:
         return table
     return table.set_column(table.column_names.index("split"), "split", table["folder"])
+
+
+def _lungs(ok: pa.Table) -> dict[str, Any]:
+    """Return how many of the readable images have plausible lungs, and why the others have not."""
+    reasons = Counter(ok["lung_quality"].to_pylist())
+    looked = sum(count for reason, count in reasons.items() if reason is not None)
+    plausible = ok.filter(pc.fill_null(pc.equal(ok["lung_quality"], PLAUSIBLE), False))
+    return {
+        "looked_at": looked,
+        "quality": {reason: count for reason, count in reasons.most_common() if reason is not None},
+        "doubtful": looked - len(plausible),
+        "doubtful_share": (looked - len(plausible)) / looked if looked else None,
+        "mean_area": pc.mean(plausible["lung_area"]).as_py(),
+    }
 
 
 def _duplicates(ok: pa.Table) -> dict[str, int]:
@@ -201,6 +217,13 @@ def audit_lines(facts: dict[str, Any]) -> list[str]:
     )
     if warning := patients_warning(facts):
         lines.append(f"warning      {warning}")
+    if (lungs := facts.get("lungs")) and lungs["looked_at"]:
+        doubtful = {reason: count for reason, count in lungs["quality"].items() if reason != PLAUSIBLE}
+        why = ", ".join(f"{count:,} {reason}" for reason, count in doubtful.items())
+        lines.append(
+            f"lungs        plausible in {lungs['quality'].get(PLAUSIBLE, 0):,} of {lungs['looked_at']:,}; doubtful views "
+            f"{lungs['doubtful']:,} ({lungs['doubtful_share']:.1%}){f': {why}' if why else ''}"
+        )
     for name, row in facts["shortcut"].items():
         if "auc" in row:
             note = "  <- predicts the class by itself" if row["auc"] >= 0.7 else ""

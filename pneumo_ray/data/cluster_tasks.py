@@ -1,6 +1,6 @@
 """What is done to a whole archive on the cluster, block by block: inspect its entries, fill the cache."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,22 +10,33 @@ import ray
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
+from pneumo_ray.data.find_lungs import GivenLungs
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
-from pneumo_ray.errors import ManifestError, PneumoError, StorageError
+from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
 from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks
 
 _ABORTED = "aborted"
 """Status of a row that ends the job; it is never written to a manifest."""
 
 _ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
+_GIVEN_FIELDS = (("mask", pa.binary()), ("width", pa.float32()), ("height", pa.float32()))
+_ERRORS = {kind.__name__: kind for kind in (ManifestError, ModelError, StorageError)}
 
 
-def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator[pa.Table]:
+def inspect_archive(
+    entries: Iterable[Entry], config: InspectConfig, given: Sequence[GivenLungs | None] | None = None
+) -> Iterator[pa.Table]:
     """Inspect entries on the whole cluster; yield manifest rows in the order of the entries, block by block.
 
     Args:
         entries: what `list_archives` found.
         config: how to inspect them. What the cache already holds is shipped to the workers once.
+        given: for each entry, what a table says of its lungs; None to find them.
+
+    Raises:
+        ManifestError: if a given mask cannot be the image's.
+        ModelError: if there is no segmenter.
+        StorageError: if the cache cannot be read or written.
     """
     rows = [(e.image_id, e.uri, e.member, e.facts_path, e.error) for e in entries]
     block = block_size(len(rows))
@@ -36,19 +47,28 @@ def inspect_archive(entries: Iterable[Entry], config: InspectConfig) -> Iterator
         )
         for start in range(0, len(rows), block)
     ]
+    if given is not None:
+        columns = [pa.array([g and g[i] for g in given], kind) for i, (_, kind) in enumerate(_GIVEN_FIELDS)]
+        for number, start in enumerate(range(0, len(rows), block)):
+            for (name, _), column in zip(_GIVEN_FIELDS, columns, strict=True):
+                tables[number] = tables[number].append_column(name, column.slice(start, block))
     for table in map_blocks(tables, partial(_inspect_block, config=ray.put(config))):
         if len(table) and table["status"][0].as_py() == _ABORTED:
-            raise StorageError(table["error"][0].as_py())
+            raise _ERRORS[table["mode"][0].as_py()](table["error"][0].as_py())
         yield table
 
 
 def _inspect_block(block: pa.Table, config: Any) -> pa.Table:
     try:
-        entries = [Entry(**row) for row in block.to_pylist()]
-        return inspect_entries(entries, fetch_once(config), careful=is_retry())
-    except StorageError as error:
-        # The cache cannot be written. Ray wraps the message of an exception in its own; a row carries it unchanged.
-        row = {"image_id": "", "status": _ABORTED, "error": str(error)}
+        entries = [Entry(**row) for row in block.select(_ENTRY_SCHEMA.names).to_pylist()]
+        given = None
+        if _GIVEN_FIELDS[0][0] in block.column_names:
+            given = [GivenLungs(**row) for row in block.select([name for name, _ in _GIVEN_FIELDS]).to_pylist()]
+        return inspect_entries(entries, fetch_once(config), given, careful=is_retry())
+    except (ManifestError, ModelError, StorageError) as error:
+        # Ray wraps the message of an exception in its own; a row carries it unchanged.
+        kind = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+        row = {"image_id": "", "status": _ABORTED, "mode": kind, "error": str(error)}
         return pa.Table.from_pylist([row], schema=INSPECTED_SCHEMA)
 
 

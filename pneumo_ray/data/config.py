@@ -34,6 +34,9 @@ class PrepareConfig:
     """Assignment of splits: grouped (patients never cross), official (the archive's folders), paper (random halves)."""
     labels: str | None = None
     """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are copied."""
+    lungs: str = "found"
+    """Find the lungs of every image (found), do not (none), or take them from a Parquet table with the columns image_id,
+    mask_png and, where the files were squashed, width and height of the originals; images without a mask there are found."""
     cache: bool = False
     """Store every decoded image (64 kB each), so that training does not decode."""
     materialize_copies: bool = False
@@ -47,4 +50,5 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
+        require(bool(self.lungs), "lungs must be none, found, or a Parquet table")
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")

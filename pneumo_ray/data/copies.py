@@ -9,9 +9,11 @@ import pyarrow as pa
 from pneumo_ray import storage
 from pneumo_ray.console import progress
 from pneumo_ray.data.archive import read_image
+from pneumo_ray.data.dataset import CACHE_SIZE
+from pneumo_ray.data.find_lungs import find_lungs, lung_values, segmenter_input
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.sampling import virtual_copies
-from pneumo_ray.images.augment import materialise_copy
+from pneumo_ray.images.augment import materialise_copy, resize_grey
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.rng import image_key
@@ -41,12 +43,18 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
             source = sources[row]
             image = decode_image(read_image(source["uri"], source["member"]), frame=source["frame"] or 0)
             key = image_key(source["content_sha256"])
-            encoded = cv2.imencode(".png", materialise_copy(image, AugmentConfig(), seed, key, copy))[1].tobytes()
+            made = materialise_copy(image, AugmentConfig(), seed, key, copy)
+            encoded = cv2.imencode(".png", made)[1].tobytes()
+            lungs: dict[str, Any] = {}
+            if "lung_quality" in source:  # the copy is turned and flipped
+                (mask,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))])
+                lungs = {name: value for name, value in lung_values(mask).items() if name in source}
             name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
             uri = storage.join(out, "copies", name)
             storage.write_bytes(uri, encoded)
             extra.append(
                 source
+                | lungs
                 | {
                     "image_id": f"copies/{name}",
                     "uri": uri,

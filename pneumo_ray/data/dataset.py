@@ -16,7 +16,7 @@ from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.lungs import windows
 from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.images.augment import base_size, center_crop, resize_grey
-from pneumo_ray.images.decode import Decoded, decode_image, decode_with_note
+from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.images.framing import Box, enlarged, framed
 
@@ -36,25 +36,6 @@ def square(data: bytes, size: int, frame: int = 0) -> np.ndarray:
         DecodeError: if the bytes are not a radiograph.
     """
     return resize_grey(decode_image(data, min_size=size, frame=frame), size)
-
-
-def network_input(data: bytes, frame: int | None, resize_size: int, image_size: int) -> Decoded:
-    """Decode a file to the network's input.
-
-    Args:
-        data: content of a file.
-        frame: of a file that holds several images, from 0.
-        resize_size: side of the square that the image is resized to.
-        image_size: side of its centre crop.
-
-    Returns:
-        uint8 [image_size, image_size], and what of the file took no part in it.
-
-    Raises:
-        DecodeError: if the bytes are not a radiograph.
-    """
-    grey, note = decode_with_note(data, min_size=decoding_size(image_size), frame=frame or 0)
-    return Decoded(seen_by_network(grey, resize_size, image_size), note)
 
 
 def seen_by_network(grey: np.ndarray, resize_size: int, image_size: int) -> np.ndarray:

@@ -11,15 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.data.archive import Entry, read_images
-from pneumo_ray.data.cache import Key, write_shard
+from pneumo_ray.data.cache import Key, read_cached, write_shard
+from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, segmenter_input
 from pneumo_ray.data.kermany import read_path
-from pneumo_ray.data.manifest import CACHE_FIELDS, NOTE_FIELD, SCHEMA
-from pneumo_ray.errors import DecodeError
+from pneumo_ray.data.manifest import CACHE_FIELDS, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_with_note, inspect_image
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 
-INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS])
+INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS])
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,33 @@ class InspectConfig:
     """Key of the hash that replaces the patient identifiers of DICOM files; None keeps them."""
     decode_seconds: float = DECODE_SECONDS
     """Time limit for decoding one image, in seconds."""
+    lungs: bool = False
+    """Find the lungs of every image."""
 
 
-def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful: bool = False) -> pa.Table:
+def inspect_entries(
+    entries: Sequence[Entry],
+    config: InspectConfig,
+    given: Sequence[GivenLungs | None] | None = None,
+    *,
+    careful: bool = False,
+) -> pa.Table:
     """Return the manifest rows of some entries, one per frame, in order, with columns `INSPECTED_SCHEMA`.
 
     Args:
         entries: entries of the listing.
         config: settings.
+        given: for each entry, what a table says of its lungs; None to find them.
         careful: an image among them may have ended an earlier process; see `guarded`.
+
+    Raises:
+        ManifestError: if a given mask cannot be the image's.
+        ModelError: if there is no segmenter.
+        StorageError: if the cache cannot be read or written.
     """
     rows: list[dict[str, Any]] = []
+    sources: list[GivenLungs | None] = []  # of each row
+    decoded: dict[int, np.ndarray] = {}  # by row, as the segmenter takes it
     fresh: list[tuple[Key, np.ndarray]] = []
     homes: list[tuple[int, int]] = []  # (row, position in the new shard)
     positions: dict[Key, int] = {}
@@ -54,21 +71,62 @@ def inspect_entries(entries: Sequence[Entry], config: InspectConfig, *, careful:
     with guarded(config.decode_seconds, careful=careful) as call:
         contents = read_images([(entry.uri, entry.member) for entry in entries if entry.error is None])
         inspected = (_inspect(entry, None if entry.error else next(contents), config, call) for entry in entries)
-        for row, pixels in itertools.chain.from_iterable(inspected):
+        numbered = (zip(itertools.repeat(number), frames) for number, frames in enumerate(inspected))
+        for number, (row, pixels) in itertools.chain.from_iterable(numbered):
             rows.append(row)
-            if pixels is not None and config.cache_folder is not None:
+            sources.append(None if given is None else given[number])
+            if pixels is None or not (config.lungs or config.cache_folder is not None):
+                continue
+            square = resize_grey(pixels, config.size)
+            if config.lungs:
+                decoded[len(rows) - 1] = segmenter_input(square)
+            if config.cache_folder is not None:
                 key = (row["content_sha256"], row["frame"] or 0)
                 if row["decode_note"] is not None:
                     noted.add(key)
                 if key not in positions:
                     positions[key] = len(fresh)
-                    fresh.append((key, resize_grey(pixels, config.size)))
+                    fresh.append((key, square))
                 homes.append((len(rows) - 1, positions[key]))
     if fresh and config.cache_folder is not None:
         shard = write_shard(config.cache_folder, config.size, fresh, noted)
         for row_number, position in homes:
             rows[row_number].update(cache_file=shard, cache_row=position)
+    if config.lungs:
+        _add_lungs(rows, sources, decoded, config)
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
+
+
+def _add_lungs(
+    rows: list[dict[str, Any]],
+    sources: Sequence[GivenLungs | None],
+    decoded: dict[int, np.ndarray],
+    config: InspectConfig,
+) -> None:
+    """Fill the columns of the lungs: from what is given, else from the image, which may lie in the cache."""
+    todo: list[int] = []
+    for number, (row, source) in enumerate(zip(rows, sources, strict=True)):
+        if row["status"] != "ok":
+            continue
+        if source is not None:
+            row.update(shape_width=source.width, shape_height=source.height)
+        if source is not None and source.mask is not None:
+            row.update(lung_values(given_mask(source, row["image_id"], row["width"], row["height"])))
+        else:
+            todo.append(number)
+    cached = [number for number in todo if number not in decoded]
+    if cached:
+        assert config.cache_folder is not None, "what is not decoded lies in the cache"
+        files, places = ([rows[number][name] for number in cached] for name in ("cache_file", "cache_row"))
+        try:
+            squares = read_cached(config.cache_folder, config.size, files, places)
+        except OSError as error:
+            raise StorageError(
+                f"the cache {config.cache_folder} cannot be read ({error.strerror or error}); remove it and repeat the command"
+            ) from error
+        decoded |= {number: segmenter_input(square) for number, square in zip(cached, squares, strict=True)}
+    for number, mask in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
+        rows[number].update(lung_values(mask))
 
 
 def _inspect(

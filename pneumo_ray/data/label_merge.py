@@ -18,7 +18,10 @@ from pneumo_ray.data.label_table import NUM_BOXES, shown
 from pneumo_ray.data.names import same_extension, slashed, stem
 from pneumo_ray.errors import ManifestError
 
-RESERVED_COLUMNS = ("cache_file", "cache_row", "copy_of", "folder", "decode_note")
+RESERVED_COLUMNS = (
+    *("cache_file", "cache_row", "copy_of", "folder", "decode_note"),
+    *("lung_box", "lung_right_box", "lung_left_box", "lung_area", "lung_quality", "lung_mask"),
+)
 """Columns that a manifest may get later, beside those that it has."""
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 """Columns of a manifest that a table of labels fills."""

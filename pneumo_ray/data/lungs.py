@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pneumo_ray.anatomy.masks import MaskError, decode_mask
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.images.framing import Box, Shape, window_of
@@ -59,24 +59,13 @@ def lung_masks(rows: pa.Table) -> list[Grey | None]:
     found = has_lungs(rows)
     if not found.any():
         return [None] * len(rows)
-    names, masks = rows["image_id"].to_pylist(), rows[MASK].to_pylist()
-    try:
-        return [decode_mask(mask) if ok else None for mask, ok in zip(masks, found, strict=True)]
-    except ValueError as error:
-        damaged = next(name for name, mask, ok in zip(names, masks, found, strict=True) if ok and not _is_mask(mask))
-        raise ManifestError(f"the manifest's lung_mask of {damaged} is damaged; run jobs/prepare.py again") from error
-
-
-def decode_mask(png: bytes) -> Grey:
-    """Return a mask, uint8 [H, W] of 0 and 255.
-
-    Raises:
-        ValueError: if it is not an image.
-    """
-    grey = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_GRAYSCALE) if png else None
-    if grey is None:
-        raise ValueError("not an image")
-    return np.where(grey >= 128, 255, 0).astype(np.uint8)
+    masks: list[Grey | None] = []
+    for name, png, ok in zip(rows["image_id"].to_pylist(), rows[MASK].to_pylist(), found, strict=True):
+        try:
+            masks.append(decode_mask(png).astype(np.uint8) * 255 if ok else None)
+        except MaskError as error:
+            raise ManifestError(f"the manifest's lung_mask of {name} is damaged; run jobs/prepare.py again") from error
+    return masks
 
 
 def lung_boxes(rows: pa.Table) -> list[Box | None]:
@@ -110,14 +99,6 @@ def windows(rows: pa.Table, fit: Fit, margin: float = MARGIN) -> list[Box | None
     if fit == "squash":
         return [None] * len(rows)
     return [window_of(fit, shape, box, margin) for shape, box in zip(shapes(rows), lung_boxes(rows), strict=True)]
-
-
-def _is_mask(png: bytes) -> bool:
-    try:
-        decode_mask(png)
-    except ValueError:
-        return False
-    return True
 
 
 def _box(values: Sequence[Any] | None) -> Box | None:

@@ -53,6 +53,23 @@ were written, and the other columns of the label table."""
 CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.int32()))
 NOTE_FIELD = pa.field("decode_note", pa.string())
 """What of a readable file took no part in its pixels, such as `window_left_one_grey`; null for nothing."""
+SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", pa.float32()))
+"""The true shape of an image whose file was squashed, where a table of lungs says so; only the ratio counts."""
+
+LUNG_FIELDS = (
+    pa.field("lung_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_right_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_left_box", pa.list_(pa.float32(), 4)),
+    pa.field("lung_area", pa.float32()),
+    pa.field("lung_quality", pa.string()),
+    pa.field("lung_mask", pa.binary()),
+    pa.field("view", pa.string()),
+)
+"""Where the lungs are, after all other columns; null where nobody looked and for failed rows. Boxes are x0, y0, x1, y1 as
+fractions of the image, sides are the patient's, the area is a share of the image. `lung_quality` is "plausible" or why
+not (`anatomy.lungs.QUALITIES`); `lung_mask` is a 1-bit PNG of 128 x 128 over the whole image, squashed; `view` is frontal
+or doubtful. A table of labels may bring a `view` of its own, which then stays."""
+
 SPLITS = ("train", "val", "test")
 
 

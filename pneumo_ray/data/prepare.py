@@ -15,10 +15,13 @@ from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.dataset import CACHE_SIZE, decoding_size
+from pneumo_ray.data.find_lungs import read_given
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import (
     CACHE_FIELDS,
+    LUNG_FIELDS,
+    SHAPE_FIELDS,
     apply_labels,
     read_labels,
     read_manifest,
@@ -30,12 +33,15 @@ from pneumo_ray.errors import ArchiveError, ManifestError
 
 
 def prepare(config: PrepareConfig) -> pa.Table:
-    """Write `manifest.parquet` and `audit.json` into the run's folder and return the manifest.
+    """Write `manifest.parquet`, `audit.json` and, where lungs were looked for, `lungs.png` into the run's folder.
 
     Needs a running Ray. An interrupted run with a cache continues: what is cached is not decoded again.
 
+    Returns:
+        The manifest.
+
     Raises:
-        PneumoError: one sentence about the archive, the label table, the protocol or the folder.
+        PneumoError: one sentence about the archive, a table, the protocol or the folder.
     """
     from pneumo_ray.data.cluster_tasks import inspect_archive  # needs Ray
 
@@ -55,6 +61,9 @@ def prepare(config: PrepareConfig) -> pa.Table:
     log(f"found {len(entries):,} images")
     if not splits_given:
         check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
+    given = None
+    if config.lungs not in ("none", "found"):
+        given = read_given(config.lungs, [entry.image_id for entry in entries])
     storage.require_writable(out)
     folder = cache_folder(out, CACHE_SIZE) if config.cache else None
     inspect = InspectConfig(
@@ -63,21 +72,29 @@ def prepare(config: PrepareConfig) -> pa.Table:
         cached=scan_cache(folder, CACHE_SIZE) if folder else {},
         salt=None if config.keep_identifiers else _salt(out),
         decode_seconds=config.decode_seconds,
+        lungs=config.lungs != "none",
     )
     tables = []
     with progress("reading", len(entries)) as tick:
-        for table in inspect_archive(entries, inspect):
+        for table in inspect_archive(entries, inspect, given):
             tables.append(table)
             tick(len(table))
     manifest = pa.concat_tables(tables).combine_chunks()
-    if folder is None:
-        manifest = manifest.drop_columns(["cache_file", "cache_row"])
+    unused = {field.name for field in CACHE_FIELDS if folder is None}
+    unused |= {field.name for field in LUNG_FIELDS if config.lungs == "none"}
+    unused |= {field.name for field in SHAPE_FIELDS if not manifest[field.name].null_count < len(manifest)}
+    if labels is not None and "view" in labels.column_names:  # the projection, say; lung_quality tells as much as ours
+        unused.add("view")
+    manifest = manifest.drop_columns(sorted(unused))
     if labels is not None and config.labels is not None:
         manifest = apply_labels(manifest, labels, config.labels)
     manifest = manifest.append_column("folder", manifest["split"])
     manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:
         manifest = write_copies(manifest, out, config.seed)
+    last = [field.name for field in (*SHAPE_FIELDS, *LUNG_FIELDS) if field.name not in unused]
+    last = [name for name in last if name in manifest.column_names]
+    manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
     manifest = manifest.replace_schema_metadata(metadata)
     path = storage.join(out, "manifest.parquet")
@@ -90,6 +107,12 @@ def prepare(config: PrepareConfig) -> pa.Table:
     storage.write_json(facts, storage.join(out, "audit.json"))
     for line in audit_lines(facts):
         log("  " + line)
+    if config.lungs != "none":
+        from pneumo_ray.data.lung_sheet import draw_lungs  # brings Matplotlib
+
+        if sheet := draw_lungs(manifest, folder, config.seed):
+            storage.write_bytes(storage.join(out, "lungs.png"), sheet)
+            log(f"lungs of some images {storage.join(out, 'lungs.png')}")
     log(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")
     return manifest
 

@@ -1,7 +1,7 @@
 """The numbers of an evaluation, from scores and a manifest: plain JSON values, None where undefined."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata, skew
 
-from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA
+from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA, SHAPE_FIELDS
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score
 from pneumo_ray.evaluate.calibration_error import calibration_test
@@ -49,7 +49,11 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
         )
     good = scores.ok()
     _check_numbers(good)
-    extra = [column for column in manifest.column_names if column not in (*SCHEMA.names, *RESERVED_COLUMNS)]
+    own = {*SCHEMA.names, *RESERVED_COLUMNS, *(field.name for field in SHAPE_FIELDS)}
+    extra = [column for column in manifest.column_names if column not in own]
+    if "view" in extra and "view" in good.table.column_names:
+        # A table of labels may have brought the projection; what scoring found is in lung_quality as well.
+        good = replace(good, table=good.table.drop_columns(["view"]))
     if taken := [column for column in extra if column in good.table.column_names]:
         raise ManifestError(
             f"the column {taken[0]} of {name} has the name of a column of the scores; rename it in the label table and prepare again"

@@ -31,9 +31,11 @@ SCHEMA = pa.schema(
         ("label", pa.int8()),
         ("patient_id", pa.string()),
         *((name, pa.float32()) for name in NUMBERS),
+        ("lungs", pa.string()),
     ]
 )
-"""A row for every image and condition, failed ones included; `severity` is 0 for conditions without severities."""
+"""A row for every image and condition, failed ones included; `severity` is 0 where there are no grades, `lungs` is what is
+taken for the lungs: a mask, the manifest's box, or the central part of the image (mask, box, central)."""
 
 INTERVALS = ("auc", "recall", "specificity", "accuracy", "brier", "ece")
 """Measures that have an interval over patients."""

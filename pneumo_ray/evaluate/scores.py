@@ -14,8 +14,10 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.model.calibrated import Calibration
 
 FORMAT = "pneumo_ray.scores 1"
-LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note")
+LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs")
 """The last columns of the scores, in their order, by version."""
+CROP = ("crop_x0", "crop_y0", "crop_x1", "crop_y1")
+"""Columns of what the network saw, as fractions of the image; scores of earlier versions have none."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Scores:
     """On `prob_mean`."""
     target: str
     """What the maps explain: predicted, pneumonia or normal."""
+    zone_mode: str = "image"
+    """What the zones divide: the network's input (image), a box of the lungs (box), or each lung (lungs)."""
     temperature: float = 1.0
     """Calibrated probability = sigmoid(logit / temperature + intercept)."""
     intercept: float = 0.0
@@ -164,6 +168,7 @@ def read_scores(folder: str) -> Scores:
         zones=tuple(json.loads(facts[b"zones"])),
         threshold=float(facts[b"threshold"]),
         target=json.loads(facts[b"method"])["target"],
+        zone_mode=json.loads(facts[b"method"]).get("zones", "image"),
         temperature=float(facts[b"temperature"]),
         intercept=float(facts.get(b"intercept", b"0")),
     )

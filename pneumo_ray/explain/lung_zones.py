@@ -5,13 +5,14 @@ the whole image. Masks are those of the whole image; a window says which part of
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pneumo_ray.anatomy.frames import WHOLE, cell_means
+from pneumo_ray.anatomy.frames import WHOLE, averages
 from pneumo_ray.anatomy.lungs import Box, Mask
 from pneumo_ray.explain.zones import upsampling
 
@@ -37,11 +38,11 @@ def lung_zone_operator(
         ValueError: if the input is smaller than the map, or the window has no area.
     """
     operator = torch.full((len(zones), map_size[0] * map_size[1]), torch.nan)
-    for row, zone in enumerate(zones):
-        if zone is not None:
-            sums = _sums(cell_means(zone, image_size, window), map_size)
-            if float(total := sums.sum()) > 0:
-                operator[row] = (sums / total).float()
+    there = [row for row, zone in enumerate(zones) if zone is not None]
+    if there:
+        sums = _sums([zone for zone in zones if zone is not None], map_size, image_size, window)
+        totals = sums.sum(1, keepdim=True)
+        operator[there] = torch.where(totals > 0, sums / totals, torch.nan)
     return operator
 
 
@@ -63,9 +64,9 @@ def lung_share_operator(
     Raises:
         ValueError: if the input is smaller than the map, or the window has no area.
     """
-    inside = _sums(cell_means(mask, image_size, window), map_size)
-    whole = _sums(np.ones(image_size, np.float32), map_size)
-    return (torch.stack([inside, whole]) / (image_size[0] * image_size[1])).float()
+    inside = _sums([mask], map_size, image_size, window)
+    whole = _sums([np.ones((1, 1), bool)], map_size, image_size, WHOLE)
+    return torch.cat([inside, whole]) / (image_size[0] * image_size[1])
 
 
 def peak_in_lungs(cam: NDArray[np.float32], mask: Mask, window: Box = WHOLE) -> bool | None:
@@ -78,15 +79,46 @@ def peak_in_lungs(cam: NDArray[np.float32], mask: Mask, window: Box = WHOLE) -> 
     """
     if not cam.max() > 0:
         return None
-    row, column = np.unravel_index(int(cam.argmax()), cam.shape)
-    x = window[0] + (column + 0.5) / cam.shape[1] * (window[2] - window[0])
-    y = window[1] + (row + 0.5) / cam.shape[0] * (window[3] - window[1])
-    if not (0 <= x < 1 and 0 <= y < 1):
-        return False
-    return bool(mask[int(y * mask.shape[0]), int(x * mask.shape[1])])
+    return bool(cells_in_lungs(mask, (cam.shape[0], cam.shape[1]), window).ravel()[int(cam.argmax())])
 
 
-def _sums(weights: Weights, map_size: tuple[int, int]) -> Tensor:
-    """Return the functional, float64 [h * w], that sums an upsampled map with one weight a pixel, [H, W]."""
-    rows, columns = upsampling(map_size, (weights.shape[0], weights.shape[1]))
-    return torch.from_numpy((rows.T @ weights.astype(np.float64) @ columns).ravel())
+def cells_in_lungs(mask: Mask, map_size: tuple[int, int], window: Box = WHOLE) -> Mask:
+    """Return of each cell of a map whether its centre lies in the lungs, bool [h, w].
+
+    Args:
+        mask: both lungs in the whole image, bool [H0, W0].
+        map_size: rows and columns (h, w) of the map.
+        window: the part of the image that the map explains; outside of the image there are no lungs.
+    """
+    height, width = map_size
+    y = window[1] + (np.arange(height) + 0.5) / height * (window[3] - window[1])
+    x = window[0] + (np.arange(width) + 0.5) / width * (window[2] - window[0])
+    inside = ((y >= 0) & (y < 1))[:, None] & ((x >= 0) & (x < 1))
+    rows, columns = (
+        np.clip((centres * side).astype(int), 0, side - 1) for centres, side in zip((y, x), mask.shape, strict=True)
+    )
+    return np.asarray(inside & mask[np.ix_(rows, columns)])
+
+
+def _sums(masks: Sequence[Mask], map_size: tuple[int, int], image_size: tuple[int, int], window: Box) -> Tensor:
+    """Return the functionals, float32 [n, h * w], that sum an upsampled map over masks in the window, in pixels of the input.
+
+    The input's share of lung is `R mask C'` and the upsampled map `U map V'`, so a functional is `(U' R) mask (C' V)`: no
+    image of the input's size is made.
+    """
+    rows, columns = _sides(map_size, image_size, window, (masks[0].shape[0], masks[0].shape[1]))
+    return torch.from_numpy(np.stack([(rows @ mask.astype(np.float32) @ columns).ravel() for mask in masks]))
+
+
+@lru_cache(maxsize=8)  # zones and share of one image have the same
+def _sides(
+    map_size: tuple[int, int], image_size: tuple[int, int], window: Box, mask_size: tuple[int, int]
+) -> tuple[Weights, Weights]:
+    """Return `U' R`, [h, H0], and `C' V`, [W0, w], of `_sums`."""
+    up_rows, up_columns = _upsampling(map_size, image_size)
+    rows = averages(window[1], window[3], image_size[0], mask_size[0])
+    columns = averages(window[0], window[2], image_size[1], mask_size[1])
+    return (up_rows.T @ rows).astype(np.float32), (columns.T @ up_columns).astype(np.float32)
+
+
+_upsampling = lru_cache(maxsize=8)(upsampling)

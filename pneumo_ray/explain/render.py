@@ -2,6 +2,7 @@
 
 Maps are shown in logit units on perceptually uniform colours, whose lightness rises with the value, with a white line at
 half of the maximum; both are readable in a greyscale print. Maps are upsampled bilinearly, as for the zone means.
+Images are shown whole; a dotted box is the network's input, and maps are drawn there.
 """
 
 import io
@@ -19,13 +20,24 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from pneumo_ray.anatomy.lungs import Lungs, Mask, zone_masks
 from pneumo_ray.explain.zones import ZONES, Box
 from pneumo_ray.model.calibrated import Calibration
 
 NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
+INPUT_COLOUR, LUNG_COLOUR = "#56B4E9", "#009E73"
 _CLASSES = ("normal", "pneumonia")
 _OPAQUE = 0.65
+_LEGEND = (
+    "the patient's right is on the left · white line: half of the maximum · dotted: the network's input · green: lungs"
+)
+
+
+Window = tuple[float, float, float, float]
+"""x0, y0, x1, y1 as fractions of the image's width and height; may leave the image."""
+
+WHOLE: Window = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Case:
 
     title: str
     image: NDArray[np.uint8]
-    """[S, S], as the network saw it."""
+    """[H, W], all of it."""
     cam: NDArray[np.float32] | None
     """[h, w], Grad-CAM without dropout, in logit units; None if made from the scores, which do not contain it."""
     cam_mean: NDArray[np.float32]
@@ -54,10 +66,23 @@ class Case:
     threshold: float
     label: int | None = None
     """The true class, where it is known."""
+    window: Window = WHOLE
+    """What the maps explain, the network's input, as fractions of the image; may leave it."""
     zone_box: Box | None = None
-    """The part of the image that the zones divide; None for all of it."""
+    """The part of the image, in its pixels, that the zones divide; None for the network's input."""
+    lungs: Lungs | None = None
+    """Of the image, at any size over all of it; outlined."""
+    lung_zones: bool = False
+    """The zones are thirds of each of `lungs`."""
     boxes: Sequence[Box] = field(default_factory=tuple)
     """True opacities, in pixels of the image, where they are known."""
+
+    @property
+    def input_box(self) -> Box:
+        """The window in pixels of the image; may leave it."""
+        (height, width), (x0, y0, x1, y1) = self.image.shape, self.window
+        left, top = round(x0 * width), round(y0 * height)
+        return left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))
 
 
 def passes_interval(
@@ -78,19 +103,26 @@ def scored_case(
     cam: NDArray[np.float32] | None = None,
     zone_box: Box | None = None,
     intercept: float = 0.0,
+    window: Window = WHOLE,
+    lungs: Lungs | None = None,
+    *,
+    lung_zones: bool = False,
 ) -> Case:
     """Return a case with the numbers and maps of the scores.
 
     Args:
         row: of the scores, of an image that did not fail.
-        image: uint8 [S, S].
+        image: uint8 [H, W], all of it.
         map_size: rows and columns of the maps.
         temperature: of the model.
         threshold: of the decision.
         label: the true class, where it is known.
         cam: the map without dropout, which the scores do not contain.
-        zone_box: the part of the image that the zones divide; None for all of it.
+        zone_box: the part of the image that the zones divide; None for the network's input.
         intercept: of the model.
+        window: the network's input, as fractions of the image.
+        lungs: of the image, where they are known.
+        lung_zones: the zones are thirds of each lung.
     """
     low, high = passes_interval(row["logit_mean"], row["logit_std"], temperature, intercept)
     zones = [row[f"zone_mean_{zone}"] for zone in ZONES]
@@ -101,7 +133,10 @@ def scored_case(
         cam_mean=np.array(row["cam_mean"], np.float32).reshape(map_size),
         cam_std=np.array(row["cam_std"], np.float32).reshape(map_size),
         zone_mean=np.array([np.nan if value is None else value for value in zones], np.float32),
+        window=window,
         zone_box=zone_box,
+        lungs=lungs,
+        lung_zones=lung_zones and lungs is not None,
         target=row["target"],
         prob_mean=row["prob_mean"],
         prob_low=low,
@@ -140,11 +175,11 @@ def draw_case(case: Case) -> bytes:
         ),
     ):
         _show(axes, case)
-        shown = _overlay(axes, values, case.image.shape, limit, colours)
+        shown = _overlay(axes, values, case, limit, colours)
         axes.set_title(name if limit > 0 else f"{name}: nothing", fontsize=10)
         figure.colorbar(shown, ax=axes, fraction=0.046, pad=0.02, label=unit).ax.tick_params(labelsize=8)
     figure.suptitle(f"{_shortened(case.title, 90)}\n{_verdict(case)}", fontsize=11)
-    figure.supxlabel(f"{NOTICE} · the patient's right is on the left · white line: half of the maximum", fontsize=8)
+    figure.supxlabel(f"{NOTICE} · {_LEGEND}", fontsize=8)
     return _png(figure, 110)
 
 
@@ -169,7 +204,7 @@ def draw_sheet(cases: Sequence[Case], title: str, columns: int = 5) -> bytes:
             (grid[2 * row + 1, column], case.cam_std, SPREAD_COLOURS),
         ):
             _show(axes, case)
-            _overlay(axes, values, case.image.shape, float(values.max()), colours)
+            _overlay(axes, values, case, float(values.max()), colours)
         grid[2 * row, column].set_title(
             f"{number + 1}. {_shortened(case.title, 30)}\n{_verdict(case, short=True)}", fontsize=7
         )
@@ -210,10 +245,10 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
             (row[3], floor, top, MEAN_COLOURS, f"mean - 1.96 sd, up to {floor.max():.2g}"),
         ):
             _show(axes, case)
-            _overlay(axes, values, case.image.shape, limit, colours)
+            _overlay(axes, values, case, limit, colours)
             axes.set_title(f"{text}\n(logit per cell)", fontsize=7.5)
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
-    notice = f"{NOTICE} · the patient's right is on the left · white line: half of the maximum"
+    notice = f"{NOTICE} · {_LEGEND}"
     figure.supxlabel(notice, fontsize=7.5, y=0.03 / height)
     return _png(figure, 80)
 
@@ -222,39 +257,85 @@ def _show(axes: Axes, case: Case) -> None:
     axes.imshow(case.image, cmap="gray", vmin=0, vmax=255)
     for x0, y0, x1, y1 in case.boxes:
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec="white", lw=1.2, ls="--"))
+    if case.window != WHOLE:
+        x0, y0, x1, y1 = case.input_box
+        axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=INPUT_COLOUR, lw=0.9, ls=":"))
+    for lung in () if case.lungs is None else (case.lungs.right, case.lungs.left):
+        if lung is not None:
+            _outline(axes, lung, case.image.shape)
+    rows, columns = case.image.shape
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axes.set_axis_off()
 
 
+def _outline(axes: Axes, mask: Mask, shape: tuple[int, ...]) -> None:
+    fine = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    if fine.min() > 0 or fine.max() < 0.5:
+        return
+    axes.contour(fine, levels=[0.5], colors=LUNG_COLOUR, linewidths=0.7)
+
+
 def _draw_zones(axes: Axes, case: Case) -> None:
-    x0, y0, x1, y1 = case.zone_box or (0, 0, case.image.shape[1], case.image.shape[0])
+    if case.lung_zones and case.lungs is not None:
+        _draw_lung_zones(axes, case, case.lungs)
+        return
+    rows, columns = case.image.shape
+    x0, y0, x1, y1 = case.zone_box or case.input_box
+    x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, columns), min(y1, rows)
     height, width = y1 - y0, x1 - x0
     style: dict[str, Any] = {"color": "white", "lw": 0.7, "alpha": 0.6}
     for third in range(4) if case.zone_box else (1, 2):
         axes.plot([x0 - 0.5, x1 - 0.5], [y0 + third * height / 3 - 0.5] * 2, **style)
     for half in range(3) if case.zone_box else (1,):
         axes.plot([x0 + half * width / 2 - 0.5] * 2, [y0 - 0.5, y1 - 0.5], **style)
-    for number, zone in enumerate(ZONES):
+    for number in range(len(ZONES)):
         row, column = divmod(number, 2)
-        value = case.zone_mean[number]
-        text = f"{zone.replace('_', ' ')}\n{'-' if np.isnan(value) else f'{value:.2g}'}"
-        axes.text(
-            x0 + (column + 0.5) * width / 2, y0 + (row + 0.5) * height / 3, text, ha="center", va="center", fontsize=8, color="white",
-            bbox={"facecolor": "black", "alpha": 0.45, "pad": 1.5, "lw": 0},
-        )  # fmt: skip
+        _label_zone(axes, case, number, x0 + (column + 0.5) * width / 2, y0 + (row + 0.5) * height / 3)
 
 
-def _overlay(
-    axes: Axes, values: NDArray[np.float32], shape: tuple[int, ...], limit: float, colours: str
-) -> ScalarMappable:
-    """Draw a map over an image with opacity proportional to its value; return the mappable for a colour bar."""
-    scale = Normalize(0, limit if limit > 0 else 1)
-    fine = cv2.resize(values.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    shown = ScalarMappable(scale, colours)
-    painted = shown.to_rgba(fine)
-    painted[..., 3] = _OPAQUE * np.sqrt(np.clip(fine / scale.vmax, 0, 1))
+def _draw_lung_zones(axes: Axes, case: Case, lungs: Lungs) -> None:
+    rows, columns = case.image.shape
+    for number, zone in enumerate(zone_masks(lungs)):
+        if zone is None:
+            continue
+        _outline(axes, zone, case.image.shape)
+        y, x = np.nonzero(zone)
+        _label_zone(
+            axes, case, number, (x.mean() + 0.5) / zone.shape[1] * columns, (y.mean() + 0.5) / zone.shape[0] * rows
+        )
+
+
+def _label_zone(axes: Axes, case: Case, number: int, x: float, y: float) -> None:
+    value = case.zone_mean[number]
+    text = f"{ZONES[number].replace('_', ' ')}\n{'-' if np.isnan(value) else f'{value:.2g}'}"
+    axes.text(
+        x, y, text, ha="center", va="center", fontsize=8 if len(text) < 18 else 7, color="white",
+        bbox={"facecolor": "black", "alpha": 0.45, "pad": 1.5, "lw": 0},
+    )  # fmt: skip
+
+
+def over_image(values: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
+    """Return a map, float32 [h, w], upsampled and laid at its window over all of the image, [H, W]; NaN outside of it."""
+    x0, y0, x1, y1 = case.input_box
+    fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    rows, columns = case.image.shape
+    out = np.full((rows, columns), np.nan, np.float32)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
+    out[top:bottom, left:right] = fine[top - y0 : bottom - y0, left - x0 : right - x0]
+    return out
+
+
+def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, colours: str) -> ScalarMappable:
+    """Lay a map over an image, the more opaque the larger it is; return what a colour bar needs."""
+    top = limit if limit > 0 else 1.0
+    fine = over_image(values, case)
+    level = np.nan_to_num(fine)
+    shown = ScalarMappable(Normalize(0, top), colours)
+    painted = shown.to_rgba(level)
+    painted[..., 3] = _OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
     axes.imshow(painted)
-    if fine.max() > 0:
-        axes.contour(fine, levels=[fine.max() / 2], colors="white", linewidths=0.9)
+    if level.max() > 0:  # outside of the window there is no line, where the map ends
+        axes.contour(np.ma.masked_invalid(fine), levels=[level.max() / 2], colors="white", linewidths=0.9)
     return shown
 
 

@@ -34,8 +34,8 @@ SETTINGS = {
     "contrast": "differences from the mean grey level times {:g}",
     "gamma": "grey level to the power of {:g} or of its inverse, drawn per image",
     "rotation": "rotated by {:g} degrees in either direction, drawn per image",
-    "lungs_black": "the lung box blackened",
-    "only_lungs": "everything but the lung box blackened",
+    "lungs_black": "the lungs blackened",
+    "only_lungs": "everything but the lungs blackened",
     "corners_black": "four corners blackened, where side markers are",
 }
 
@@ -80,7 +80,11 @@ CONDITIONS = (
 
 
 def apply_condition(
-    image: Grey, condition: Condition, image_id: str, seed: int, lungs: tuple[int, int, int, int] | None = None
+    image: Grey,
+    condition: Condition,
+    image_id: str,
+    seed: int,
+    lungs: tuple[int, int, int, int] | NDArray[np.bool_] | None = None,
 ) -> Grey:
     """Return an image under a condition.
 
@@ -92,7 +96,8 @@ def apply_condition(
         condition: the change.
         image_id: the image's name.
         seed: of the draws.
-        lungs: x0, y0, x1, y1 in pixels of the image, x1 and y1 the first outside; None takes `CENTRAL_BOX`.
+        lungs: a mask of them, bool [S, S], or a box, x0, y0, x1, y1 in pixels of the image, x1 and y1 the first outside;
+            None takes `CENTRAL_BOX`.
 
     Returns:
         uint8 [S, S].
@@ -124,10 +129,8 @@ def apply_condition(
         case "rotation":
             return _rotated(image, setting if key & 2 else -setting)
         case "lungs_black" | "only_lungs":
-            x0, y0, x1, y1 = central_box(size) if lungs is None else lungs
-            out = image.copy() if condition.name == "lungs_black" else np.zeros_like(image)
-            out[y0:y1, x0:x1] = 0 if condition.name == "lungs_black" else image[y0:y1, x0:x1]
-            return out
+            inside = _inside(size, lungs)
+            return np.where(inside == (condition.name == "lungs_black"), np.uint8(0), image)
         case "corners_black":
             side = round(CORNER * size)
             out = image.copy()
@@ -141,6 +144,15 @@ def central_box(size: int) -> tuple[int, int, int, int]:
     """Return `CENTRAL_BOX` in pixels of an image of `size` by `size`."""
     x0, y0, x1, y1 = (round(size * part) for part in CENTRAL_BOX)
     return x0, y0, x1, y1
+
+
+def _inside(size: int, lungs: tuple[int, int, int, int] | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    if isinstance(lungs, np.ndarray):
+        return lungs
+    x0, y0, x1, y1 = central_box(size) if lungs is None else lungs
+    inside = np.zeros((size, size), bool)
+    inside[y0:y1, x0:x1] = True
+    return inside
 
 
 def _looked_up(image: Grey, levels: NDArray[np.float64]) -> Grey:

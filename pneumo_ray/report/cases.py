@@ -14,13 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pneumo_ray.anatomy.lungs import Lungs, lungs_of
 from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import seen_by_network
+from pneumo_ray.data.lungs import lung_masks, shapes
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.quality import contrast, sharpness
-from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.scores import CROP, Scores
 from pneumo_ray.evaluate.zone_table import OUTCOMES
+from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_image
+from pneumo_ray.images.framing import WHOLE, Box, Shape, framed, in_window, window_of
 
 DISPLAY_SIZE = 224
 """Rows and columns of an image on the page."""
@@ -44,10 +48,15 @@ class Seen:
     """An image that could be read."""
 
     image: NDArray[np.uint8]
-    """[DISPLAY_SIZE, DISPLAY_SIZE], the part of it that the network saw."""
+    """[DISPLAY_SIZE, DISPLAY_SIZE]: all of it in its true shape, or, in scores that do not say which part of it the network
+    saw, that part."""
     sharpness: float
     """Of the whole file, as `quality.sharpness`."""
     contrast: float
+    window: Box = WHOLE
+    """What the network saw, as fractions of `image`."""
+    lungs: Lungs | None = None
+    """In the frame of `image`, where the manifest knows them."""
 
 
 def outcomes(scores: Scores) -> NDArray[np.str_]:
@@ -97,32 +106,72 @@ def choose(scores: Scores, count: int) -> Chosen:
     return Chosen(picked, errors[np.argsort(-residual[errors], kind="stable")])
 
 
-def read_images(manifest: pa.Table, image_ids: Sequence[str], resize_size: int, image_size: int) -> list[Seen | None]:
-    """Read some images of an archive: what the network saw of each at the page's size, and the quality of the file.
+def crops(scores: Scores, rows: Rows) -> list[Box | None]:
+    """Return what the network saw of some rows of the scores, as fractions of the image; None where they do not say so."""
+    if not set(CROP) <= set(scores.table.column_names):
+        return [None] * len(rows)
+    corners = scores.table.select(CROP).take(pa.array(rows)).to_pylist()
+    return [
+        None if None in row.values() else (row[CROP[0]], row[CROP[1]], row[CROP[2]], row[CROP[3]]) for row in corners
+    ]
+
+
+def read_images(
+    manifest: pa.Table, image_ids: Sequence[str], resize_size: int, image_size: int, seen: Sequence[Box | None]
+) -> list[Seen | None]:
+    """Read some images of an archive at the page's size, and measure the quality of the files.
 
     Args:
         manifest: of the archive.
         image_ids: n names in it.
         resize_size: of the model's preprocessing.
         image_size: of the model's preprocessing.
+        seen: what the network saw of each, from `crops`.
 
     Returns:
         n images; None where the file is no longer readable.
     """
     place = pc.index_in(pa.array(image_ids, pa.string()), value_set=manifest["image_id"].combine_chunks())
-    rows = manifest.select(["uri", "member", "frame"]).take(place).to_pylist()
+    wanted = (
+        "image_id",
+        "uri",
+        "member",
+        "frame",
+        "width",
+        "height",
+        "shape_width",
+        "shape_height",
+        "lung_quality",
+        "lung_mask",
+    )
+    named = manifest.select([name for name in wanted if name in manifest.column_names]).take(place)
+    rows = named.select(["uri", "member", "frame"]).to_pylist()
     base = round(DISPLAY_SIZE * resize_size / image_size)
 
-    def read(row: dict[str, Any]) -> Seen | None:
+    def read(row: dict[str, Any], shape: Shape, window: Box | None, mask: NDArray[np.uint8] | None) -> Seen | None:
         try:
             data = read_image(row["uri"], row["member"])
             grey = decode_image(data, min_size=2 * DISPLAY_SIZE, frame=row["frame"] or 0)
         except (PneumoError, OSError):
             return None
-        return Seen(seen_by_network(grey, base, DISPLAY_SIZE), sharpness(grey), contrast(grey))
+        quality = sharpness(grey), contrast(grey)
+        if window is None:
+            return Seen(seen_by_network(grey, base, DISPLAY_SIZE), *quality)
+        whole = window_of("pad", shape, None)
+        image = framed(resize_grey(grey, 2 * DISPLAY_SIZE), whole, DISPLAY_SIZE)
+        lungs = None if mask is None else _framed_lungs(lungs_of(mask > 0), whole)
+        return Seen(image, *quality, in_window(window, whole), lungs)
 
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(read, rows))
+        return list(pool.map(read, rows, shapes(named), seen, lung_masks(named)))
+
+
+def _framed_lungs(lungs: Lungs, window: Box) -> Lungs:
+    right, left = (
+        None if lung is None else framed(lung.astype(np.uint8) * np.uint8(255), window, DISPLAY_SIZE) >= 128
+        for lung in (lungs.right, lungs.left)
+    )
+    return Lungs(right, left, lungs.quality)
 
 
 def _each_once(*parts: Rows) -> Rows:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.explain.render import passes_interval
-from pneumo_ray.report.cases import outcomes
+from pneumo_ray.images.framing import WHOLE
+from pneumo_ray.report.cases import Seen, outcomes
 from pneumo_ray.report.subject import Subject
 
 _JPEG_QUALITY = 80
 
 
-def script_data(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> dict[str, Any]:
+def script_data(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> dict[str, Any]:
     """Return the data for the script of the page."""
     return {
         "map_size": list(subject.chosen.map_size),
@@ -58,14 +59,14 @@ def _slider(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _cases(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> list[dict[str, Any]]:
+def _cases(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> list[dict[str, Any]]:
     scores = subject.chosen
     outcome = outcomes(scores)
     maps = {kind: scores.maps(f"cam_{kind}").reshape(len(scores.table), -1) for kind in ("mean", "std")}
     names = ("image_id", "label", "target", "prob_mean", "logit_mean", "logit_std", "mutual_information")
     rows = scores.table.select(names).take(np.asarray(shown, dtype=np.int64)).to_pylist()
     cases = []
-    for row, number, image in zip(rows, shown, images, strict=True):
+    for row, number, seen in zip(rows, shown, images, strict=True):
         low, high = passes_interval(
             row["logit_mean"], row["logit_std"], scores.calibration.temperature, scores.calibration.intercept
         )
@@ -81,7 +82,8 @@ def _cases(subject: Subject, shown: Sequence[int], images: Sequence[NDArray[np.u
                 "residual": None if row["label"] is None else round(row["label"] - row["prob_mean"], 6),
                 "mean": [_short(v) for v in maps["mean"][number]],
                 "std": [_short(v) for v in maps["std"][number]],
-                "picture": None if image is None else _jpeg(image),
+                "picture": None if seen is None else _jpeg(seen.image),
+                "window": [round(edge, 4) for edge in (WHOLE if seen is None else seen.window)],
             }
         )
     return cases

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.render import Case, draw_panels, scored_case
-from pneumo_ray.report.cases import outcomes
+from pneumo_ray.report.cases import Seen, outcomes
 
 PER_SHEET = 3
 """Cases on a sheet."""
@@ -20,13 +17,13 @@ _SHEETS = {
 }
 
 
-def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[NDArray[np.uint8] | None]) -> dict[str, bytes]:
+def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[Seen | None]) -> dict[str, bytes]:
     """Return a PNG for each outcome that occurs, and one of the most uncertain cases.
 
     Args:
         scores: of images that did not fail, joined with `label`.
         rows: of it, those that were read.
-        images: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+        images: of those rows; None where a file cannot be read any more.
 
     Returns:
         Name of the file without extension, and its content.
@@ -34,7 +31,7 @@ def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[NDArray
     read = [(row, image) for row, image in zip(rows, images, strict=True) if image is not None]
     outcome, prob = outcomes(scores), scores.numbers("prob_mean")
     information = scores.numbers("mutual_information")
-    sheets: dict[str, tuple[str, list[tuple[int, NDArray[np.uint8]]]]] = {}
+    sheets: dict[str, tuple[str, list[tuple[int, Seen]]]] = {}
     for kind, (name, title) in _SHEETS.items():
         members = [pair for pair in read if outcome[pair[0]] == kind]
         members.sort(key=lambda pair: prob[pair[0]], reverse=kind.endswith("positive"))
@@ -50,15 +47,18 @@ def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[NDArray
     }
 
 
-def _case(scores: Scores, row: int, image: NDArray[np.uint8]) -> Case:
+def _case(scores: Scores, row: int, seen: Seen) -> Case:
     one = scores.table.slice(row, 1).to_pylist()[0]
     calibration = scores.calibration
     return scored_case(
         one,
-        image,
+        seen.image,
         scores.map_size,
         calibration.temperature,
         scores.threshold,
         one["label"],
         intercept=calibration.intercept,
+        window=seen.window,
+        lungs=seen.lungs,
+        lung_zones=scores.zone_mode == "lungs",
     )

@@ -80,10 +80,13 @@ def _preprocessing(subject: Subject) -> str:
     resize, size, mean, std = (subject.fact("model", "preprocessing", name) for name in names)
     if resize is None or size is None:
         return NOT_AVAILABLE
-    return (
-        f"decoded to 8-bit grey, resized to {resize} x {resize} (aspect ratio not kept), centre crop of {size} x {size}, "
-        f"three equal channels, mean {mean}, std {std}"
-    )
+    fit = subject.fact("model", "preprocessing", "fit")
+    framing = {
+        "pad": f"padded with black to a square in its true shape, resized to {size} x {size}",
+        "lungs": f"cropped to a square around the lungs that a segmenter finds (the whole image, padded, where they are not plausible), "
+        f"resized to {size} x {size}",
+    }.get(str(fit), f"resized to {resize} x {resize} (aspect ratio not kept), centre crop of {size} x {size}")
+    return f"decoded to 8-bit grey, {framing}, three equal channels, mean {mean}, std {std}"
 
 
 def _model(subject: Subject) -> str:

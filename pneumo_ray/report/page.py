@@ -9,13 +9,11 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-import numpy as np
-from numpy.typing import NDArray
 
 from pneumo_ray.config import flatten
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
 from pneumo_ray.evaluate.zone_table import OUTCOMES
-from pneumo_ray.report.cases import UNKNOWN, outcomes
+from pneumo_ray.report.cases import UNKNOWN, Seen, outcomes
 from pneumo_ray.report.cautions import cautions
 from pneumo_ray.report.embedded import script_data
 from pneumo_ray.report.items import reporting_items
@@ -37,7 +35,7 @@ def render_page(
     subject: Subject,
     figures: dict[str, str],
     shown: Sequence[int],
-    images: Sequence[NDArray[np.uint8] | None],
+    images: Sequence[Seen | None],
     errors: Sequence[dict[str, Any]],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
@@ -48,7 +46,7 @@ def render_page(
         subject: content of the report.
         figures: name and SVG element of each figure.
         shown: rows of `subject.chosen` for the gallery.
-        images: of those rows, uint8 [S, S]; None where a file cannot be read any more.
+        images: of those rows; None where a file cannot be read any more.
         errors: records of misclassified.csv.
         right_quality: median sharpness and contrast of right answers; None where none was read.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.

@@ -202,8 +202,9 @@ def robustness(subject: Subject) -> dict[str, Any]:
             "made; bytes per pixel is not neutral, because a hazy lung compresses better than a clear one. "
         )
     text += (
-        f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. The lung box is that of the manifest for "
-        f"{boxes['manifest']:,}, and for {boxes['central']:,} a central part of the image that includes the heart."
+        f"{found['pictures']:,} images, {found['failed']:,} of them unreadable. The lungs that are blackened are those of a mask for "
+        f"{boxes.get('masks', 0):,}, the manifest's box for {boxes['manifest']:,}, and for {boxes['central']:,} a central part of the "
+        "image that includes the heart."
     )
     meanings = [[row[0], c["description"]] for row, c in zip(rows, found["conditions"], strict=True)]
     return {"robustness_rows": rows, "shortcut_text": text, "conditions": meanings}

@@ -17,7 +17,7 @@ from pneumo_ray.evaluate.numbers import WITHOUT_PASSES, probabilities, uncertain
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.uncertainty import risk_coverage
 from pneumo_ray.report import figures
-from pneumo_ray.report.cases import Chosen, Seen, choose, outcomes, read_images
+from pneumo_ray.report.cases import Chosen, Seen, choose, crops, outcomes, read_images
 from pneumo_ray.report.galleries import draw_galleries
 from pneumo_ray.report.page import render_page
 from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS
@@ -41,7 +41,7 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     folder = storage.join(out, "figures")
     drawn = {name: save_figure(figure, folder, name) for name, figure in _figures(subject, seed).items()}
     shown = chosen.rows.tolist()
-    of_shown = [None if (found := seen.get(row)) is None else found.image for row in shown]
+    of_shown = [seen.get(row) for row in shown]
     for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
         storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
     errors = _errors(subject.chosen, chosen, seen)
@@ -59,7 +59,7 @@ def _read(subject: Subject, wanted: NDArray[np.int64]) -> dict[int, Seen]:
         log("the scores lack the preprocessing of their images, so the page shows maps without images")
         return {}
     names = subject.chosen.table["image_id"].take(pa.array(wanted)).to_pylist()
-    read = read_images(subject.manifest, names, resize_size, image_size)
+    read = read_images(subject.manifest, names, resize_size, image_size, crops(subject.chosen, wanted))
     if gone := sum(image is None for image in read):
         log(f"{gone:,} of {len(read):,} images for the gallery cannot be read any more; the page shows their maps")
     return {row: image for row, image in zip(wanted.tolist(), read, strict=True) if image is not None}

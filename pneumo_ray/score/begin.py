@@ -13,12 +13,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumo_ray import storage
+from pneumo_ray.anatomy.segmenter import own_segmenter
 from pneumo_ray.config import save_config
+from pneumo_ray.data.lungs import has_lungs
+from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import Bundle
+from pneumo_ray.model import Bundle, Preprocessing
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.image_list import (
     Source,
     list_fingerprint,
@@ -40,14 +43,29 @@ class Job:
     compiled: bool
 
 
-def check_method(config: ExplainConfig, bundle: Bundle) -> None:
-    """Refuse an impossible method before anything is written.
+def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
+    """Return the zones that a job takes where none are asked for: those of the lungs, where they are to be had.
 
     Raises:
-        ModelError: if the model has no dropout to sample.
+        ManifestError: if the manifest cannot be read.
+    """
+    if preprocessing.fit == "lungs":
+        return "lungs"
+    if config.manifest is None or config.zones is not None:
+        return "image"
+    return "lungs" if has_lungs(read_manifest(storage.absolute(config.manifest))).any() else "image"
+
+
+def check_method(config: ExplainConfig, bundle: Bundle) -> None:
+    """Refuse what no worker could do, before anything is written.
+
+    Raises:
+        ModelError: if the model has no dropout to sample, or lungs are to be found and there is no segmenter.
         ConfigError: if float16 is asked for on a CPU.
     """
     BayesGradCAM(bundle.model, config.passes, config.seed)
+    if config.finds_lungs(bundle.preprocessing.fit):
+        own_segmenter()
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 

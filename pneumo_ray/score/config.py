@@ -7,10 +7,14 @@ from typing import Any, Literal, Self
 
 from pneumo_ray.config import Amp, CountRange, count_range, require
 from pneumo_ray.explain.target import Target
+from pneumo_ray.images.fit import Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
 
-ZoneMode = Literal["image", "box"]
+ZoneMode = Literal["image", "box", "lungs"]
+
+_COLUMNS = 2
+"""Version of the columns of a row: a job that an earlier version began is not continued with others."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,10 @@ class ExplainConfig:
     """Seed of the dropout masks, which all images share."""
     target: Target = "predicted"
     """The class that the maps explain."""
-    zones: ZoneMode = "image"
-    """Zones of the whole image, or of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1."""
+    zones: ZoneMode | None = None
+    """Zones of the network's input (image), of the lung box in the manifest's columns lung_x0, lung_y0, lung_x1, lung_y1
+    (box), or of each lung in thirds of its height (lungs), which are found where the manifest has none. None takes lungs
+    where the model is given the lungs or the manifest has some, else image."""
     refer_z: float = 1.96
     """Refer an image if the threshold is within this many standard deviations of its mean logit over the passes."""
     amp: Amp = "auto"
@@ -95,11 +101,16 @@ class ExplainConfig:
             "--zones box needs a --manifest with the columns lung_x0, lung_y0, lung_x1, lung_y1",
         )
 
-    def resolved(self, site: DropoutSite) -> Self:
-        """Return the config with the number of passes that it stands for with this site of the dropout."""
+    def resolved(self, site: DropoutSite, zones: ZoneMode = "image") -> Self:
+        """Return the config with what None stands for: the passes for this site of the dropout, and these zones."""
         from pneumo_ray.explain.masks import DEFAULT_PASSES  # brings torch
 
-        return replace(self, passes=DEFAULT_PASSES[site] if self.passes is None else self.passes)
+        passes = DEFAULT_PASSES[site] if self.passes is None else self.passes
+        return replace(self, passes=passes, zones=self.zones or zones)
+
+    def finds_lungs(self, fit: Fit) -> bool:
+        """Whether lungs are looked for that the manifest does not name, where the model's images are fitted like this."""
+        return fit == "lungs" or self.zones == "lungs"
 
     @property
     def method(self) -> dict[str, Any]:
@@ -108,5 +119,5 @@ class ExplainConfig:
 
     @property
     def config_hash(self) -> str:
-        """sha256 (hex) of `method`."""
-        return hashlib.sha256(json.dumps(self.method, sort_keys=True).encode()).hexdigest()
+        """sha256 (hex) of `method` and of the version of the columns."""
+        return hashlib.sha256(json.dumps({**self.method, "columns": _COLUMNS}, sort_keys=True).encode()).hexdigest()

@@ -1,17 +1,30 @@
-"""Decoding of listed images to the network's grey input, or to the stage and the reason of a failure."""
+"""Decoding of listed images to the network's inputs and their frames, or to the stage and the reason of a failure."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from pneumo_ray.anatomy.lungs import PLAUSIBLE
+from pneumo_ray.anatomy.masks import encode_mask
 from pneumo_ray.data.archive import read_images
-from pneumo_ray.data.dataset import network_input
+from pneumo_ray.data.dataset import decoding_size
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import DecodeError
-from pneumo_ray.images.decode import Decoded, inspect_image
-from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded, unguarded
+from pneumo_ray.images.augment import resize_grey
+from pneumo_ray.images.decode import decode_with_note, inspect_image
+from pneumo_ray.images.framing import Shape
+from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.score.frame import (
+    NUM_FUNCTIONALS,
+    Decoded,
+    Framed,
+    box_in_input,
+    frame_images,
+    known_lungs,
+    map_functionals,
+)
 
 
 class ManyFramesError(DecodeError):
@@ -36,32 +49,42 @@ def load_image(uri: str, member: str | None, frame: int | None, preprocessing: P
         uri: of its file.
         member: of that file, where it is an archive.
         frame: of a file that holds several images, from 0.
-        preprocessing: what the model expects.
+        preprocessing: what the model expects; `lungs` finds them.
     """
-    (content,) = read_images([(uri, member)])
-    loaded = _decode(content, frame, preprocessing, unguarded)
+    row = dict.fromkeys(("error", "shape_width", "shape_height", "lung_quality", "lung_mask"))
+    row |= {"uri": uri, "member": member, "frame": frame}
+    (loaded,) = load_images([row], preprocessing, find=preprocessing.fit == "lungs")
     return loaded if isinstance(loaded, Failure) else loaded.pixels
 
 
-def _decode(
-    content: bytes | Exception, frame: int | None, preprocessing: Preprocessing, call: Call
-) -> Decoded | Failure:
-    if isinstance(content, Exception):
-        return Failure("read", describe(content))
-    try:
-        return call(_decoded, content, frame, preprocessing.resize_size, preprocessing.image_size)
-    except DecodeError as error:
-        return Failure("decode", describe(error))
+def load_images(
+    listed: list[dict[str, Any]],
+    preprocessing: Preprocessing,
+    *,
+    find: bool,
+    decode_seconds: float = DECODE_SECONDS,
+    careful: bool = False,
+) -> list[Framed | Failure]:
+    """Return images in the frame of the network's input, in order.
 
-
-def _decoded(data: bytes, frame: int | None, resize_size: int, image_size: int) -> Decoded:
-    if frame is None and not data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
-        frames = inspect_image(data).frames
-        if frames > 1:
-            raise ManyFramesError(
-                f"the file contains {frames} images and was listed as one; give it the extension .dcm or .tif"
-            )
-    return network_input(data, frame, resize_size, image_size)
+    Args:
+        listed: rows of the list.
+        preprocessing: what the model expects.
+        find: look for lungs that the list does not know.
+        decode_seconds: that the decoding of one image may take.
+        careful: an image among them may have ended the process that tried before; see `guarded`.
+    """
+    decoded: list[Decoded | Failure] = []
+    contents = read_images([(row["uri"], row["member"]) for row in listed if row["error"] is None])
+    with guarded(decode_seconds, careful=careful) as call:
+        for row in listed:
+            if row["error"] is not None:
+                decoded.append(Failure("list", f"archive: {row['error']}"))
+            else:
+                decoded.append(_decode(next(contents), row, decoding_size(preprocessing.image_size), call))
+    good = [(image, known_lungs(row)) for image, row in zip(decoded, listed, strict=True) if isinstance(image, Decoded)]
+    framed = iter(frame_images([image for image, _ in good], [lungs for _, lungs in good], preprocessing, find=find))
+    return [image if isinstance(image, Failure) else next(framed) for image in decoded]
 
 
 def load_shard(
@@ -69,6 +92,8 @@ def load_shard(
     shard: int,
     preprocessing: Preprocessing,
     *,
+    find: bool = False,
+    map_size: tuple[int, int] | None = None,
     decode_seconds: float = DECODE_SECONDS,
     careful: bool = False,
 ) -> pa.Table:
@@ -78,31 +103,75 @@ def load_shard(
         rows: n rows of the list.
         shard: its number.
         preprocessing: what the model expects.
-        decode_seconds: time limit for decoding one image.
-        careful: an image among them may have ended an earlier process; see `guarded`.
+        find: look for lungs that the list does not know.
+        map_size: of the network's maps; None leaves out what measures them.
+        decode_seconds: that the decoding of one image may take.
+        careful: an image among them may have ended the process that tried before; see `guarded`.
 
     Returns:
-        n rows: `shard`, `image_id`, `box`, `stage`, `error`, `note`, and `pixels` (S * S bytes), null where it failed.
+        n rows: `shard`, `image_id`, `box` (in pixels of the input), `stage`, `error`, and, null where it failed,
+        `note` (see `Decoded`), `pixels` (S * S bytes), `window`, `lung_quality`, `view`, `lung_mask` (PNG) and `functionals` (float32 bytes of
+        `map_functionals`), the last two also null without plausible lungs.
     """
-    size = preprocessing.image_size
-    loaded: list[Decoded | Failure] = []
-    listed = rows.to_pylist()
-    contents = read_images([(row["uri"], row["member"]) for row in listed if row["error"] is None])
-    with guarded(decode_seconds, careful=careful) as call:
-        for row in listed:
-            if row["error"] is not None:
-                loaded.append(Failure("list", f"archive: {row['error']}"))
-            else:
-                loaded.append(_decode(next(contents), row["frame"], preprocessing, call))
-    pixels = [None if isinstance(item, Failure) else item.pixels.tobytes() for item in loaded]
+    size, listed = preprocessing.image_size, rows.to_pylist()
+    loaded = load_images(listed, preprocessing, find=find, decode_seconds=decode_seconds, careful=careful)
+    failures = [item if isinstance(item, Failure) else None for item in loaded]
+    frames = [None if isinstance(item, Failure) else item for item in loaded]
+    lungs = [None if frame is None else frame.lungs for frame in frames]
+    measures = [None if frame is None or map_size is None else map_functionals(frame, map_size) for frame in frames]
+    cells = 0 if map_size is None else map_size[0] * map_size[1]
     return pa.table(
         {
             "shard": pa.array([shard] * len(rows), pa.int64()),
             "image_id": rows["image_id"],
-            "box": rows["box"],
-            "stage": pa.array([item.stage if isinstance(item, Failure) else None for item in loaded], pa.string()),
-            "error": pa.array([item.error if isinstance(item, Failure) else None for item in loaded], pa.string()),
-            "note": pa.array([None if isinstance(item, Failure) else item.note for item in loaded], pa.string()),
-            "pixels": pa.array(pixels, pa.binary(size * size)),
+            "box": pa.array(
+                [_box(row, frame, size) for row, frame in zip(listed, frames, strict=True)], pa.list_(pa.int32(), 4)
+            ),
+            "stage": pa.array([failure and failure.stage for failure in failures], pa.string()),
+            "error": pa.array([failure and failure.error for failure in failures], pa.string()),
+            "note": pa.array([frame and frame.decoded.note for frame in frames], pa.string()),
+            "pixels": pa.array([frame and frame.pixels.tobytes() for frame in frames], pa.binary(size * size)),
+            "window": pa.array([frame and frame.window for frame in frames], pa.list_(pa.float32(), 4)),
+            "lung_quality": pa.array([found and found.quality for found in lungs], pa.string()),
+            "view": pa.array([found and found.view for found in lungs], pa.string()),
+            "lung_mask": pa.array(
+                [
+                    encode_mask(found.mask) if found and found.quality == PLAUSIBLE and found.mask is not None else None
+                    for found in lungs
+                ],
+                pa.binary(),
+            ),
+            "functionals": pa.array(
+                [None if values is None else values.tobytes() for values in measures],
+                pa.binary(4 * NUM_FUNCTIONALS * cells),
+            ),
         }
     )
+
+
+def _box(row: dict[str, Any], frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:
+    if frame is None or row["image_box"] is None:
+        return row["box"]
+    return box_in_input(row["image_box"], frame.window, size)
+
+
+def _decode(content: bytes | Exception, row: dict[str, Any], size: int, call: Call) -> Decoded | Failure:
+    if isinstance(content, Exception):
+        return Failure("read", describe(content))
+    try:
+        image, note, width, height = call(_decoded, content, row["frame"], size)
+    except DecodeError as error:
+        return Failure("decode", describe(error))
+    if row["shape_width"] and row["shape_height"]:
+        width, height = row["shape_width"], row["shape_height"]
+    return Decoded(image, Shape(width, height), note)
+
+
+def _decoded(data: bytes, frame: int | None, size: int) -> tuple[np.ndarray, str | None, int, int]:
+    info = inspect_image(data)
+    if frame is None and info.frames > 1:
+        raise ManyFramesError(
+            f"the file contains {info.frames} images and was listed as one; give it the extension .dcm or .tif"
+        )
+    grey, note = decode_with_note(data, min_size=size, frame=frame or 0)
+    return resize_grey(grey, size), note, info.width, info.height

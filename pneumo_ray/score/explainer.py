@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumo_ray.explain import BayesGradCAM, Explanation, zone_operator
+from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import Box, outside_operator
@@ -83,14 +83,24 @@ class Explainer:
             torch._inductor.config.freezing = True
             self._feature_maps = torch.compile(self.net.feature_maps, dynamic=False)
 
-    def columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
-        """Return the columns of the scores of n images, uint8 [n, S, S]; their lung boxes count in zone mode `box`."""
+    def columns(
+        self, pixels: np.ndarray, boxes: list[Box | None], functionals: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return the columns of the scores of n images.
+
+        Args:
+            pixels: uint8 [n, S, S].
+            boxes: of the lungs, in pixels; they count in zone mode `box`.
+            functionals: float32 [n, NUM_FUNCTIONALS, h * w] of `frame.map_functionals`, NaN where there are no lungs; None
+                where nobody looked for any.
+        """
         parts: list[dict[str, np.ndarray]] = []
         start = 0
         while start < len(pixels):
             stop = min(start + self.at_once, len(pixels))
             try:
-                parts.append(self._columns(pixels[start:stop], boxes[start:stop]))
+                measures = None if functionals is None else functionals[start:stop]
+                parts.append(self._columns(pixels[start:stop], boxes[start:stop], measures))
             except torch.OutOfMemoryError:
                 if self.at_once == 1:
                     raise
@@ -129,10 +139,19 @@ class Explainer:
             maps = self._feature_maps(x)
         return maps
 
-    def _columns(self, pixels: np.ndarray, boxes: list[Box | None]) -> dict[str, np.ndarray]:
-        facts = self.model.facts
-        if self.config.zones == "image":
-            return to_columns(self.explain(pixels), facts, self.config.refer_z, None)
+    def _columns(
+        self, pixels: np.ndarray, boxes: list[Box | None], measures: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        facts, refer_z, lungs = self.model.facts, self.config.refer_z, None
+        if measures is not None:
+            measured = torch.from_numpy(measures.copy()).to(self.device)
+            of_zones, lungs = measured[:, : len(ZONES)], measured[:, len(ZONES) :]
+        if self.config.zones == "lungs":
+            if lungs is None:
+                of_zones = torch.full((len(pixels), len(ZONES), facts.num_cells), torch.nan, device=self.device)
+            return to_columns(self.explain(pixels, of_zones), facts, refer_z, None, lungs)
+        if self.config.zones != "box":
+            return to_columns(self.explain(pixels), facts, refer_z, None, lungs)
         size = (pixels.shape[1], pixels.shape[2])
         whole = (0, 0, size[1], size[0])
         known = torch.tensor([box is not None for box in boxes])
@@ -141,7 +160,7 @@ class Explainer:
         e = self.explain(pixels, zones.to(self.device))
         parts = (outside.to(self.device) @ e.cam_mean.flatten(1).unsqueeze(2)).squeeze(2)
         share = (parts[:, 0] / parts[:, 1]).masked_fill(~known.to(self.device), torch.nan)
-        columns = to_columns(e, facts, self.config.refer_z, share)
+        columns = to_columns(e, facts, refer_z, share, lungs)
         for name, values in columns.items():
             if name.startswith("zone_"):  # zones of the image would count as zones of the lungs
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))

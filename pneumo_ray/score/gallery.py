@@ -15,11 +15,16 @@ from pneumo_ray.console import log
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.explain.render import Case, draw_case, draw_sheet, scored_case
 from pneumo_ray.explain.zones import Box
+from pneumo_ray.images.framing import resized
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.decode import Failure, load_image
+from pneumo_ray.score.decode import Failure, load_images
 from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.frame import Framed
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import part_name
+
+DISPLAY_SIZE = 336
+"""Longer side of a drawn image, in pixels."""
 
 RANKINGS = {
     "uncertain": (("mutual_information",), "Most uncertain"),
@@ -49,11 +54,11 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
         for shard, row, image_id in _highest(out, source, columns, config.top):
             scored = storage.read_table(storage.join(out, part_name(shard))).slice(row, 1).to_pylist()[0]
             picked = source.read(shard).slice(row, 1).to_pylist()[0]
-            image = load_image(picked["uri"], picked["member"], picked["frame"], model.preprocessing)
+            (image,) = load_images([picked], model.preprocessing, find=config.finds_lungs(model.preprocessing.fit))
             if isinstance(image, Failure):  # it was readable when it was scored
                 gone += 1
                 continue
-            case = _explained_case(explainer, image, scored, picked["box"], labels.get(image_id))
+            case = _explained_case(explainer, image, scored, picked, labels.get(image_id))
             cases.append(case)
             file = f"{name}-{len(cases):03d}.png"
             storage.write_bytes(storage.join(out, "pictures", file), draw_case(case))
@@ -68,23 +73,46 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
 
 
 def _explained_case(
-    explainer: Explainer, image: np.ndarray, scored: dict[str, Any], box: Box | None, label: int | None
+    explainer: Explainer, image: Framed, scored: dict[str, Any], listed: dict[str, Any], label: int | None
 ) -> Case:
     """Return a case with the values of the scores and the map without dropout, which they do not contain."""
     facts = explainer.model.facts
-    e = explainer.explain(image[None], target="pneumonia" if scored["target"] else "normal")
-    zone_box = None if box is None else (box[0], box[1], box[2], box[3])
+    e = explainer.explain(image.pixels[None], target="pneumonia" if scored["target"] else "normal")
+    whole = _whole(image)
     return scored_case(
         scored,
-        image,
+        whole,
         facts.map_size,
         facts.calibration.temperature,
         facts.threshold,
         label,
         e.cam[0].numpy(),
-        zone_box,
+        _zone_box(listed, image, whole),
         facts.calibration.intercept,
+        image.window,
+        image.lungs,
+        lung_zones=explainer.config.zones == "lungs",
     )
+
+
+def _whole(image: Framed) -> np.ndarray:
+    """Return all of an image in its true shape, uint8 [H, W]."""
+    shape = image.decoded.shape
+    scale = DISPLAY_SIZE / max(shape.width, shape.height)
+    return resized(image.decoded.square, max(1, round(scale * shape.width)), max(1, round(scale * shape.height)))
+
+
+def _zone_box(listed: dict[str, Any], image: Framed, whole: np.ndarray) -> Box | None:
+    """Return the box that the zones divide, in pixels of the whole image; None where the list has none."""
+    box = listed["image_box"]
+    if listed["box"] is not None:
+        (x0, y0, x1, y1), size = image.window, len(image.pixels)
+        left, top, right, bottom = (edge / size for edge in listed["box"])
+        box = (x0 + left * (x1 - x0), y0 + top * (y1 - y0), x0 + right * (x1 - x0), y0 + bottom * (y1 - y0))
+    if box is None:
+        return None
+    height, width = whole.shape
+    return round(box[0] * width), round(box[1] * height), round(box[2] * width), round(box[3] * height)
 
 
 def _highest(out: str, source: Source, columns: tuple[str, ...], count: int) -> list[tuple[int, int, str]]:

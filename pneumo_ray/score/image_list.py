@@ -37,9 +37,15 @@ SCHEMA = pa.schema(
         ("frame", pa.int32()),
         ("error", pa.string()),
         ("box", pa.list_(pa.int32(), 4)),
+        ("image_box", pa.list_(pa.float32(), 4)),
+        ("shape_width", pa.float32()),
+        ("shape_height", pa.float32()),
+        ("lung_quality", pa.string()),
+        ("lung_mask", pa.binary()),
     ]
 )
-"""`error`: reason found by the listing why it cannot be read; `box`: the lungs in pixels of the network's input."""
+"""`error`: why listing already knows that it cannot be read; `box`: a box of the lungs in pixels of the network's input,
+or, where every image has another frame, `image_box` in fractions of the image; the rest as in the manifest."""
 
 ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
@@ -162,27 +168,40 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
         boxes: include lung boxes, in pixels of the network's input.
 
     Raises:
-        ManifestError: if it breaks the contract, is empty, or lacks required lung boxes.
+        ManifestError: if it breaks the contract, is empty, has a column of the wrong type, or has no lung boxes where they are asked for.
     """
     table = read_manifest(storage.absolute(manifest))
     if not len(table):
         raise ManifestError(f"manifest {manifest} has no images in it")
-    lungs: pa.Array = pa.nulls(len(table), SCHEMA.field("box").type)
+    listed = {name: pa.nulls(len(table), SCHEMA.field(name).type) for name in SCHEMA.names}
+    for name in SCHEMA.names:
+        if name in table.column_names:
+            listed[name] = _taken(table, name, manifest)
+    listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:
             raise ManifestError(
                 f"manifest {manifest} lacks {', '.join(missing)}, which --zones box needs; add them with --labels, or use --zones image"
             )
-        lungs = _boxes(table, preprocessing)
-    columns = [table[name].cast(SCHEMA.field(name).type) for name in ("image_id", "uri", "member", "frame")]
-    return pa.table([*columns, pa.nulls(len(table), pa.string()), lungs], schema=SCHEMA).combine_chunks()
+        squashed = preprocessing.fit == "squash"
+        listed["box" if squashed else "image_box"] = _boxes(table, preprocessing) if squashed else _image_boxes(table)
+    return pa.table([listed[name] for name in SCHEMA.names], schema=SCHEMA).combine_chunks()
+
+
+def _taken(table: pa.Table, name: str, manifest: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(SCHEMA.field(name).type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(
+            f"manifest {manifest} has a column {name} of the wrong type; make it with jobs/prepare.py"
+        ) from error
 
 
 def list_fingerprint(listed: pa.Table) -> str:
     """Return the sha256 (hex) of a list: images, locations and boxes."""
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(ROW_GROUP):
-        digest.update(json.dumps(batch.to_pylist()).encode("utf-8", "surrogatepass"))
+        digest.update(json.dumps(batch.to_pylist(), default=bytes.hex).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -192,16 +211,29 @@ def write_list(listed: pa.Table, uri: str, image_size: int) -> Source:
 
 
 def _boxes(table: pa.Table, preprocessing: Preprocessing) -> pa.Array:
-    """Return lung boxes in pixels of the network's input, null where there is none or it is too small after the crop."""
+    """Return lung boxes in pixels of the network's input, null where there is none or too little of it is left."""
+    corners, sizes, known = _corners(table)
+    boxes = boxes_of_input(corners, sizes, preprocessing.resize_size, preprocessing.image_size)
+    good = known & (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 3)
+    return pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 4, mask=pa.array(~good))
+
+
+def _image_boxes(table: pa.Table) -> pa.Array:
+    """Return lung boxes as fractions of the image, null where there is none."""
+    corners, sizes, known = _corners(table)
+    boxes = pa.array((corners / np.tile(sizes, 2)).astype(np.float32).ravel())
+    return pa.FixedSizeListArray.from_arrays(boxes, 4, mask=pa.array(~known))
+
+
+def _corners(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes [n, 4] and sizes [n, 2] in pixels of each image, and where both are known, bool [n]."""
     corners, sizes = (
         np.stack([pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy() for name in names], axis=1)
         for names in (LUNG_COLUMNS, ("width", "height"))
     )
     known = np.isfinite(corners).all(1) & (sizes > 0).all(1)
     corners[~known], sizes[~known] = 0, 1
-    boxes = boxes_of_input(corners, sizes, preprocessing.resize_size, preprocessing.image_size)
-    good = known & (boxes[:, 2] - boxes[:, 0] >= 2) & (boxes[:, 3] - boxes[:, 1] >= 3)
-    return pa.FixedSizeListArray.from_arrays(pa.array(boxes.ravel()), 4, mask=pa.array(~good))
+    return corners, sizes, known
 
 
 def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -20,7 +20,7 @@ from pneumo_ray.console import duration, log, progress
 from pneumo_ray.errors import StorageError
 from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.begin import Job, begin, check_method
+from pneumo_ray.score.begin import Job, begin, check_method, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.gallery import render_top
@@ -51,7 +51,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     """
     out = storage.absolute(config.out)
     bundle = load_bundle(storage.absolute(config.model))
-    config = config.resolved(bundle.model.config.dropout_site)
+    config = config.resolved(bundle.model.config.dropout_site, zones_of(config, bundle.preprocessing))
     check_method(config, bundle)
     folder = RunFolder(out, "_job/job.json")
     with folder.held():

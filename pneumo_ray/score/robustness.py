@@ -17,15 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from numpy.typing import NDArray
 
 from pneumo_ray import storage
+from pneumo_ray.anatomy.frames import cell_means
+from pneumo_ray.anatomy.masks import decode_mask
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
-from pneumo_ray.images.corruptions import CENTRAL_BOX, CONDITIONS, apply_condition
+from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.score.begin import check_method, worth_compiling
@@ -68,8 +71,9 @@ def measure_robustness(
 
     Args:
         model: folder of the model that jobs/train.py wrote.
-        manifest: manifest.parquet of the archive. Its columns lung_x0, lung_y0, lung_x1, lung_y1, where it has them,
-            are the lungs that are blackened; for other images it is `CENTRAL_BOX`.
+        manifest: manifest.parquet of the archive. The lungs that are blackened are those of its lung_mask, or that are
+            found because the model is given the lungs; else the box in its columns lung_x0, lung_y0, lung_x1, lung_y1;
+            an image without either has `CENTRAL_BOX`.
         out: folder of the three files; older ones are replaced.
         split: train, val, test, or all for every labelled image.
         passes: Monte Carlo passes; None as in jobs/explain.py.
@@ -102,11 +106,7 @@ def measure_robustness(
         config=config,
         compiled=worth_compiling(config, bundle, len(rows) * len(CONDITIONS)),
     )
-    boxed = len(rows) - rows["box"].null_count
-    log(
-        f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes; lung boxes: "
-        f"{boxed:,} from the manifest, {len(rows) - boxed:,} central"
-    )
+    log(f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes")
     started = time.monotonic()
     scored = _score(arguments, plan_actors(config.scale))
     seconds = time.monotonic() - started
@@ -132,7 +132,7 @@ def measure_robustness(
         "failures": failures,
         "normal": pc.sum(pc.equal(rows["label"], 0)).as_py(),
         "pneumonia": pc.sum(pc.equal(rows["label"], 1)).as_py(),
-        "lung_boxes": {"manifest": boxed, "central": len(rows) - boxed, "central_box": CENTRAL_BOX},
+        "lung_boxes": _taken_for_lungs(scored),
         "conditions": records,
         "metadata_only": asdict(baseline),
         "seconds": round(seconds, 2),
@@ -203,17 +203,25 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
     size = arguments.model.preprocessing.image_size
     for block in batch["id"]:
         rows = arguments.rows.slice(int(block) * arguments.at_once, arguments.at_once)
-        loaded = load_shard(rows, int(block), arguments.model.preprocessing, careful=is_retry())
+        preprocessing = arguments.model.preprocessing
+        find = arguments.config.finds_lungs(preprocessing.fit)
+        loaded = load_shard(rows, int(block), preprocessing, find=find, careful=is_retry())
         loaded = loaded.append_column("label", rows["label"]).append_column("patient_id", rows["patient_id"])
-        names, boxes = rows["image_id"].to_pylist(), rows["box"].to_pylist()
+        names = rows["image_id"].to_pylist()
+        kept = loaded.select(["pixels", "lung_mask", "window", "box"]).to_pylist()
         images = [
-            None if raw is None else np.frombuffer(raw, np.uint8).reshape(size, size)
-            for raw in loaded["pixels"].to_pylist()
+            None if row["pixels"] is None else np.frombuffer(row["pixels"], np.uint8).reshape(size, size)
+            for row in kept
         ]
+        lungs = [_lungs(row, size) for row in kept]
+        kinds = ["mask" if isinstance(found, np.ndarray) else "central" if found is None else "box" for found in lungs]
+        loaded = loaded.append_column("lungs", pa.array(kinds))
         for condition in CONDITIONS:
             made = [
-                None if image is None else apply_condition(image, condition, name, arguments.config.seed, box).tobytes()
-                for image, name, box in zip(images, names, boxes, strict=True)
+                None
+                if image is None
+                else apply_condition(image, condition, name, arguments.config.seed, found).tobytes()
+                for image, name, found in zip(images, names, lungs, strict=True)
             ]
             yield pa.table(
                 {
@@ -223,6 +231,26 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
                     "severity": pa.array([condition.severity] * len(rows), pa.int8()),
                 }
             )
+
+
+def _lungs(row: dict[str, Any], size: int) -> tuple[int, int, int, int] | NDArray[np.bool_] | None:
+    """Return the lungs in the frame of the input: a mask, bool [size, size], or a box; None where neither is known."""
+    if row["lung_mask"] is None:
+        return None if row["box"] is None else (row["box"][0], row["box"][1], row["box"][2], row["box"][3])
+    x0, y0, x1, y1 = row["window"]
+    return np.asarray(cell_means(decode_mask(row["lung_mask"]), (size, size), (x0, y0, x1, y1)) >= 0.5)
+
+
+def _taken_for_lungs(scored: pa.Table) -> dict[str, Any]:
+    """Count the images by what was taken for their lungs."""
+    plain = scored.filter(pc.equal(scored["condition"], AS_IT_IS.name))
+    counts = Counter(plain["lungs"].to_pylist())
+    return {
+        "masks": counts["mask"],
+        "manifest": counts["box"],
+        "central": counts["central"],
+        "central_box": CENTRAL_BOX,
+    }
 
 
 class _ConditionActor:
@@ -235,7 +263,7 @@ class _ConditionActor:
     def __call__(self, block: pa.Table) -> pa.Table:
         scores = explain_rows(self._explainer, block)
         kept = scores.select(["image_id", "status", "error_stage", "error", *NUMBERS]).replace_schema_metadata(None)
-        for name in ("condition", "severity", "label", "patient_id"):
+        for name in ("condition", "severity", "label", "patient_id", "lungs"):
             kept = kept.append_column(name, block[name])
         return kept
 

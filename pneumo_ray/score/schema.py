@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.explain import ZONES, Explanation
 from pneumo_ray.explain.masks import MAX_GROUPS
 from pneumo_ray.model.calibrated import Calibration
@@ -33,7 +34,14 @@ UNITS = {
     "zone_groups": "as zone_mean_*, of each independent group of passes, group after group",
     "*_std": "sample standard deviation over the passes",
     "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
+    "crop_x0, crop_y0, crop_x1, crop_y1": "what the network's input, and so the map, shows: fractions of the image's width and "
+    "height; below 0 and above 1 lies padding",
+    "lung_quality": "plausible, or why the lungs that were found cannot be; the input is then the whole image; null where nobody looked",
+    "view": "frontal or doubtful",
+    "lung_share": "share of cam_mean in the lungs, 0 to 1; null without plausible lungs, or where the map is 0",
+    "peak_in_lungs": "whether the centre of the highest cell of cam_mean lies in the lungs; null likewise",
 }
+LAST_COLUMN = "peak_in_lungs"
 MONTE_CARLO = (
     "standard error of a mean over the passes: at most std / sqrt(passes); all images have the same masks, so that error is "
     "common to them and does not shrink with their number; zone_groups measure it"
@@ -63,6 +71,11 @@ class ScoreFacts:
     """Calibrated probability = sigmoid(logit / temperature + intercept)."""
 
     @property
+    def num_cells(self) -> int:
+        """Cells of a map."""
+        return self.map_size[0] * self.map_size[1]
+
+    @property
     def calibration(self) -> Calibration:
         """How raw logits became probabilities."""
         return Calibration(self.temperature, self.intercept)
@@ -78,7 +91,7 @@ class ScoreFacts:
         Args:
             precision: in which the network ran.
         """
-        cells = self.map_size[0] * self.map_size[1]
+        cells = self.num_cells
         fields = [
             pa.field("image_id", pa.string(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
@@ -98,6 +111,11 @@ class ScoreFacts:
             ("config_hash", pa.string()),
             (ZONE_GROUPS, pa.list_(pa.float32(), self.num_groups * len(ZONES))),
             ("decode_note", pa.string()),
+            *((name, pa.float32()) for name in CROP),
+            ("lung_quality", pa.string()),
+            ("view", pa.string()),
+            ("lung_share", pa.float32()),
+            (LAST_COLUMN, pa.bool_()),
         ]
         facts = {
             "format": "pneumo_ray.scores 1",
@@ -129,8 +147,8 @@ class ScoreFacts:
         Args:
             image_ids: n names.
             failures: for each, stage and error where it failed, or None.
-            explained: columns of the images that did not fail, from `to_columns`, in order; `ZONE_GROUPS` is null where it
-                is not there.
+            explained: what `to_columns` made of those that did not fail, in order, and what is known of their frames; a
+                column that it lacks is null.
             precision: in which the network ran.
             notes: for each, what of its file took no part in its pixels; None for nothing at all.
         """
@@ -154,14 +172,16 @@ class ScoreFacts:
                 arrays.append(pa.array(columns[spec.name], spec.type))
             elif spec.name in constant:
                 arrays.append(pa.array([constant[spec.name]] * len(image_ids), spec.type))
-            elif not good.any() or (spec.name == ZONE_GROUPS and ZONE_GROUPS not in explained):
+            elif not good.any() or spec.name not in explained:
                 arrays.append(pa.nulls(len(image_ids), spec.type))
             else:
                 arrays.append(_array(explained[spec.name], spec.type).take(order))
         return pa.table(arrays, schema=schema)
 
 
-def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tensor | None) -> dict[str, np.ndarray]:
+def to_columns(
+    e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tensor | None, functionals: Tensor | None = None
+) -> dict[str, np.ndarray]:
     """Turn an explanation of B images into columns of B values.
 
     `refer` marks images on whose decision the passes disagree: the threshold is within `refer_z` standard
@@ -171,7 +191,9 @@ def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tenso
         e: the explanation.
         facts: shared by all rows.
         refer_z: half width of the band, in standard deviations over the passes.
-        outside: [B], share of the mean map outside the lung box; NaN where there is none; None if no image has a box.
+        outside: [B], share of the mean map outside the lung box; NaN where there is none. None for no boxes at all.
+        functionals: float32 [B, 3, h * w], the last three rows of `frame.map_functionals`; NaN where there are no lungs.
+            None for no lungs at all.
     """
     columns: dict[str, Tensor] = {name: getattr(e, name) for name in ("logit", *NUMBERS)}
     columns["predicted"] = (e.prob_mean.double() >= facts.threshold).to(torch.int8)
@@ -183,11 +205,21 @@ def to_columns(e: Explanation, facts: ScoreFacts, refer_z: float, outside: Tenso
         columns[f"zone_std_{zone}"] = e.zone_std[:, number]
     columns[ZONE_GROUPS] = e.zone_groups.flatten(1)
     columns["outside_share"] = torch.full_like(e.logit, torch.nan) if outside is None else outside
+    if functionals is not None:
+        maps = columns["cam_mean"]
+        inside, whole = ((functionals[:, row] * maps).sum(1) for row in (0, 1))
+        columns["lung_share"] = inside / whole  # 0 / 0 is NaN: a blank map has no share
+        peaks = functionals[:, 2].gather(1, maps.argmax(1, keepdim=True))[:, 0]
+        columns[LAST_COLUMN] = peaks.masked_fill(maps.amax(1) <= 0, torch.nan)
     return {name: value.cpu().numpy() for name, value in columns.items()}
 
 
 def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind.value_type), kind.list_size)
+    if pa.types.is_string(kind):
+        return pa.array(values.tolist(), kind)
     missing = np.isnan(values) if values.dtype.kind == "f" else None
+    if pa.types.is_boolean(kind) and missing is not None:  # 1, 0, or NaN where it is not known
+        values = values > 0
     return pa.array(values, kind, mask=missing)

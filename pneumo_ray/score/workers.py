@@ -16,10 +16,12 @@ import torch
 from pneumo_ray import storage
 from pneumo_ray.cpu_shares import ActorShares, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError
+from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import available_cpus, fetch_once, is_retry, map_actors, range_dataset, wait_for_scoring
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.frame import NUM_FUNCTIONALS
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import part_name
 
@@ -132,8 +134,11 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
     good = rows.filter(pc.is_valid(rows["pixels"]))
     raw = b"".join(good["pixels"].to_pylist())
     pixels = np.frombuffer(raw, np.uint8).reshape(len(good), size, size)
-    columns = explainer.columns(pixels, [None if box is None else tuple(box) for box in good["box"].to_pylist()])
+    boxes = [None if box is None else tuple(box) for box in good["box"].to_pylist()]
+    columns = explainer.columns(pixels, boxes, _functionals(good["functionals"], explainer.model.facts.num_cells))
     if columns:
+        columns |= dict(zip(CROP, np.array(good["window"].to_pylist(), np.float32).T, strict=True))
+        columns |= {name: np.array(good[name].to_pylist(), object) for name in ("lung_quality", "view")}
         finite = np.isfinite(columns["logit_mean"]) & np.isfinite(columns["prob_mean"])
         for row, fine in zip(np.flatnonzero([failure is None for failure in failures]), finite, strict=True):
             if not fine:
@@ -142,6 +147,17 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
     return explainer.model.facts.table(
         rows["image_id"].to_pylist(), failures, columns, explainer.precision, rows["note"].to_pylist()
     )
+
+
+def _functionals(column: pa.ChunkedArray, num_cells: int) -> np.ndarray | None:
+    """Return what measures maps in their lungs, float32 [n, NUM_FUNCTIONALS, h * w], NaN where null; None without any."""
+    if column.null_count == len(column):
+        return None
+    blank = np.full((NUM_FUNCTIONALS, num_cells), np.nan, np.float32)
+    found = [
+        blank if raw is None else np.frombuffer(raw, np.float32).reshape(blank.shape) for raw in column.to_pylist()
+    ]
+    return np.stack(found)
 
 
 def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
@@ -153,6 +169,8 @@ def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator
             arguments.source.read(shard),
             shard,
             arguments.model.preprocessing,
+            find=arguments.config.finds_lungs(arguments.model.preprocessing.fit),
+            map_size=arguments.model.facts.map_size,
             decode_seconds=arguments.config.decode_seconds,
             careful=is_retry(),
         )

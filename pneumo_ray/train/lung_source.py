@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pneumo_ray.anatomy.examples import example
+from pneumo_ray.anatomy.lungs import MASK_SIZE
 from pneumo_ray.anatomy.masks import MASK_COLUMN, decode_mask, resize_mask
-from pneumo_ray.anatomy.network import MASK_SIZE
 from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.sampling import epoch_plan
 from pneumo_ray.images.augment import resize_grey

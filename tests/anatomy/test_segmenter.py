@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pneumo_ray.anatomy.lungs import PLAUSIBLE, lung_quality, lungs_of
+from pneumo_ray.anatomy.lungs import MASK_SIZE, PLAUSIBLE, lung_quality, lungs_of
 from pneumo_ray.anatomy.masks import decode_mask, resize_mask
-from pneumo_ray.anatomy.network import MASK_SIZE, LungNet, standardised
+from pneumo_ray.anatomy.network import LungNet, standardised
 from pneumo_ray.anatomy.objective import dice, mask_loss
 from pneumo_ray.anatomy.segmenter import load_segmenter, own_segmenter, save_segmenter
 from pneumo_ray.data.dataset import CACHE_SIZE, square

@@ -1,12 +1,14 @@
 import io
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, Case, draw_case, draw_sheet
+from pneumo_ray.anatomy.lungs import lungs_of
+from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, Case, draw_case, draw_panels, draw_sheet, over_image
 
 
 def case(**changes) -> Case:
@@ -76,3 +78,40 @@ def test_any_case_can_be_drawn(changes):
 @pytest.mark.parametrize("number", [1, 5, 7])
 def test_a_sheet_holds_any_number_of_cases(number):
     assert opened(draw_sheet([case()] * number, "sheet")).std() > 0
+
+
+@pytest.mark.parametrize(
+    "window", [(0.25, 0.25, 0.75, 1.0), (-0.25, 0.0, 1.25, 1.0), (0.0, 0.0, 1.0, 1.0), (0.5, -0.5, 1.5, 0.5)]
+)
+def test_a_map_lies_at_its_window_and_nowhere_else(window):
+    """Of 64 rows and 80 columns: column j of the image is column j - 80 x0 of the upsampled map."""
+    cam = np.random.default_rng(0).random((4, 4)).astype(np.float32)
+    shown = case(image=np.zeros((64, 80), np.uint8), window=window)
+    over = over_image(cam, shown)
+    left, top, right, bottom = (round(edge * side) for edge, side in zip(window, (80, 64, 80, 64), strict=True))
+    fine = cv2.resize(cam, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    for row in range(0, 64, 3):
+        for column in range(0, 80, 3):
+            inside = top <= row < bottom and left <= column < right
+            expected = fine[row - top, column - left] if inside else np.nan
+            assert over[row, column] == pytest.approx(expected, nan_ok=True)
+
+
+def test_cases_with_lungs_and_a_window_beyond_the_image_can_be_drawn():
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 16:48] = mask[32:96, 80:112] = True
+    for lungs in (lungs_of(mask), lungs_of(np.zeros((128, 128), bool)), None):
+        shown = case(window=(-0.2, 0.1, 1.1, 0.9), lungs=lungs, lung_zones=lungs is not None)
+        assert opened(draw_case(shown)).shape[2] == 3
+        assert opened(draw_panels([shown], "panels")).std() > 0
+
+
+def test_lungs_and_the_frame_of_the_input_are_seen_and_only_there():
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 16:48] = mask[32:96, 80:112] = True
+    grey = np.full((112, 112), 90, np.uint8)
+    blank = np.zeros((7, 7), np.float32)
+    plain = case(image=grey, cam=blank, cam_mean=blank, cam_std=blank, boxes=())
+    first = opened(draw_case(plain))
+    for changes in ({"lungs": lungs_of(mask)}, {"window": (0.2, 0.2, 0.8, 0.8)}):
+        assert np.abs(opened(draw_case(replace(plain, **changes))) - first).max() > 60

@@ -148,3 +148,13 @@ def test_corners_are_four_squares_and_nothing_else():
     assert not out[-side:, -side:].any()
     assert out[side:-side].all()
     assert out[:, side:-side].all()
+
+
+def test_a_mask_of_the_lungs_is_blackened_pixel_by_pixel():
+    image = np.random.default_rng(0).integers(1, 256, (64, 64)).astype(np.uint8)
+    mask = np.random.default_rng(1).random((64, 64)) < 0.4
+    black, only = (apply_condition(image, Condition(name), "a", 0, mask) for name in ("lungs_black", "only_lungs"))
+    for row in range(64):
+        for column in range(64):
+            expected = (0, image[row, column]) if mask[row, column] else (image[row, column], 0)
+            assert (black[row, column], only[row, column]) == expected

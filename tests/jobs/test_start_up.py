@@ -17,6 +17,7 @@ REFUSED = {
     "evaluate": ["--manifest", "m", "--out", "o", "--split", "none"],
     "demo": ["--phantom.num-images", "1"],
     "bench": ["--shared", "nowhere"],
+    "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""
 

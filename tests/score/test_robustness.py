@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pneumo_ray.anatomy.frames import cell_means
+from pneumo_ray.anatomy.masks import decode_mask
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ConfigError, ManifestError, ModelError
 from pneumo_ray.explain import BayesGradCAM
@@ -28,7 +30,7 @@ LUNGS = (20, 10, 110, 80)
 
 @pytest.fixture(scope="module")
 def marked(phantom_run, tmp_path_factory) -> Path:
-    """The phantoms' manifest with lung boxes for every other image, and one test file cut in half."""
+    """The phantoms' manifest with masks, boxes and nothing of the lungs in turn, and one test file cut in half."""
     folder = tmp_path_factory.mktemp("marked")
     table = read_manifest(str(phantom_run / "manifest.parquet"))
     uris, splits = table["uri"].to_pylist(), table["split"].to_pylist()
@@ -38,7 +40,12 @@ def marked(phantom_run, tmp_path_factory) -> Path:
     Path(uris[row]).write_bytes(data[: len(data) // 2])
     table = table.set_column(table.column_names.index("uri"), "uri", pa.array(uris))
     for name, value in zip(LUNG_COLUMNS, LUNGS, strict=True):
-        table = table.append_column(name, pa.array([value if i % 2 else None for i in range(len(table))], pa.float64()))
+        table = table.append_column(
+            name, pa.array([value if i % 3 == 1 else None for i in range(len(table))], pa.float64())
+        )
+    for name in ("lung_quality", "lung_mask"):
+        kept = [value if i % 3 == 0 else None for i, value in enumerate(table[name].to_pylist())]
+        table = table.set_column(table.column_names.index(name), name, pa.array(kept, table[name].type))
     write_manifest(table, str(folder / "manifest.parquet"))
     return folder / "manifest.parquet"
 
@@ -87,11 +94,14 @@ def test_a_condition_scores_what_the_engine_says_of_the_image_with_its_own_lungs
         (row["image_id"], row["condition"], row["severity"]): row["prob_mean"] for row in rows(measured).to_pylist()
     }
     chosen = [row for row in manifest if row["split"] == "test" and found[row["image_id"], "as_it_is", 0] is not None]
-    assert {row["lung_x0"] is None for row in chosen[:4]} == {True, False}
-    for row in chosen[:4]:
+    kinds = {"mask" if row["lung_mask"] else "box" if row["lung_x0"] else "central" for row in chosen[:5]}
+    assert kinds == {"mask", "box", "central"}
+    for row in chosen[:5]:
         image = load_image(row["uri"], None, None, bundle.preprocessing)
         lungs = None
-        if row["lung_x0"] is not None:
+        if row["lung_mask"] is not None:
+            lungs = cell_means(decode_mask(row["lung_mask"]), (64, 64), (4 / 73, 4 / 73, 68 / 73, 68 / 73)) >= 0.5
+        elif row["lung_x0"] is not None:
             scale = np.array([73 / row["width"], 73 / row["height"]] * 2)
             x0, y0, x1, y1 = (np.round(np.array(LUNGS) * scale) - 4).clip(0, 64).astype(int).tolist()
             lungs = (x0, y0, x1, y1)
@@ -122,8 +132,9 @@ def test_the_files_agree_with_one_another_and_name_the_model(measured, model):
     assert facts["model_hash"] == load_bundle(model).hash
     assert rows(measured).schema.metadata[b"model_hash"].decode() == facts["model_hash"]
     assert facts["threshold"] == 0.5
-    assert facts["lung_boxes"]["manifest"] + facts["lung_boxes"]["central"] == facts["pictures"]
-    assert facts["lung_boxes"]["manifest"] > 0
+    counts = [facts["lung_boxes"][name] for name in ("masks", "manifest", "central")]
+    assert sum(counts) == facts["pictures"]
+    assert min(counts) > 0
     assert facts["metadata_only"]["fitted_on"] > 0
     with open(measured / "robustness.csv", newline="") as file:
         cells = list(csv.DictReader(file))

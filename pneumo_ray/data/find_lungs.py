@@ -1,0 +1,128 @@
+"""Find the lungs of an archive's images while it is read, and write what is known of them into the columns of a manifest."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pneumo_ray import storage
+from pneumo_ray.anatomy.lungs import MASK_SIZE, lungs_of
+from pneumo_ray.anatomy.masks import Mask, MaskError, decode_mask, encode_mask, read_masks, resize_mask
+from pneumo_ray.errors import ManifestError
+from pneumo_ray.images.augment import resize_grey
+
+Grey = NDArray[np.uint8]
+
+OPTION = "--lungs"
+_MOST_BYTES = 1000
+_SAME_SHAPE = 0.02
+"""Relative difference of two ratios of width to height that are taken as the same."""
+
+
+class GivenLungs(NamedTuple):
+    """What a table says of one image."""
+
+    mask: bytes | None
+    """PNG over the whole image, in its shape or squashed to a square; None where the table has none."""
+    width: float | None = None
+    """Of the original image, where the file was squashed."""
+    height: float | None = None
+
+
+def read_given(uri: str, image_ids: list[str]) -> list[GivenLungs]:
+    """Return what a table says of the lungs of some images, in the order asked for.
+
+    Raises:
+        ManifestError: if it cannot be read, lacks a column, names an image twice, or has none of the images.
+    """
+    masks = read_masks(uri, image_ids, OPTION)
+    is_table = storage.base_name(uri).lower().endswith((".parquet", ".pq"))
+    table = storage.read_table(uri) if is_table else None
+    if table is None or not {"width", "height"} <= set(table.column_names):
+        return [GivenLungs(mask) for mask in masks]
+    try:
+        sides = [table[name].cast(pa.float32()).to_pylist() for name in ("width", "height")]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ManifestError(f"{OPTION} {uri} has a width or height that is no number") from error
+    names = table["image_id"].cast(pa.string()).to_pylist()
+    full = dict(zip(names, zip(*sides, strict=True), strict=True))
+    base = {name.rsplit("/", 1)[-1]: shape for name, shape in full.items()}
+    # A name that two rows share names neither; `read_masks` has taken masks by the same rule.
+    unique = len(base) == len(full) and len({name.rsplit("/", 1)[-1] for name in image_ids}) == len(image_ids)
+
+    def shape_of(image_id: str) -> tuple[float | None, float | None]:
+        width, height = full.get(image_id) or (unique and base.get(image_id.rsplit("/", 1)[-1])) or (None, None)
+        return (width, height) if width and height and width > 0 and height > 0 else (None, None)
+
+    return [GivenLungs(mask, *shape_of(image_id)) for mask, image_id in zip(masks, image_ids, strict=True)]
+
+
+def given_mask(given: GivenLungs, image_id: str, width: int, height: int) -> Mask:
+    """Return a given mask, bool [MASK_SIZE, MASK_SIZE].
+
+    Args:
+        given: with a mask.
+        image_id: whose it is.
+        width: of the image's file, in pixels.
+        height: likewise.
+
+    Raises:
+        ManifestError: if it is damaged, or has the shape of neither the image nor a square.
+    """
+    assert given.mask is not None
+    try:
+        mask = decode_mask(given.mask)
+    except MaskError as error:
+        raise ManifestError(f"the mask of {image_id} in {OPTION} {error}; write it again, or leave it out") from error
+    rows, columns = mask.shape
+    ratios = [1.0, width / height]
+    if given.width and given.height:
+        ratios.append(given.width / given.height)
+    tolerance = _SAME_SHAPE + 1 / min(rows, columns)
+    if not any(abs(columns / rows / ratio - 1) <= tolerance for ratio in ratios):
+        raise ManifestError(
+            f"the mask of {image_id} in {OPTION} has {columns} x {rows} pixels and the image {width} x {height}; a mask covers the "
+            "whole image, in its shape or squashed to a square"
+        )
+    return np.asarray(resize_mask(mask) >= 128)
+
+
+def segmenter_input(square: Grey) -> Grey:
+    """Return an image squashed to a square, uint8 [C, C], as the segmenter takes it, uint8 [MASK_SIZE, MASK_SIZE]."""
+    return resize_grey(square, MASK_SIZE)
+
+
+def find_lungs(images: Sequence[Grey]) -> list[Mask]:
+    """Return where the lungs of images are, n of bool [MASK_SIZE, MASK_SIZE], as the segmenter says it.
+
+    Args:
+        images: n of `segmenter_input`.
+
+    Raises:
+        ModelError: if the segmenter of this installation is missing or damaged.
+    """
+    from pneumo_ray.anatomy.segmenter import own_segmenter  # brings torch, which only those need who find lungs
+
+    segmenter = own_segmenter()
+    return list(segmenter.find(np.stack(images))) if len(images) else []
+
+
+def lung_values(mask: Mask) -> dict[str, Any]:
+    """Return the columns of one image, `LUNG_FIELDS`, from its mask, bool [H, W], over the whole image.
+
+    A mask that is not plausible is kept as it is, so that somebody can look at it, unless it is too ragged to be small.
+    """
+    lungs = lungs_of(mask)
+    kept = mask if lungs.mask is None else lungs.mask
+    png = encode_mask(kept)
+    return {
+        "lung_box": lungs.box,
+        "lung_right_box": lungs.right_box,
+        "lung_left_box": lungs.left_box,
+        "lung_area": lungs.area,
+        "lung_quality": lungs.quality,
+        "lung_mask": png if len(png) < _MOST_BYTES else None,
+        "view": lungs.view,
+    }

@@ -1,0 +1,279 @@
+"""Lungs in a manifest: found in the one pass of `prepare`, or taken from a table; against the phantoms' true lungs."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from pneumo_ray.anatomy import segmenter
+from pneumo_ray.anatomy.lungs import MASK_SIZE, QUALITIES, box_of
+from pneumo_ray.anatomy.masks import decode_mask, encode_mask, resize_mask
+from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.audit import audit, audit_lines
+from pneumo_ray.data.cache import cache_folder, scan_cache
+from pneumo_ray.data.find_lungs import GivenLungs, given_mask, lung_values, read_given
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.data.manifest import LUNG_FIELDS, read_manifest
+from pneumo_ray.data.prepare import PrepareConfig, prepare
+from pneumo_ray.errors import ManifestError, ModelError
+
+NAMES = [field.name for field in LUNG_FIELDS]
+
+
+def rectangles(size: int = 224) -> np.ndarray:
+    """Two upright lungs of straight lines, 40 % of the height of a square."""
+    mask = np.zeros((size, size), bool)
+    mask[size // 4 : 3 * size // 4, size // 8 : 3 * size // 8] = True
+    mask[size // 4 : 3 * size // 4, 5 * size // 8 : 7 * size // 8] = True
+    return mask
+
+
+def ramp(size: int = 200) -> bytes:
+    """A file without lungs."""
+    grey = np.tile(np.linspace(0, 255, size).astype(np.uint8), (size, 1))
+    return cv2.imencode(".png", grey)[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def manifest(phantom_run) -> pa.Table:
+    return read_manifest(str(phantom_run / "manifest.parquet"))
+
+
+@pytest.fixture(scope="module")
+def truth(phantom_archive) -> dict[str, np.ndarray]:
+    rows = pq.read_table(phantom_archive / "lungs.parquet").to_pylist()
+    return {row["image_id"]: resize_mask(decode_mask(row["mask_png"])) >= 128 for row in rows}
+
+
+def test_lungs_of_phantoms_are_found_where_they_are(manifest, truth):
+    """A constant answer would overlap with them at a Dice of about 0.8."""
+    overlap = []
+    for row in manifest.to_pylist():
+        found, true = decode_mask(row["lung_mask"]), truth[row["image_id"]]
+        overlap.append(2 * np.count_nonzero(found & true) / (found.sum() + true.sum()))
+    assert np.mean(overlap) > 0.93
+    assert set(manifest["view"].to_pylist()) == {"frontal"}
+
+
+def test_columns_of_lungs_come_last_and_follow_from_the_mask(manifest):
+    assert manifest.column_names[-len(NAMES) :] == NAMES
+    for row in manifest.to_pylist()[::9]:
+        mask = decode_mask(row["lung_mask"])
+        assert mask.shape == (MASK_SIZE, MASK_SIZE)
+        assert len(row["lung_mask"]) < 1000
+        assert row["lung_box"] == pytest.approx(box_of(mask), abs=1e-6)
+        assert row["lung_area"] == pytest.approx(mask.mean(), abs=1e-6)
+        right, left = row["lung_right_box"], row["lung_left_box"]
+        assert right[2] <= left[0] + 0.1
+        joined = (min(right[0], left[0]), min(right[1], left[1]), max(right[2], left[2]), max(right[3], left[3]))
+        assert joined == pytest.approx(row["lung_box"], abs=1e-6)
+
+
+def test_values_of_a_mask_follow_from_arithmetic():
+    values = lung_values(rectangles(128))
+    assert values["lung_quality"] == "plausible"
+    assert values["lung_box"] == (1 / 8, 1 / 4, 7 / 8, 3 / 4)
+    assert values["lung_right_box"] == (1 / 8, 1 / 4, 3 / 8, 3 / 4)
+    assert values["lung_area"] == 0.25
+    assert (decode_mask(values["lung_mask"]) == rectangles(128)).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.zeros((128, 128), bool),
+        np.ones((128, 128), bool),
+        rectangles(128)[:, :64].repeat(2, 1),
+        np.random.default_rng(0).random((128, 128)) < 0.5,
+    ],
+)
+def test_a_mask_that_cannot_be_lungs_has_a_reason_and_no_box(mask):
+    values = lung_values(mask)
+    assert values["view"] == "doubtful"
+    assert values["lung_quality"] in QUALITIES
+    assert values["lung_mask"] is None or len(values["lung_mask"]) < 1000
+    assert values["lung_quality"] == "one_lung" or values["lung_box"] is None
+
+
+@pytest.fixture
+def archive(tmp_path, phantom_archive) -> Path:
+    """Three phantoms, an image without lungs and a file that is none."""
+    folder = tmp_path / "archive"
+    (folder / "train").mkdir(parents=True)
+    for number, path in enumerate(sorted(phantom_archive.glob("train/NORMAL/*.jpeg"))[:3]):
+        (folder / "train" / f"{number}.jpeg").write_bytes(path.read_bytes())
+    (folder / "train" / "ramp.png").write_bytes(ramp())
+    (folder / "train" / "text.png").write_bytes(b"text")
+    return folder
+
+
+def inspected(archive: Path, given=None, **changes) -> list[dict]:
+    config = InspectConfig(lungs=True, **changes)
+    return inspect_entries(list(list_archives([str(archive)])), config, given).to_pylist()
+
+
+def test_an_image_without_lungs_is_doubtful_and_a_failed_row_is_null(archive):
+    rows = {row["image_id"].rpartition("/")[2]: row for row in inspected(archive)}
+    assert [rows[f"{i}.jpeg"]["view"] for i in range(3)] == ["frontal"] * 3
+    assert rows["ramp.png"]["view"] == "doubtful"
+    assert rows["ramp.png"]["lung_box"] is None
+    assert all(rows["text.png"][name] is None for name in NAMES)
+
+
+def test_lungs_are_the_same_with_a_cache_that_is_empty_full_or_absent(archive, tmp_path):
+    folder = cache_folder(str(tmp_path / "run"), 256)
+    without = inspected(archive)
+    first = inspected(archive, cache_folder=folder)
+    second = inspected(archive, cache_folder=folder, cached=scan_cache(folder, 256))
+    assert sum(row["cache_file"] is not None for row in second) == 4
+    for name in NAMES:
+        assert [row[name] for row in without] == [row[name] for row in first] == [row[name] for row in second]
+
+
+def test_a_given_mask_is_taken_and_an_image_without_one_is_looked_at(archive):
+    found = inspected(archive)
+    given = [GivenLungs(encode_mask(rectangles()), 640.0, 480.0), *[GivenLungs(None)] * 4]
+    rows = inspected(archive, given)
+    assert rows[0]["lung_box"] == pytest.approx((1 / 8, 1 / 4, 7 / 8, 3 / 4), abs=0.005)
+    assert (rows[0]["shape_width"], rows[0]["shape_height"]) == (640, 480)
+    assert [row["lung_mask"] for row in rows[1:]] == [row["lung_mask"] for row in found[1:]]
+
+
+def test_a_given_mask_of_the_whole_image_marks_the_row(archive):
+    rows = inspected(archive, [GivenLungs(encode_mask(np.ones((64, 64), bool))), *[None] * 4])
+    assert (rows[0]["status"], rows[0]["lung_quality"], rows[0]["view"]) == ("ok", "too_large", "doubtful")
+
+
+@pytest.mark.parametrize(
+    ("png", "sentence"),
+    [
+        (encode_mask(np.zeros((100, 300), bool)), "has 300 x 100 pixels and the image 128 x"),
+        (b"\x89PNG", "is no PNG"),
+        (encode_mask(rectangles())[:60], "damaged"),
+    ],
+)
+def test_a_mask_that_is_not_of_the_image_is_one_sentence(archive, png, sentence):
+    with pytest.raises(ManifestError, match=sentence) as raised:
+        inspected(archive, [GivenLungs(png), *[None] * 4])
+    assert "0.jpeg" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (200, 400), (400, 300)])
+def test_masks_may_have_the_shape_of_a_square_the_file_or_the_original(shape):
+    mask = np.zeros(shape, bool)
+    mask[: shape[0] // 2] = True
+    small = given_mask(GivenLungs(encode_mask(mask), 300, 400), "a", 800, 400)
+    assert small.mean() == pytest.approx(0.5, abs=0.01)
+    assert small[:60].all()
+
+
+def table_of(path: Path, **columns) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_a_table_brings_masks_and_true_shapes_by_full_name_or_base_name(tmp_path):
+    png = encode_mask(rectangles())
+    uri = table_of(
+        tmp_path / "l.parquet", image_id=["x/a.png", "b.png"], mask_png=[png, None], width=[640, 300], height=[480, 0]
+    )
+    assert read_given(uri, ["x/a.png", "y/b.png", "c.png"]) == [
+        GivenLungs(png, 640, 480), GivenLungs(None, None, None), GivenLungs(None, None, None)
+    ]  # fmt: skip
+
+
+def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path):
+    png = encode_mask(rectangles())
+    for uri, sentence in (
+        (str(tmp_path / "none.parquet"), "--lungs .* does not exist"),
+        (table_of(tmp_path / "a.parquet", image_id=["z"], mask_png=[png]), "--lungs .* has a mask of none of 1 images"),
+        (table_of(tmp_path / "b.parquet", image_id=["a"], mask=[png]), "--lungs .* has no column mask_png"),
+        (table_of(tmp_path / "c.parquet", image_id=["a", "a"], mask_png=[png, png]), "two masks of 'a'"),
+        (table_of(tmp_path / "d.parquet", image_id=["a"], mask_png=[png], width=["w"], height=["h"]), "is no number"),
+    ):
+        with pytest.raises(ManifestError, match=sentence):
+            read_given(uri, ["a"])
+
+
+def test_prepare_takes_masks_of_a_table_and_refuses_one_in_the_cluster_in_a_sentence(ray_cluster, archive, tmp_path):
+    names = [f"train/{i}.jpeg" for i in range(3)]
+    good, bad = encode_mask(rectangles()), encode_mask(np.zeros((100, 300), bool))
+    (tmp_path / "labels.csv").write_text(
+        "image_id,label,view,split\n" + "".join(f"{n},{i % 2},PA,train\n" for i, n in enumerate(names))
+    )
+    shared = {"archive": (str(archive),), "labels": str(tmp_path / "labels.csv")}
+    given = table_of(tmp_path / "l.parquet", image_id=names, mask_png=[good] * 3, width=[3] * 3, height=[2] * 3)
+    made = prepare(PrepareConfig(**shared, out=str(tmp_path / "out"), lungs=given))
+    rows = {row["image_id"]: row for row in made.to_pylist()}
+    assert [rows[name]["lung_area"] for name in names] == pytest.approx([0.25] * 3, abs=0.01)
+    assert [rows[name]["view"] for name in names] == ["PA"] * 3  # what a table of labels says stays
+    assert rows["train/ramp.png"]["lung_quality"] not in (None, "plausible")
+    assert made.column_names[-8:-6] == ["shape_width", "shape_height"]
+    assert (tmp_path / "out" / "lungs.png").read_bytes().startswith(b"\x89PNG")
+    wrong = table_of(tmp_path / "w.parquet", image_id=names, mask_png=[good, good, bad])
+    with pytest.raises(ManifestError, match=r"^the mask of train/2.jpeg in --lungs has 300 x 100 pixels"):
+        prepare(PrepareConfig(**shared, out=str(tmp_path / "other"), lungs=wrong))
+    assert not (tmp_path / "other" / "manifest.parquet").exists()
+
+
+def test_without_lungs_there_are_no_columns_of_them(ray_cluster, archive, tmp_path):
+    (tmp_path / "labels.csv").write_text("image_id,label,split\ntrain/0.jpeg,0,train\n")
+    made = prepare(
+        PrepareConfig(
+            archive=(str(archive),), labels=str(tmp_path / "labels.csv"), out=str(tmp_path / "out"), lungs="none"
+        )
+    )
+    assert not set(NAMES) & set(made.column_names)
+    assert not (tmp_path / "out" / "lungs.png").exists()
+
+
+def test_a_copy_has_its_own_lungs(ray_cluster, phantom_archive, tmp_path):
+    made = prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(tmp_path), materialize_copies=True))
+    rows = {row["image_id"]: row for row in made.to_pylist()}
+    copies = [row for row in rows.values() if row["copy_of"] is not None]
+    assert copies
+    for row in copies:
+        image = cv2.imread(row["uri"], cv2.IMREAD_GRAYSCALE)
+        assert hashlib.sha256(Path(row["uri"]).read_bytes()).hexdigest() == row["content_sha256"]
+        inside = cv2.resize(image, (128, 128))[decode_mask(row["lung_mask"])]
+        assert inside.mean() < image.mean()  # lungs are the dark part
+    assert any(row["lung_mask"] != rows[row["copy_of"]]["lung_mask"] for row in copies)
+
+
+def test_a_segmenter_that_is_missing_is_one_sentence(archive, monkeypatch):
+    def gone() -> None:
+        raise ModelError(
+            "the lung segmenter of this installation cannot be read (No such file); install pneumo_ray again"
+        )
+
+    monkeypatch.setattr(segmenter, "own_segmenter", gone)
+    with pytest.raises(ModelError, match="install pneumo_ray again"):
+        inspected(archive)
+
+
+def test_the_audit_counts_reasons_and_doubtful_views(archive):
+    table = inspect_entries(list(list_archives([str(archive)])), InspectConfig(lungs=True))
+    facts = audit(table)["lungs"]
+    assert (facts["looked_at"], facts["quality"]["plausible"], facts["doubtful"]) == (4, 3, 1)
+    assert sum(facts["quality"].values()) == 4
+    assert any(
+        line.startswith("lungs        plausible in 3 of 4; doubtful views 1 (25.0%)")
+        for line in audit_lines(audit(table))
+    )
+    assert "lungs" not in audit(table.drop_columns(NAMES))
+
+
+@pytest.mark.parametrize("name", ["kodak_cr500_hand_j2k.dcm"])
+def test_real_images_that_are_no_frontal_chest_are_doubtful(name):
+    path = Path(__file__).parents[3] / "shared" / "data" / "dicom" / name
+    if not path.exists():
+        pytest.skip("../shared/data/dicom is not beside this checkout")
+    (row,) = inspected(path)
+    assert (row["status"], row["view"]) == ("ok", "doubtful")
+    assert pc.is_valid(pa.scalar(row["lung_quality"])).as_py()
