@@ -68,11 +68,11 @@ def test_images_that_were_trained_or_chosen_on_are_said(subject):
     assert said(whole, "trained on 240 of these")
     assert said(with_provenance(whole), "another manifest")
     chosen = with_column(subject, split=["val"] * 240 + [None])
-    assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these very images")
+    assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these images")
     paper = with_column(subject)
     print_of_it = paper.run["model"]["provenance"]["manifest"]["fingerprint"]
     assert said(with_provenance(paper, manifest={"fingerprint": print_of_it, "protocol": "paper"}), "not children")
-    assert not said(subject, "flatter")
+    assert not said(subject, "too good")
     assert not said(replace(subject, numbers=subject.numbers | {"split": None}), "trained")
 
 
@@ -98,7 +98,7 @@ def test_shortcuts_calibration_and_failures_are_said(subject):
     for error, p, warned in ((0.2, 0.01, True), (0.2, 0.06, False), (0.04, 0.001, False)):
         found = subject.numbers["calibration"]["monte_carlo_mean"] | {"ece": error, "ece_p": p}
         numbers = subject.numbers | {"calibration": {"monte_carlo_mean": found}}
-        assert said(replace(subject, numbers=numbers), "should not be read as chances") == warned
+        assert said(replace(subject, numbers=numbers), "not as probabilities") == warned
 
 
 def test_what_is_not_known_is_not_available_and_what_is_known_is_right(subject):

@@ -80,11 +80,11 @@ def test_the_metadata_says_what_the_maps_are():
     assert facts().schema().field("cam_mean").type == pa.list_(pa.float32(), 4)
 
 
-def test_notes_stand_in_the_last_column(explanation):
+def test_notes_stand_before_the_columns_of_the_lungs(explanation):
     columns = to_columns(explanation, facts(), 1.96, None)
     notes = [None, "window_left_one_grey", None, None, None]
     table = facts().table(list("abcde"), [None] * 5, columns, notes=notes)
-    assert table.schema.names[-1] == "decode_note"
+    assert table.schema.names.index("decode_note") + 1 == table.schema.names.index("crop_x0")
     assert table["decode_note"].to_pylist() == notes
 
 
