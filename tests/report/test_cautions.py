@@ -71,7 +71,7 @@ def test_images_that_were_trained_or_chosen_on_are_said(subject):
     assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these images")
     paper = with_column(subject)
     print_of_it = paper.run["model"]["provenance"]["manifest"]["fingerprint"]
-    assert said(with_provenance(paper, manifest={"fingerprint": print_of_it, "protocol": "paper"}), "not children")
+    assert said(with_provenance(paper, manifest={"fingerprint": print_of_it, "protocol": "paper"}), "not patients")
     assert not said(subject, "too good")
     assert not said(replace(subject, numbers=subject.numbers | {"split": None}), "trained")
 
