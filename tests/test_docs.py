@@ -26,6 +26,7 @@ from pneumo_ray.errors import DecodeError, PneumoError
 from pneumo_ray.images import dicom_grey
 from pneumo_ray.score.decode import ManyFramesError
 from pneumo_ray.score.schema import ScoreFacts
+from pneumo_ray.train.recipes import RECIPES, recipe_settings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -256,6 +257,20 @@ def test_every_column_of_a_label_table_is_documented():
 
 def test_every_quality_of_lungs_is_documented():
     assert first_column("anatomy.md", "Quality") == set(QUALITIES)
+
+
+def test_every_option_of_the_recipes_is_documented():
+    text = (ROOT / "docs" / "training.md").read_text().split("## Recipes\n", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip().strip("`") for cell in line.split("|")[1:4]] for line in text.splitlines() if "| `--" in line]
+    paper, robust = (recipe_settings(recipe, "resnet50") for recipe in RECIPES)
+    names = {"--" + option.replace("_", "-"): option for option in paper}
+    assert [row[0] for row in rows] == list(dict.fromkeys(row[0] for row in rows))
+    assert {row[0] for row in rows} == set(names)
+    for option, *values in rows:
+        for value, settings in zip(values, (paper, robust), strict=True):
+            wanted = settings[names[option]]
+            word = value.split(" ")[0]
+            assert (word if isinstance(wanted, str) else float(word)) == wanted, option
 
 
 def test_every_marker_of_tests_is_documented():
