@@ -278,6 +278,10 @@ def _gunzipped(data: bytes) -> bytes:
     return unpacked
 
 
+read_picture = read_image
+"""Name of `read_image` in versions before 0.2, for scripts that use it."""
+
+
 def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
