@@ -197,6 +197,11 @@ def stay_in(reserved: PlacementGroup) -> None:
         context.scheduling_strategy_large_args = strategy
 
 
+def share(value: object) -> Any:
+    """Put a value into the object store, once for all tasks; return its reference."""
+    return ray.put(value)
+
+
 @lru_cache(maxsize=4)
 def fetch_once(reference: Any) -> Any:
     """Return an object of the object store, fetched once per process; its tables stay in shared memory."""

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
@@ -13,7 +12,7 @@ from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.find_lungs import GivenLungs
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
 from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
-from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks
+from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks, share
 
 _ABORTED = "aborted"
 """Status of a row that ends the job; it is never written to a manifest."""
@@ -52,7 +51,7 @@ def inspect_archive(
         for number, start in enumerate(range(0, len(rows), block)):
             for (name, _), column in zip(_GIVEN_FIELDS, columns, strict=True):
                 tables[number] = tables[number].append_column(name, column.slice(start, block))
-    for table in map_blocks(tables, partial(_inspect_block, config=ray.put(config))):
+    for table in map_blocks(tables, partial(_inspect_block, config=share(config))):
         if len(table) and table["status"][0].as_py() == _ABORTED:
             raise _ERRORS[table["mode"][0].as_py()](table["error"][0].as_py())
         yield table
