@@ -98,10 +98,11 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         *(f"{name} ({count:,})" for name, count in groups.items()),
     ]
     by_class = any(record["pictures"] == "normal" for record in records)
-    notes = [f"The zones are {ZONES_OF[records[0]['zones_of']]}.", _common_error(records)] if records else []
+    zones_of = ZONES_OF[records[0]["zones_of"]] if records else ""
+    notes = [_common_error(records)] if records else []
     if not by_class:
         notes.append(f"By outcome only: {NO_CLASSES}.")
-    return {"zone_rows": rows, "zone_heads": heads, "zones_note": " ".join(notes)}
+    return {"zone_rows": rows, "zone_heads": heads, "zones_of": zones_of, "zones_note": " ".join(notes)}
 
 
 def _common_error(records: Sequence[dict[str, Any]]) -> str:

@@ -192,6 +192,7 @@ def test_boxes_are_measured_and_shown_on_the_page(files, drawn, tmp_path, capsys
     assert np.mean([float(row["energy"]) for row in rows]) == pytest.approx(energy["value"])
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["localisation"]["images"] == len(ill)
     page = (tmp_path / "o" / "report.html").read_text()
+    assert "Mean activation of zones (thirds of the height by halves of the width of what the network sees)" in page
     assert "Maps against true boxes" in page
     assert f"{len(ill):,} true boxes in {len(ill):,} images" in page
     assert "localisation.csv" in (out := capsys.readouterr().out)
