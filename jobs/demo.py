@@ -27,14 +27,8 @@ class DemoConfig:
 
 
 def main(config: DemoConfig) -> None:
-    import pyarrow.parquet as pq
-
     from pneumo_ray.console import duration, log, progress
-    from pneumo_ray.data.manifest import read_manifest
     from pneumo_ray.data.prepare import prepare
-    from pneumo_ray.evaluate.attention import pointing_line
-    from pneumo_ray.evaluate.scores import read_scores
-    from pneumo_ray.model import load_bundle
     from pneumo_ray.phantom.synthetic import write_phantom_archive
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.report.job import write_evaluation
@@ -62,10 +56,8 @@ def main(config: DemoConfig) -> None:
     prepare(PrepareConfig(archive=(str(archive),), out=str(out), protocol="official", cache=True))
     fit(training)
     explain_archive(ExplainConfig(model=model, out=scores, manifest=manifest, target="pneumonia", render=True))
-    found = read_scores(scores).ok().joined(read_manifest(manifest)).of_split("test")
-    seen = load_bundle(model).preprocessing
-    log(pointing_line(found, pq.read_table(archive / "boxes.parquet"), seen.resize_size, seen.image_size))
-    write_evaluation(EvaluateConfig(manifest=manifest, scores=scores, out=str(out / "report")))
+    boxes = str(archive / "boxes.parquet")
+    write_evaluation(EvaluateConfig(manifest=manifest, scores=scores, out=str(out / "report"), boxes=boxes))
     log(f"done in {duration(time.monotonic() - start)}; everything is in {out}")
 
 

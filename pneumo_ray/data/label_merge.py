@@ -134,35 +134,39 @@ def _agreed(name: str, uri: str) -> Callable[[list[Any]], Any]:
     return merge
 
 
+def rows_meant(names: Sequence[str | None], image_ids: Sequence[str]) -> list[list[int]]:
+    """Return the rows of the manifest that each name can mean: none where there is no name, several where it is not clear.
+
+    A name is an image's id or the end of it, in whole names of folders, with or without its extension.
+    """
+    by_id = {image_id: row for row, image_id in enumerate(image_ids)}
+    found = [[by_id[name]] if name is not None and name in by_id else [] for name in names]
+    left = [k for k, name in enumerate(names) if name is not None and not found[k]]
+    if left:
+        ends = _Ends(image_ids)
+        common = _common_folder([names[k] or "" for k in left])
+        for k in left:
+            path = same_extension(slashed(names[k] or ""))
+            found[k] = ends.meant(path) or (ends.meant(path[len(common) :]) if common else [])
+    return found
+
+
 def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> list[int | None]:
     """Return the row of the manifest that each name means, None where there is no name.
 
     Raises:
         ManifestError: if a name means none, or could mean several.
     """
-    by_id = {image_id: row for row, image_id in enumerate(image_ids)}
-    found = [None if name is None else by_id.get(name) for name in names]
-    left = [k for k, name in enumerate(names) if name is not None and found[k] is None]
-    if not left:
-        return found
-    ends = _Ends(image_ids)
-    wrong: list[tuple[int, str]] = []
-    common = _common_folder([names[k] or "" for k in left])
-    for k in left:
-        path = same_extension(slashed(names[k] or ""))
-        meant = ends.meant(path) or (ends.meant(path[len(common) :]) if common else [])
-        if len(meant) == 1:
-            found[k] = meant[0]
-        else:
-            wrong.append((k, "has several of" if meant else "does not have"))
-    if wrong:
-        first, why = wrong[0]
+    found = rows_meant(names, image_ids)
+    if wrong := [k for k, meant in enumerate(found) if names[k] is not None and len(meant) != 1]:
+        first = wrong[0]
+        why = "has several of" if found[first] else "does not have"
         name = names[first] or ""
         example = f"such as {name!r}" if _is_file_name(name) else f"the first in row {first + 2}"
         raise ManifestError(
             f"--labels {uri} names {len(wrong)} image(s) that the archive {why}, {example}; name them by their path in the archive"
         )
-    return found
+    return [meant[0] if meant else None for meant in found]
 
 
 class _Ends:

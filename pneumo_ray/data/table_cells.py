@@ -28,8 +28,12 @@ class Columns(NamedTuple):
     is_csv: bool
 
 
-def read_columns(uri: str) -> Columns:
+def read_columns(uri: str, option: str = "--labels") -> Columns:
     """Read a table, every cell of a CSV file as text without blanks around it.
+
+    Args:
+        uri: of the table.
+        option: that named it, for messages.
 
     Raises:
         ManifestError: one sentence, if it is missing, empty, or neither CSV nor Parquet.
@@ -37,23 +41,23 @@ def read_columns(uri: str) -> Columns:
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
-        raise ManifestError(f"--labels {uri} does not exist") from error
+        raise ManifestError(f"{option} {uri} does not exist") from error
     except storage.RetriesExhaustedError:
         raise
     except OSError as error:
-        raise ManifestError(f"--labels {uri} cannot be read: {error.strerror or error}") from error
+        raise ManifestError(f"{option} {uri} cannot be read: {error.strerror or error}") from error
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise ManifestError(f"--labels {uri} is a workbook of a spreadsheet; save its sheet as CSV (UTF-8)")
+        raise ManifestError(f"{option} {uri} is a workbook of a spreadsheet; save its sheet as CSV (UTF-8)")
     if data.startswith(b"PAR1") or storage.base_name(uri).lower().endswith((".parquet", ".pq")):
         try:
             table = pq.read_table(pa.BufferReader(data))
         except (OSError, pa.ArrowException):
-            raise ManifestError(f"--labels {uri} is not a Parquet table that can be read") from None
+            raise ManifestError(f"{option} {uri} is not a Parquet table that can be read") from None
         return Columns([n.strip() for n in table.column_names], [c.combine_chunks() for c in table.columns], False)
-    return _parse(_text(data, uri), uri)
+    return _parse(_text(data, uri, option), uri, option)
 
 
-def _text(data: bytes, uri: str) -> str:
+def _text(data: bytes, uri: str, option: str) -> str:
     start = data[:1000]
     encoding = "utf-8-sig"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -64,15 +68,15 @@ def _text(data: bytes, uri: str) -> str:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         if encoding != "utf-8-sig":
-            raise ManifestError(f"--labels {uri} is neither a CSV nor a Parquet table that can be read") from None
+            raise ManifestError(f"{option} {uri} is neither a CSV nor a Parquet table that can be read") from None
         text = data.decode("cp1252", "replace")
-        log(f"--labels {storage.base_name(uri)} is not UTF-8, and was read as Windows-1252 (Latin-1)")
+        log(f"{option} {storage.base_name(uri)} is not UTF-8, and was read as Windows-1252 (Latin-1)")
     if "\0" in text:
-        raise ManifestError(f"--labels {uri} is neither a CSV nor a Parquet table that can be read")
+        raise ManifestError(f"{option} {uri} is neither a CSV nor a Parquet table that can be read")
     return text.lstrip("\ufeff")
 
 
-def _parse(text: str, uri: str) -> Columns:
+def _parse(text: str, uri: str, option: str) -> Columns:
     if match := re.match(r"sep=(.)\r?\n?", text, re.IGNORECASE):  # the line by which Excel is told
         text, delimiter = text[match.end() :], match[1]
     else:
@@ -81,15 +85,15 @@ def _parse(text: str, uri: str) -> Columns:
         rows = list(_records(text, delimiter))
     except csv.Error:
         raise ManifestError(
-            f"--labels {uri} is not a CSV table that can be read: a quotation mark in it is not closed, or not doubled inside a cell"
+            f"{option} {uri} is not a CSV table that can be read: a quotation mark in it is not closed, or not doubled inside a cell"
         ) from None
     if not rows:
-        raise ManifestError(f"--labels {uri} is empty")
+        raise ManifestError(f"{option} {uri} is empty")
     width = len(rows[0])
     for number, row in enumerate(rows, 1):
         if len(row) > width and any(cell.strip() for cell in row[width:]):
             raise ManifestError(
-                f"--labels {uri} has {len(row)} cells in row {number} and {width} in its header; put a cell that holds "
+                f"{option} {uri} has {len(row)} cells in row {number} and {width} in its header; put a cell that holds "
                 f"{delimiter!r} into quotation marks"
             )
     names = [name.strip() for name in rows[0]]

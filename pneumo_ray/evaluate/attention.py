@@ -1,6 +1,8 @@
 """Agreement of maps with true boxes and with the maps of another model."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,75 +10,199 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from pneumo_ray.evaluate.localisation import energy_in_box, pointing_game
-from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.explain.zones import Box
-from pneumo_ray.images.augment import boxes_of_input
+from pneumo_ray.errors import ConfigError
+from pneumo_ray.evaluate.influence import Influence
+from pneumo_ray.evaluate.intervals import LEVEL, MIN_PATIENTS, reach_of
+from pneumo_ray.evaluate.localisation import (
+    GRID,
+    average_precision,
+    boxes_on_grid,
+    energy_in_box,
+    overlap,
+    pixel_counts,
+    pointing_game,
+    tune_overlap_threshold,
+    visible_share,
+)
+from pneumo_ray.evaluate.metrics import number_groups
+from pneumo_ray.evaluate.scores import CROP, Scores, fact
+from pneumo_ray.evaluate.shares import mean_share, on_logit
+from pneumo_ray.explain import zones
+from pneumo_ray.images.augment import center_offset
+from pneumo_ray.images.framing import Box
 
+HALF_MAXIMUM = 0.5
+"""Share of a map's maximum from which a pixel is marked, for IoU and Dice, where no boxes of validation images are known."""
+MEASURES = ("pointing", "energy", "iou", "dice", "average_precision")
+COLUMNS = (
+    *("image_id", "split", "label", "predicted", "prob_mean", "num_boxes", "visible"),
+    *(*MEASURES, "chance", "chance_dice"),
+)
+"""Of localisation.csv. `visible` is the share of the boxes' area that the network's input shows; `chance` the share of the
+input's area inside the boxes, which is what a flat map has of all measures but Dice, where it has `chance_dice`."""
 
-def pointing_line(scores: Scores, boxes: pa.Table, resize_size: int, image_size: int) -> str:
-    """Return in plain text how the maps of true positives agree with true boxes.
-
-    Args:
-        scores: of images that did not fail, joined with the `label` of the manifest.
-        boxes: see `pointing`.
-        resize_size: of the model's preprocessing.
-        image_size: of the model's preprocessing.
-    """
-    label = pc.fill_null(scores.table["label"], -1).to_numpy()
-    found = pointing(scores, label, boxes, resize_size, image_size)
-    return (
-        f"pointing game: in {found.hits} of {found.total} true positives the map's maximum lies in a true box; "
-        f"{found.energy:.0%} of the activation lies in the boxes, which are {found.area:.0%} of the image"
-    )
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pointing:
-    """How the maps of true positives agree with true boxes."""
+class _Boxed:
+    """Images with true boxes, whose map explains pneumonia."""
 
-    hits: int
-    """Maps whose maximum lies in a true box."""
-    total: int
-    energy: float
-    """Mean share of the map inside the boxes."""
-    area: float
-    """Mean share of the image inside the boxes: the expected share of a uniform map."""
+    scores: Scores
+    maps: NDArray[np.float32]
+    """[n, h, w]."""
+    boxes: list[list[zones.Box]]
+    """Of each image, in pixels of the grid of `GRID` x `GRID` over the network's input."""
+    visible: Floats
+    """[n], the share of the boxes' area that the input shows."""
 
 
-def pointing(scores: Scores, label: NDArray[np.int64], boxes: pa.Table, resize_size: int, image_size: int) -> Pointing:
-    """Compute the pointing game on true positives whose map explains pneumonia.
+def measure_localisation(
+    scores: Scores, split: str | None, boxes: Mapping[str, tuple[Box, ...]], run: dict[str, Any]
+) -> tuple[dict[str, Any], list[Sequence[Any]]]:
+    """Measure how the maps of images with true boxes agree with these.
+
+    An image counts if it has a box and its map explains pneumonia. Everything is measured in the network's input: of a
+    box only what the input shows, and the map also where the input shows no image. So a flat map has the share of the
+    input's area inside the boxes as its energy, IoU and average precision, and a random point hits with this probability.
 
     Args:
-        scores: scores of images that did not fail.
-        label: their classes, int [n].
-        boxes: `image_id`, `x0`, `y0`, `x1`, `y1` in pixels of the radiograph, `width`, `height` of it; one row per box.
-        resize_size: of the model's preprocessing.
-        image_size: of the model's preprocessing.
+        scores: from `numbers.match`, of all splits.
+        split: to measure; None for all.
+        boxes: from `read_boxes`.
+        run: `_run.json`, for scores that do not say what part of an image their maps show.
+
+    Returns:
+        What metrics.json has as `localisation`, and the rows of localisation.csv, the header first. In the record:
+        `threshold` (share of a map's maximum from which a pixel is marked, for IoU and Dice) and `threshold_from`,
+        `validation` or `fixed`; `images` and `boxes`; `visible`; `groups`, of `all` images and of those that are `called`
+        pneumonia, with `mean_share` records of the `MEASURES` and `pixels`: the average precision of the pixels of all
+        images together.
+
+    Raises:
+        ConfigError: if no image counts.
     """
-    table = scores.table
-    corners, sizes = (
-        np.stack([boxes[name].to_numpy().astype(float) for name in names], axis=1)
-        for names in (("x0", "y0", "x1", "y1"), ("width", "height"))
+    chosen = _boxed(scores if split is None else scores.of_split(split), boxes, run)
+    if not len(chosen.maps):
+        raise ConfigError(
+            f"--boxes has no box of an image of the split {split or 'all'} whose scores explain pneumonia; choose another "
+            "--split, or score with --target pneumonia"
+        )
+    threshold, origin = HALF_MAXIMUM, "fixed"
+    if split != "val" and len((tuning := _boxed(scores.of_split("val"), boxes, run)).maps):
+        threshold, origin = tune_overlap_threshold(tuning.maps, tuning.boxes, (GRID, GRID)), "validation"
+    table, size = chosen.scores.table, (GRID, GRID)
+    flat = np.ones((len(chosen.maps), 1, 1), np.float32)
+    found, expected = (_measures(maps, chosen.boxes, size, threshold) for maps in (chosen.maps, flat))
+    expected["pointing"] = expected["energy"]  # a random point; a flat map points nowhere
+    counts, chance_counts = (pixel_counts(maps, chosen.boxes, size) for maps in (chosen.maps, flat))
+    found["average_precision"], expected["average_precision"] = average_precision(counts), expected["energy"]
+    patients = table["patient_id"].to_pylist()
+    called = table["predicted"].to_numpy() == 1
+    groups = {}
+    for name, rows in (("all", np.ones(len(called), bool)), ("called", called)):
+        ids = [patients[row] for row in np.flatnonzero(rows)]
+        groups[name] = {
+            measure: mean_share(found[measure][rows], ids, expected[measure][rows]) for measure in MEASURES
+        } | {"pixels": _pooled(counts[rows], chance_counts[rows], ids)}
+    record = {
+        "threshold": threshold,
+        "threshold_from": origin,
+        "images": len(chosen.maps),
+        "boxes": sum(map(len, chosen.boxes)),
+        "visible": float(chosen.visible.mean()),
+        "level": LEVEL,
+        "unit": "patient",
+        "grid": GRID,
+        "groups": groups,
+    }
+    columns = [table[name].to_pylist() for name in COLUMNS[:5]]
+    columns += [[len(true) for true in chosen.boxes], chosen.visible.tolist()]
+    columns += [[None if np.isnan(v) else v for v in found[name].tolist()] for name in MEASURES]
+    columns += [expected["energy"].tolist(), expected["dice"].tolist()]
+    return record, [COLUMNS, *zip(*columns, strict=True)]
+
+
+def localisation_line(record: dict[str, Any]) -> str:
+    """Return in plain text how maps agree with true boxes."""
+    name = "called" if record["groups"]["called"]["pointing"]["n"] else "all"
+    group = record["groups"][name]
+    hits, energy = group["pointing"], group["energy"]
+    words = "images with true boxes that are called pneumonia" if name == "called" else "images with true boxes"
+    text = f"pointing game: in {round(hits['value'] * hits['n']):,} of {hits['n']:,} {words} the map's maximum lies in a box"
+    if energy["value"] is None:
+        return f"{text}; all maps are blank"
+    return f"{text}; {energy['value']:.0%} of the activation lies in the boxes, which are {hits['chance']:.0%} of what the network sees"
+
+
+def windows(scores: Scores, run: dict[str, Any]) -> list[Box]:
+    """Return which part of its image each map shows, as fractions of the image.
+
+    Scores that do not say so are of the centre of an image that was squashed to a square, which `run` describes.
+
+    Raises:
+        ConfigError: if neither says so.
+    """
+    names = scores.table.column_names
+    corners = np.stack(
+        [scores.numbers(name) if name in names else np.full(len(scores.table), np.nan) for name in CROP], 1
     )
-    true: dict[str, list[Box]] = {}
-    for name, box in zip(
-        boxes["image_id"].to_pylist(), boxes_of_input(corners, sizes, resize_size, image_size), strict=True
-    ):
-        true.setdefault(name, []).append((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
-    found = table["predicted"].to_numpy() == 1
-    chosen = np.flatnonzero(found & (label == 1) & (table["target"].to_numpy() == 1))
-    picked = [true.get(name, []) for name in table["image_id"].take(pa.array(chosen)).to_pylist()]
-    maps, size = scores.maps("cam_mean")[chosen], (image_size, image_size)
-    if not len(chosen):
-        return Pointing(0, 0, float("nan"), float("nan"))
-    flat = np.ones((len(chosen), 1, 1), np.float32)
-    return Pointing(
-        hits=int(pointing_game(maps, picked, size).sum()),
-        total=len(chosen),
-        energy=float(np.nanmean(energy_in_box(maps, picked, size))),
-        area=float(np.nanmean(energy_in_box(flat, picked, size))),
+    if (missing := ~np.isfinite(corners).all(1)).any():
+        resized, size = (fact(run, "model", "preprocessing", name) for name in ("resize_size", "image_size"))
+        if not isinstance(resized, int) or not isinstance(size, int) or not 0 < size <= resized:
+            raise ConfigError(
+                "--boxes needs scores that say which part of an image their maps show; score the archive again with jobs/explain.py"
+            )
+        start = center_offset(resized, size)
+        low, high = start / resized, (start + size) / resized
+        corners[missing] = low, low, high, high
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners.tolist()]
+
+
+def _boxed(scores: Scores, boxes: Mapping[str, tuple[Box, ...]], run: dict[str, Any]) -> _Boxed:
+    known = pc.is_in(scores.table["image_id"], value_set=pa.array(list(boxes), pa.string()))
+    scores = scores.where(pc.and_(known, pc.equal(scores.table["target"], 1)))
+    shown = windows(scores, run)
+    true = [boxes[name] for name in scores.table["image_id"].to_pylist()]
+    pairs = list(zip(true, shown, strict=True))
+    return _Boxed(
+        scores,
+        scores.maps("cam_mean"),
+        [boxes_on_grid(*pair) for pair in pairs],
+        np.array([visible_share(*pair) for pair in pairs]),
     )
+
+
+def _measures(
+    maps: NDArray[np.float32], boxes: list[list[zones.Box]], size: tuple[int, int], threshold: float
+) -> dict[str, Floats]:
+    iou, dice = overlap(maps, boxes, size, threshold)
+    hits = pointing_game(maps, boxes, size).astype(np.float64)
+    return {"pointing": hits, "energy": energy_in_box(maps, boxes, size), "iou": iou, "dice": dice}
+
+
+def _pooled(counts: NDArray[np.int64], flat: NDArray[np.int64], patients: list[Any]) -> dict[str, Any]:
+    """Return the average precision of the pixels of all images together, by the jackknife that leaves out each patient.
+
+    Args:
+        counts: [n, levels, 2], from `pixel_counts`.
+        flat: likewise, of flat maps.
+        patients: [n] ids.
+    """
+    patient_of, num_patients = number_groups(patients)
+    value, chance = (float(average_precision(each.sum(0))) for each in (counts, flat))
+    out: dict[str, Any] = {"n": len(counts), "patients": num_patients, "value": None, "interval": None, "chance": None}
+    if np.isnan(value):
+        return out
+    out |= {"value": value, "chance": chance}
+    if num_patients >= MIN_PATIENTS:
+        of_patient = np.zeros((num_patients, *counts.shape[1:]), np.int64)
+        np.add.at(of_patient, patient_of, counts)
+        without = average_precision(counts.sum(0) - of_patient)
+        if np.isfinite(without).all():
+            moved = (without.mean() - without) * (num_patients - 1) / num_patients
+            out["interval"] = on_logit(value, reach_of(Influence(value, moved)))
+    return out
 
 
 def map_similarity(a: Scores, b: Scores) -> float:

@@ -53,6 +53,8 @@ class EvaluateConfig:
     """Share of pneumonia where the model is to be used; predictive values are re-based to it."""
     baseline: str | None = None
     """Other scores of the same archive: every measure is compared, with patients as the units (and DeLong, McNemar)."""
+    boxes: str | None = None
+    """Table of true boxes of the same images: the project's own columns, RSNA's, or COCO's JSON. Maps are measured against them."""
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
@@ -86,3 +88,6 @@ class EvaluateConfig:
             "give --scores, the folder that jobs/explain.py wrote (or --robustness and --model)",
         )
         require(self.baseline is None or self.scores is not None, "--baseline is compared with --scores; give both")
+        require(
+            self.boxes is None or self.scores is not None, "--boxes are compared with the maps of --scores; give both"
+        )

@@ -1,6 +1,7 @@
 """Do the maps show where the disease is? Measures of maps against true boxes, one function each.
 
-Maps are coarse [h, w] and are upsampled bilinearly to the image, as everywhere here. Boxes are half-open in pixels.
+Maps are coarse [h, w] and are upsampled bilinearly to the image that they explain, as everywhere here. Boxes are half-open
+in its pixels; `boxes_on_grid` brings boxes of a whole image to pixels of the part of it that a map explains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.explain.zones import Box, upsampling
+from pneumo_ray.images import framing
 
 Maps = NDArray[np.float32]
+
+GRID = 224
+"""Rows and columns of pixels into which the part of an image that a map explains is divided, whatever its size."""
+LEVELS = 1000
+"""Steps between 0 and a map's maximum in which `pixel_counts` takes its values."""
+
+
+def boxes_on_grid(boxes: Sequence[framing.Box], window: framing.Box, grid: int = GRID) -> list[Box]:
+    """Return boxes of an image in pixels of a window of it, rounded to whole pixels and cut off at its edges.
+
+    Args:
+        boxes: as fractions of the image's width and height.
+        window: likewise; may leave the image.
+        grid: rows and columns of pixels of the window.
+
+    Returns:
+        For each box x0, y0, x1, y1; without area if it lies outside of the window.
+    """
+    found = []
+    for box in boxes:
+        inside = (min(max(edge, 0.0), 1.0) * grid for edge in framing.in_window(box, window))
+        # Beforehand to a billionth of a pixel, so that half a pixel is rounded alike on both sides of a mirror.
+        x0, y0, x1, y1 = (round(round(edge, 9)) for edge in inside)
+        found.append((x0, y0, x1, y1))
+    return found
+
+
+def visible_share(boxes: Sequence[framing.Box], window: framing.Box) -> float:
+    """Return the share of the boxes' area, summed over boxes, that a window shows."""
+    seen, total = 0.0, 0.0
+    for x0, y0, x1, y1 in boxes:
+        width, height = min(x1, window[2]) - max(x0, window[0]), min(y1, window[3]) - max(y0, window[1])
+        seen, total = seen + max(width, 0.0) * max(height, 0.0), total + (x1 - x0) * (y1 - y0)
+    return seen / total
 
 
 def upsampled(maps: Maps, image_size: tuple[int, int]) -> Iterator[Maps]:
@@ -91,3 +127,42 @@ def tune_overlap_threshold(maps: Maps, boxes: Sequence[Sequence[Box]], image_siz
     candidates = [step / 20 for step in range(1, 20)]
     means = [float(overlap(maps, boxes, image_size, threshold)[0].mean()) for threshold in candidates]
     return candidates[int(np.argmax(means))]
+
+
+def pixel_counts(maps: Maps, boxes: Sequence[Sequence[Box]], image_size: tuple[int, int]) -> NDArray[np.int64]:
+    """Count the pixels of each map by their value, outside and inside its boxes.
+
+    Args:
+        maps: [n, h, w], after ReLU.
+        boxes: true boxes of each image, in its pixels.
+        image_size: rows and columns of the images.
+
+    Returns:
+        int64 [n, LEVELS + 1, 2]. Level k holds values from `k / LEVELS` of the map's maximum on; all of a blank map is level 0.
+    """
+    counts = np.zeros((len(maps), LEVELS + 1, 2), np.int64)
+    for number, (fine, true) in enumerate(zip(upsampled(maps, image_size), boxes, strict=True)):
+        top = float(fine.max())
+        shares = fine.astype(np.float64) / top if top > 0 else np.zeros(image_size)
+        level = np.clip(np.floor(LEVELS * shares), 0, LEVELS).astype(np.int64)
+        both = np.bincount((2 * level + inside_mask(true, image_size)).ravel(), minlength=2 * (LEVELS + 1))
+        counts[number] = both.reshape(LEVELS + 1, 2)
+    return counts
+
+
+def average_precision(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the average precision of pixels as detectors of the boxes (PxAP: Choe et al. 2020, arXiv 2001.07437).
+
+    Args:
+        counts: [..., levels, 2] from `pixel_counts`, or a sum of them, which pools the pixels of several images.
+
+    Returns:
+        [...]: the sum over levels of precision times the recall that the level adds. Of a flat or blank map it is the share
+        of the area inside the boxes. NaN without a pixel inside.
+    """
+    from_top = counts[..., ::-1, :].astype(np.float64)
+    found, called = from_top[..., 1].cumsum(-1), from_top.sum(-1).cumsum(-1)
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    total = found[..., -1]
+    gained = (precision * from_top[..., 1]).sum(-1)
+    return np.asarray(np.divide(gained, total, out=np.full_like(total, np.nan), where=total > 0))

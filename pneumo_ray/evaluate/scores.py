@@ -66,7 +66,7 @@ class Scores:
 
     def ok(self) -> "Scores":
         """Return the rows that did not fail."""
-        return self._where(pc.equal(self.table["status"], "ok"))
+        return self.where(pc.equal(self.table["status"], "ok"))
 
     def failed(self) -> "Scores":
         """Return the rows that failed."""
@@ -74,7 +74,7 @@ class Scores:
 
     def labelled(self) -> "Scores":
         """Return the rows whose class is known; the scores must be joined with the manifest."""
-        return self._where(pc.is_valid(self.table["label"]))
+        return self.where(pc.is_valid(self.table["label"]))
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         """Return a column of numbers, float64 [n]; NaN where null."""
@@ -88,9 +88,9 @@ class Scores:
 
     def of_split(self, split: str) -> "Scores":
         """Return the rows of one split; the scores must be joined with the manifest."""
-        return self._where(pc.equal(self.table["split"], split))
+        return self.where(pc.equal(self.table["split"], split))
 
-    def _where(self, chosen: pa.ChunkedArray) -> "Scores":
+    def where(self, chosen: pa.ChunkedArray) -> "Scores":
         """Return the chosen rows; without copying the maps if all rows are chosen."""
         if not chosen.null_count and pc.all(chosen, min_count=0).as_py():
             return self

@@ -19,6 +19,12 @@ from pneumo_ray.explain.zones import ALIASES
 OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 """Number 2 label + predicted."""
 CLASSES = ("normal", "pneumonia")
+ZONES_OF = {
+    "image": "thirds of the height by halves of the width of what the network sees",
+    "box": "thirds of the height by halves of the width of the box of the lungs",
+    "lungs": "thirds of the height of each lung",
+}
+"""What the zones are, by `Scores.zone_mode`."""
 CAUTION = "Attention to a zone is no proof of disease there: the heart border, markers and the edge of the image attract it too."
 NO_CLASSES = "zones of two classes can be compared only where the maps explain one; score with --target pneumonia"
 """Why there are no records by class if the maps explain the predicted class."""
@@ -45,22 +51,13 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
         ddof 1) in logits of the explained class per cell of the map; `low` and `high` bound the mean (95 %, None with a
         single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
         `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive. `monte_carlo_error` is the
-        standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it.
+        standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it. `zones_of`
+        is what the zones divide: image (what the network sees), box (of the lungs) or lungs.
     """
     known = scores.labelled()
-    label, called, explained = (
-        known.table[name].to_numpy().astype(np.int64) for name in ("label", "predicted", "target")
-    )
+    label = known.table["label"].to_numpy().astype(np.int64)
     patient_of, _ = number_groups(known.table["patient_id"].to_pylist())
-    groups: list[tuple[str, str, NDArray[np.bool_]]] = []
-    if scores.target != "predicted":
-        groups += [(name, scores.target, label == number) for number, name in enumerate(CLASSES)]
-    for number, name in enumerate(OUTCOMES):
-        chosen = (label == number // 2) & (called == number % 2)
-        if scores.target == "predicted":
-            chosen &= explained == called
-        groups.append((name, CLASSES[number % 2] if scores.target == "predicted" else scores.target, chosen))
-
+    groups = groups_of(known)
     paper_zone = {zone: name for name, zone in ALIASES.items()}
     columns = {zone: known.numbers(f"zone_mean_{zone}") for zone in known.zones}
     drawn = known.zone_groups()
@@ -90,7 +87,27 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
                     _group_means(of_passes, rows),
                     _group_means(of_passes, normal),
                 )
-    return records
+    return [record | {"zones_of": scores.zone_mode} for record in records]
+
+
+def groups_of(known: Scores) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """Return the groups of images that maps are averaged over: name, the class that their maps explain, and rows, bool [n].
+
+    Args:
+        known: labelled images; see `zone_table` for what the groups are.
+    """
+    label, called, explained = (
+        known.table[name].to_numpy().astype(np.int64) for name in ("label", "predicted", "target")
+    )
+    groups: list[tuple[str, str, NDArray[np.bool_]]] = []
+    if known.target != "predicted":
+        groups += [(name, known.target, label == number) for number, name in enumerate(CLASSES)]
+    for number, name in enumerate(OUTCOMES):
+        chosen = (label == number // 2) & (called == number % 2)
+        if known.target == "predicted":
+            chosen &= explained == called
+        groups.append((name, CLASSES[number % 2] if known.target == "predicted" else known.target, chosen))
+    return groups
 
 
 def _group_means(of_passes: Floats | None, rows: NDArray[np.bool_]) -> Floats | None:

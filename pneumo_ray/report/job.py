@@ -1,6 +1,7 @@
 """The evaluation job: from scores and a manifest to numbers, tables, figures and a report, without a model or Ray."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,8 +10,11 @@ from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.evaluate.attention import localisation_line, measure_localisation
+from pneumo_ray.evaluate.boxes import read_boxes
 from pneumo_ray.evaluate.compare import compare
 from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.lung_evidence import lung_evidence
 from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
@@ -44,12 +48,24 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     numbers["failed_files"] = len(everything.table) - len(scores.table)
     comparison = None if config.baseline is None else _compared(config, chosen, manifest, split)
     numbers["comparison"] = comparison
+    numbers["lungs"] = lung_evidence(
+        chosen.joined(manifest, ("lung_mask",)) if "lung_mask" in manifest.column_names else chosen
+    )
+    localised: list[Sequence[Any]] = []
+    if config.boxes is not None:
+        numbers["localisation"], localised = measure_localisation(
+            scores, split, read_boxes(storage.absolute(config.boxes), manifest), run
+        )
     storage.write_json(numbers, storage.join(out, "metrics.json"), allow_nan=False)
     failed = everything.failed().joined(manifest, ("label", "split")).table
     zones = zone_table(chosen) if "metrics" in numbers else []
     tables = tables_of(numbers, zones, failed)
+    if localised:
+        tables["localisation.csv"] = localised
     for line in summary_lines(numbers):
         log(line)
+    if localised:
+        log(localisation_line(numbers["localisation"]))
     if comparison is not None:
         log(_comparison_line(comparison))
     written = ["metrics.json", *tables]

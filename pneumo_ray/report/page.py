@@ -16,6 +16,7 @@ from pneumo_ray.evaluate.zone_table import OUTCOMES
 from pneumo_ray.report.cases import UNKNOWN, Seen, outcomes
 from pneumo_ray.report.cautions import cautions
 from pneumo_ray.report.embedded import script_data
+from pneumo_ray.report.evidence import lungs_and_boxes
 from pneumo_ray.report.items import reporting_items
 from pneumo_ray.report.sections import (
     comparison,
@@ -78,6 +79,7 @@ def render_page(
         "num_cases": len(shown),
         "error_rows": [], "errors_about": "",
         "failed_rows": failed_rows(subject),
+        **lungs_and_boxes(numbers),
         **robustness(subject),
         "comparison": comparison(subject),
         "paper_note": numbers["paper"]["note"],
@@ -135,9 +137,10 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
         ("operating", "Threshold"), ("discrimination", "Discrimination"), ("calibration", "Calibration"),
         ("subgroups", "Subgroups"), ("uncertainty", "Uncertainty"), ("residuals", "Residuals"), ("zones", "Zones"),
     ]  # fmt: skip
+    boxes = [("boxes", "Boxes")] if context["box_rows"] else []
     compared = [("comparison", "Comparison")] if context["comparison"] else []
     return [
-        ("summary", "Summary"), *(measured if context["labelled"] else []), ("gallery", "Images"),
+        ("summary", "Summary"), *(measured if context["labelled"] else []), *boxes, ("gallery", "Images"),
         ("failures", "Failures"), ("robustness", "Robustness"), *compared, ("paper", "Paper"), ("training", "Training"),
         ("items", "Items"),
     ]  # fmt: skip

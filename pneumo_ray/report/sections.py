@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pneumo_ray.evaluate.subgroups import MIN_CLASS, MIN_SUBGROUP
-from pneumo_ray.evaluate.zone_table import CAUTION, NO_CLASSES
+from pneumo_ray.evaluate.zone_table import CAUTION, NO_CLASSES, ZONES_OF
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import (
     figure_text,
@@ -98,10 +98,11 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         *(f"{name} ({count:,})" for name, count in groups.items()),
     ]
     by_class = any(record["pictures"] == "normal" for record in records)
+    zones_of = ZONES_OF[records[0]["zones_of"]] if records else ""
     notes = [_common_error(records)] if records else []
     if not by_class:
         notes.append(f"By outcome only: {NO_CLASSES}.")
-    return {"zone_rows": rows, "zone_heads": heads, "zones_note": " ".join(notes)}
+    return {"zone_rows": rows, "zone_heads": heads, "zones_of": zones_of, "zones_note": " ".join(notes)}
 
 
 def _common_error(records: Sequence[dict[str, Any]]) -> str:

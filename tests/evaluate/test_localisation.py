@@ -3,14 +3,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 from torch.nn.functional import interpolate
 
 from pneumo_ray.evaluate.localisation import (
+    LEVELS,
+    average_precision,
+    boxes_on_grid,
     energy_in_box,
     overlap,
+    pixel_counts,
     pointing_game,
     tune_overlap_threshold,
     upsampled,
+    visible_share,
 )
 
 SIZE = (28, 28)
@@ -108,3 +114,39 @@ def test_upsampling_is_that_of_torch(size):
     maps = np.random.default_rng(0).random((3, 7, 5)).astype(np.float32)
     expected = interpolate(torch.from_numpy(maps)[:, None], size=size, mode="bilinear")[:, 0].numpy()
     np.testing.assert_allclose(np.stack(list(upsampled(maps, size))), expected, atol=1e-6)
+
+
+def test_average_precision_of_pixels_is_that_of_scikit_learn():
+    """Of values in steps of a thousandth of the maximum; pooled, over the pixels of all images."""
+    maps = np.random.default_rng(1).random((3, 4, 5)).astype(np.float32)
+    boxes = [[(3, 2, 15, 20)], [(0, 0, 9, 9), (5, 5, 20, 28)], [(20, 1, 28, 8)]]
+    counts = pixel_counts(maps, boxes, SIZE)
+    levels, truth = [], []
+    for fine, true in zip(upsampled(maps, SIZE), boxes, strict=True):
+        levels.append(np.floor(LEVELS * (fine.astype(np.float64) / fine.max())).ravel())
+        inside = np.zeros(SIZE, bool)
+        for x0, y0, x1, y1 in true:
+            inside[y0:y1, x0:x1] = True
+        truth.append(inside.ravel())
+    expected = [average_precision_score(t, v) for t, v in zip(truth, levels, strict=True)]
+    assert average_precision(counts) == pytest.approx(expected)
+    together = average_precision_score(np.concatenate(truth), np.concatenate(levels))
+    assert float(average_precision(counts.sum(0))) == pytest.approx(together)
+
+
+def test_pixels_of_blank_maps_and_empty_boxes():
+    blank = pixel_counts(np.zeros((1, 7, 7), np.float32), [[(0, 0, 14, 14)]], SIZE)
+    assert average_precision(blank) == pytest.approx([0.25])  # as of a flat map
+    assert np.isnan(average_precision(pixel_counts(peak(1, 1), [[]], SIZE))).all()
+
+
+def test_boxes_are_brought_to_a_window_by_hand():
+    """The window is the middle half, 100 pixels wide, so that a hundredth of the image is two pixels."""
+    window = (0.25, 0.25, 0.75, 0.75)
+    boxes = [(0.30, 0.40, 0.50, 0.60), (0.0, 0.0, 0.35, 1.0), (0.8, 0.8, 0.9, 0.9)]
+    assert boxes_on_grid(boxes, window, 100) == [(10, 30, 50, 70), (0, 0, 20, 100), (100, 100, 100, 100)]
+    assert visible_share(boxes[:1], window) == pytest.approx(1)
+    assert visible_share(boxes[1:2], window) == pytest.approx(0.1 * 0.5 / 0.35)
+    assert visible_share(boxes[2:], window) == 0
+    wider = (-0.5, 0.0, 1.5, 1.0)  # the image is its middle half
+    assert boxes_on_grid([(0.0, 0.0, 1.0, 1.0)], wider, 100) == [(25, 0, 75, 100)]

@@ -55,6 +55,7 @@ def test_means_by_class_and_outcome_by_hand() -> None:
         assert (record["mean"], record["n"], record["patients"]) == (mean, n, patients), name
         assert found(table, name, ZONES[5])["mean"] == 6 * mean, name
     assert found(table, "normal")["std"] == pytest.approx(np.sqrt(2))
+    assert {record["zones_of"] for record in table} == {"image"}
     assert found(table, "true negative")["std"] is None
     assert found(table, "pneumonia")["ratio"] == pytest.approx(3)
     assert {record["ratio"] for record in table if record["pictures"] != "pneumonia"} == {None}
@@ -203,3 +204,8 @@ def test_the_order_of_images_changes_nothing() -> None:
     )
     for a, b in zip(one, other, strict=True):
         assert {key: pytest.approx(value) for key, value in a.items()} == b
+
+
+def test_records_state_what_the_zones_divide() -> None:
+    of_lungs = replace(scores([1, 2], [0, 1], [0, 1], "ab"), zone_mode="lungs")
+    assert {record["zones_of"] for record in zone_table(of_lungs)} == {"lungs"}

@@ -133,6 +133,7 @@ def test_the_robustness_of_another_model_is_refused_before_it_is_measured(files,
         ({"scores": "s", "split": "dev"}, "split"),
         ({"scores": "s", "gallery": -1}, "gallery"),
         ({"robustness": True, "model": "m", "baseline": "b"}, "give both"),
+        ({"robustness": True, "model": "m", "boxes": "b"}, "--boxes are compared"),
     ],
 )
 def test_options_that_cannot_work_are_refused(options, words):
@@ -172,3 +173,27 @@ def test_what_a_stranger_wrote_beside_the_scores_breaks_nothing(drawn, write_sco
     )
     page = (tmp_path / "o" / "report.html").read_text()
     assert "how it was chosen is not known" in page or "not available" in page
+
+
+def test_boxes_are_measured_and_shown_on_the_page(files, drawn, tmp_path, capsys):
+    """Maps are drawn at random, so they hit no more than chance: a quarter of the image."""
+    ill = [i for i in range(240) if drawn[0][i] == 1]
+    lines = [f"{i}.jpg,28,28,56,56,56,56" for i in ill]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image_id,x0,y0,x1,y1,width,height", *lines]))
+    config = EvaluateConfig(files[0], str(tmp_path / "o"), files[1], gallery=0, boxes=str(tmp_path / "boxes.csv"))
+    found = write_evaluation(config)["localisation"]
+    assert found["images"] == found["boxes"] == len(ill)
+    energy = found["groups"]["all"]["energy"]
+    low, high = energy["above_chance_interval"]
+    assert low < 0 < high
+    with open(tmp_path / "o" / "localisation.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [f"{i}.jpg" for i in ill]
+    assert np.mean([float(row["energy"]) for row in rows]) == pytest.approx(energy["value"])
+    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["localisation"]["images"] == len(ill)
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "Mean activation of zones (thirds of the height by halves of the width of what the network sees)" in page
+    assert "Maps against true boxes" in page
+    assert f"{len(ill):,} true boxes in {len(ill):,} images" in page
+    assert "localisation.csv" in (out := capsys.readouterr().out)
+    assert "pointing game: in" in out
