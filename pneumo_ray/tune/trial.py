@@ -30,10 +30,8 @@ from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
 from pneumo_ray.tune.error_finding import error_finding
+from pneumo_ray.tune.records import Status, TrialRecord, save_record
 from pneumo_ray.tune.study import Trial, configure
-
-RECORD = "trial.json"
-"""Name of the file in a trial's folder that records that the trial ended, and how."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +188,10 @@ def run_trial(
     except StoppedError:
         raise
     except PneumoError as error:
-        status = "diverged" if isinstance(error, DivergedError) else "failed"
-        write_record(config.out, trial, status, reason=str(error))
+        status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+        record_trial(config.out, trial, status, reason=str(error))
         return
-    write_record(
+    record_trial(
         config.out,
         trial,
         "finished",
@@ -204,10 +202,10 @@ def run_trial(
     )
 
 
-def write_record(
+def record_trial(
     folder: str,
     trial: Trial,
-    status: str,
+    status: Status,
     *,
     reason: str | None = None,
     checkpoint: str | None = None,
@@ -228,26 +226,26 @@ def write_record(
         more_metrics: metrics in addition to `validation_metrics`.
     """
     state = load_state(folder)
-    record: dict[str, Any] = {
-        "name": trial.name,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "settings": dict(trial.settings),
-        "status": status,
-        "reason": reason,
-        "epochs": state.epoch if state else 0,
-        "best_epoch": state.best_epoch if state else None,
-        "checkpoint": checkpoint,
-        "training_seconds": sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
-        "overhead_seconds": overhead,
-        "metrics": {**measure(state), **more_metrics} if state else {},
-        "history": state.history if state else [],
-    }
+    record = TrialRecord(
+        name=trial.name,
+        arm=trial.arm,
+        seed=trial.seed,
+        settings=dict(trial.settings),
+        status=status,
+        reason=reason,
+        epochs=state.epoch if state else 0,
+        best_epoch=state.best_epoch if state else None,
+        checkpoint=checkpoint,
+        training_seconds=sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
+        overhead_seconds=overhead,
+        metrics={**measure(state), **more_metrics} if state else {},
+        history=state.history if state else (),
+    )
     if state and val_ids is not None:
         kept = {name: state.best_val[name].numpy() for name in ("logit", "label")}
         table = pa.table({"image_id": val_ids, **kept})
         storage.write_table(table, storage.join(folder, "validation.parquet"))
-    storage.write_json(record, storage.join(folder, RECORD))
+    save_record(folder, record)
     for name in storage.list_files(storage.join(folder, "state")):
         storage.remove(storage.join(folder, "state", name))
 
@@ -255,15 +253,3 @@ def write_record(
 def measure(state: TrainState) -> dict[str, float | None]:
     """Return the metrics of a run on validation at its best epoch."""
     return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits)
-
-
-def read_record(folder: str) -> dict[str, Any] | None:
-    """Return the record of a finished trial, or None."""
-    uri = storage.join(folder, RECORD)
-    if not storage.exists(uri):
-        return None
-    try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise PneumoError(f"{uri} is damaged; remove its folder to run the trial again") from error
-    return record
