@@ -58,7 +58,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Place:
+class ScaleFolder:
     """The folder of one size, and the files that the steps read and write in it."""
 
     base: Path
@@ -103,14 +103,14 @@ class Place:
 def bench_scale(shared: Path, sizes: Sequence[int] = SIZES) -> Iterator[str]:
     """Yield a Markdown table of all steps, line by line."""
     originals = [Path(entry.uri) for entry in list_archives([str(shared / "kermany224")])][:50]
-    with tempfile.TemporaryDirectory() as folder:
-        places = [Place(Path(folder) / str(n), n) for n in sizes]
-        for place in places:
-            make_inputs(place, originals)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [ScaleFolder(Path(temporary) / str(n), n) for n in sizes]
+        for folder in folders:
+            make_inputs(folder, originals)
         yield f"| step | {' | '.join(f'{n:,}: s (CPU s) | MB' for n in sizes)} | growth |"
         yield f"| --- |{' --- |' * (2 * len(sizes) + 1)}"
         for name, (what, _) in STEPS.items():
-            found = [measure(name, place) for place in places]
+            found = [measure(name, folder) for folder in folders]
             cells = " | ".join(f"{m.seconds:.3g} ({m.cpu_seconds:.3g}) | {m.peak_mb:,.0f}" for m in found)
             grows = f"{growth(found, sizes):.2f}" if found[0].cpu_seconds > 1e-4 else ""
             yield f"| {what} | {cells} | {grows} |"
@@ -123,47 +123,47 @@ def growth(found: Sequence[Measured], sizes: Sequence[int]) -> float:
     return math.log(found[-1].cpu_seconds / found[-2].cpu_seconds) / math.log(sizes[-1] / sizes[-2])
 
 
-def make_inputs(place: Place, originals: Sequence[Path]) -> None:
-    """Make a folder tree, a tar file, a manifest and finished scores of `place.n` images from a few files."""
-    place.base.mkdir(parents=True)
-    copies = [place.base / "originals" / f"{i}.jpeg" for i in range(max(len(originals), -(-place.n // _MAX_LINKS)))]
+def make_inputs(folder: ScaleFolder, originals: Sequence[Path]) -> None:
+    """Make a folder tree, a tar file, a manifest and finished scores of `folder.n` images from a few files."""
+    folder.base.mkdir(parents=True)
+    copies = [folder.base / "originals" / f"{i}.jpeg" for i in range(max(len(originals), -(-folder.n // _MAX_LINKS)))]
     copies[0].parent.mkdir()
     for i, copy in enumerate(copies):
         shutil.copyfile(originals[i % len(originals)], copy)
     data = [copy.read_bytes() for copy in copies]
-    with tarfile.open(place.tar, "w") as tar:
-        for i in range(place.n):
-            path = place.tree / image_name(i)
+    with tarfile.open(folder.tar, "w") as tar:
+        for i in range(folder.n):
+            path = folder.tree / image_name(i)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(copies[i % len(copies)], path)
             info = tarfile.TarInfo(image_name(i))
             info.size = len(data[i % len(copies)])
             tar.addfile(info, path.open("rb"))
-    _draw(place)
+    _draw(folder)
 
 
-def measure(name: str, place: Place) -> Measured:
+def measure(name: str, folder: ScaleFolder) -> Measured:
     """Run one step in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.scale", name, str(place.base), str(place.n)]
+    command = [sys.executable, "-m", "benchmarks.scale", name, str(folder.base), str(folder.n)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _draw(place: Place) -> None:
+def _draw(folder: ScaleFolder) -> None:
     from pneumo_ray.score.image_list import shard_length
 
-    uris: list[str | None] = [str(place.tree / image_name(i)) for i in range(place.n)]
+    uris: list[str | None] = [str(folder.tree / image_name(i)) for i in range(folder.n)]
     manifest = drawn_manifest(uris)
-    write_manifest(manifest, place.drawn)
-    write_drawn_scores(place.scores, manifest, shard_length(place.n, _IMAGE_SIZE))
-    place.half.mkdir()
-    for path in sorted(place.scores.glob("*.parquet"))[::2]:
-        os.link(path, place.half / path.name)
+    write_manifest(manifest, folder.drawn)
+    write_drawn_scores(folder.scores, manifest, shard_length(folder.n, _IMAGE_SIZE))
+    folder.half.mkdir()
+    for path in sorted(folder.scores.glob("*.parquet"))[::2]:
+        os.link(path, folder.half / path.name)
 
 
-def _imports(place: Place) -> Work:
+def _imports(folder: ScaleFolder) -> Work:
     return dict
 
 
@@ -171,75 +171,75 @@ def _list(root: Path) -> Work:
     return lambda: {"listed": sum(1 for _ in list_archives([str(root)]))}
 
 
-def _list_tree(place: Place) -> Work:
-    return _list(place.tree)
+def _list_tree(folder: ScaleFolder) -> Work:
+    return _list(folder.tree)
 
 
-def _list_tar(place: Place) -> Work:
-    return _list(place.tar)
+def _list_tar(folder: ScaleFolder) -> Work:
+    return _list(folder.tar)
 
 
-def _held(place: Place) -> Work:
+def _held(folder: ScaleFolder) -> Work:
     """The listing of prepare, which keeps the entries, and the facts read from their paths."""
 
     def work() -> Facts:
-        entries = list(list_archives([str(place.tree)]))
+        entries = list(list_archives([str(folder.tree)]))
         return {"listed": len(entries), "splits": len({read_path(entry.facts_path).split for entry in entries})}
 
     return work
 
 
-def _job_list(place: Place) -> Work:
+def _job_list(folder: ScaleFolder) -> Work:
     from pneumo_ray.score.image_list import list_images
 
     def work() -> Facts:
-        made = list_images([str(place.tree)], str(place.base / "listed.parquet"), _IMAGE_SIZE)
+        made = list_images([str(folder.tree)], str(folder.base / "listed.parquet"), _IMAGE_SIZE)
         return {"listed": made.num_images, "shards": made.num_shards}
 
     return work
 
 
-def _split(place: Place) -> Work:
-    drawn = read_manifest(place.drawn)
+def _split(folder: ScaleFolder) -> Work:
+    drawn = read_manifest(folder.drawn)
 
     def work() -> Facts:
         table = assign_splits(drawn, "grouped", 0)
-        write_manifest(table, place.manifest)
+        write_manifest(table, folder.manifest)
         return {"rows": len(table), "set_aside": table["split"].null_count}
 
     return work
 
 
-def _audit(place: Place) -> Work:
-    table = read_manifest(place.manifest)
+def _audit(folder: ScaleFolder) -> Work:
+    table = read_manifest(folder.manifest)
     return lambda: audit(table)
 
 
-def _read(place: Place) -> Work:
-    return lambda: {"rows": len(read_manifest(place.manifest))}
+def _read(folder: ScaleFolder) -> Work:
+    return lambda: {"rows": len(read_manifest(folder.manifest))}
 
 
-def _fingerprint(place: Place) -> Work:
-    table = read_manifest(place.manifest)
+def _fingerprint(folder: ScaleFolder) -> Work:
+    table = read_manifest(folder.manifest)
     return lambda: {"fingerprint": fingerprint(table)}
 
 
-def _training_rows(place: Place) -> Work:
+def _training_rows(folder: ScaleFolder) -> Work:
     def work() -> Facts:
-        manifest, train, val = load_training_rows(place.manifest)
+        manifest, train, val = load_training_rows(folder.manifest)
         refuse_leakage(manifest)
         return {"train": len(train), "val": len(val)}
 
     return work
 
 
-def _batch_source(place: Place) -> stream.BatchSource:
-    _, train, val = load_training_rows(place.manifest)
+def _batch_source(folder: ScaleFolder) -> stream.BatchSource:
+    _, train, val = load_training_rows(folder.manifest)
     return stream.BatchSource(train, val, _IMAGE_SIZE, "copies", AugmentConfig(), 0, 64)
 
 
-def _plans(place: Place) -> Work:
-    labels = _batch_source(place).train_labels
+def _plans(folder: ScaleFolder) -> Work:
+    labels = _batch_source(folder).train_labels
 
     def work() -> Facts:
         rows = 0
@@ -250,9 +250,9 @@ def _plans(place: Place) -> Work:
     return work
 
 
-def _tickets(place: Place) -> Work:
+def _tickets(folder: ScaleFolder) -> Work:
     """All tickets of one epoch, validation included, without pixels: the cost of a batch apart from its images."""
-    source = _batch_source(place)
+    source = _batch_source(folder)
     pixel = np.zeros((1, 1), np.uint8)
 
     def blank(*_: object) -> np.ndarray:
@@ -271,74 +271,74 @@ def _tickets(place: Place) -> Work:
         ):
             for ticket in range(schedule.tickets_per_epoch):
                 rows = source.batch(ticket, schedule)["row"]
-                seen[schedule.place(ticket).phase] += int((rows != stream.PADDING).sum())
+                seen[schedule.position(ticket).phase] += int((rows != stream.PADDING).sum())
         return seen | {"slots": schedule.train_slots}
 
     return work
 
 
-def _begin(place: Place) -> Work:
+def _begin(folder: ScaleFolder) -> Work:
     from pneumo_ray.model import Preprocessing
     from pneumo_ray.score.image_list import list_fingerprint, manifest_images, write_list
 
     def work() -> Facts:
-        listed = manifest_images(place.manifest, Preprocessing(), boxes=False)
-        made = write_list(listed, place.images, _IMAGE_SIZE)
+        listed = manifest_images(folder.manifest, Preprocessing(), boxes=False)
+        made = write_list(listed, folder.images, _IMAGE_SIZE)
         return {"fingerprint": list_fingerprint(listed), "shards": made.num_shards}
 
     return work
 
 
-def _continue(place: Place) -> Work:
+def _continue(folder: ScaleFolder) -> Work:
     """As in `score/job.py`."""
     from pneumo_ray.score.image_list import open_source
     from pneumo_ray.score.schema import part_name
 
     def work() -> Facts:
-        source = open_source(place.images, _IMAGE_SIZE)
-        done = set(storage.list_files(str(place.half)))
+        source = open_source(folder.images, _IMAGE_SIZE)
+        done = set(storage.list_files(str(folder.half)))
         left = [shard for shard in range(source.num_shards) if part_name(shard) not in done]
         return {"left": left, "shards": source.num_shards}
 
     return work
 
 
-def _shards(place: Place) -> Work:
+def _shards(folder: ScaleFolder) -> Work:
     from pneumo_ray.score.image_list import open_source
 
     def work() -> Facts:
-        source = open_source(place.images, _IMAGE_SIZE)
+        source = open_source(folder.images, _IMAGE_SIZE)
         return {"rows": sum(len(source.read(shard)) for shard in range(source.num_shards))}
 
     return work
 
 
-def _summary(place: Place) -> Work:
+def _summary(folder: ScaleFolder) -> Work:
     from pneumo_ray.score.image_list import open_source
     from pneumo_ray.score.job import _summarise
 
-    source = open_source(place.images, _IMAGE_SIZE)
-    return lambda: {"rows": _summarise(str(place.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
+    source = open_source(folder.images, _IMAGE_SIZE)
+    return lambda: {"rows": _summarise(str(folder.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
 
 
-def _evaluation(place: Place, *, report: bool) -> Work:
+def _evaluation(folder: ScaleFolder, *, report: bool) -> Work:
     from pneumo_ray.evaluate.config import EvaluateConfig
     from pneumo_ray.report.job import write_evaluation
 
-    out = place.base / ("report" if report else "numbers")
-    config = EvaluateConfig(place.manifest, str(out), str(place.scores), split="all", report=report)
+    out = folder.base / ("report" if report else "numbers")
+    config = EvaluateConfig(folder.manifest, str(out), str(folder.scores), split="all", report=report)
     return lambda: {"pictures": write_evaluation(config)["pictures"]}
 
 
-def _numbers(place: Place) -> Work:
-    return _evaluation(place, report=False)
+def _numbers(folder: ScaleFolder) -> Work:
+    return _evaluation(folder, report=False)
 
 
-def _report(place: Place) -> Work:
-    return _evaluation(place, report=True)
+def _report(folder: ScaleFolder) -> Work:
+    return _evaluation(folder, report=True)
 
 
-STEPS: dict[str, tuple[str, Callable[[Place], Work]]] = {
+STEPS: dict[str, tuple[str, Callable[[ScaleFolder], Work]]] = {
     "imports": ("(a process that only imports)", _imports),
     "list-tree": ("list a folder tree", _list_tree),
     "list-tar": ("list a tar file", _list_tar),
@@ -368,7 +368,7 @@ def _peak_mb() -> float:
 
 
 def _main(name: str, base: str, n: str) -> None:
-    work = STEPS[name][1](Place(Path(base), int(n)))
+    work = STEPS[name][1](ScaleFolder(Path(base), int(n)))
     pa.default_memory_pool().release_unused()
     with suppress(OSError):  # pages read earlier count only while they are resident
         Path("/proc/self/clear_refs").write_text("5")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from pneumo_ray.config import run_job
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.score.config import ScoringScale
+from pneumo_ray.score.config import RobustnessConfig, ScoringScale
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class EvaluateJob(EvaluateConfig):
 def main(config: EvaluateJob) -> None:
     from pneumo_ray.report.job import check_same_model, write_evaluation
 
-    if config.robustness:
-        # Only scoring needs Ray.
+    if config.robustness:  # the same as jobs/robustness.py before this job
+        asked = RobustnessConfig(
+            str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
+        )
+        if config.scores is not None:
+            check_same_model(config.scores, asked.model)
         from pneumo_ray.ray_cluster import start_ray
         from pneumo_ray.score.robustness import measure_robustness
 
-        if config.scores is not None:
-            check_same_model(config.scores, str(config.model))
         start_ray()
-        measure_robustness(
-            str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
-        )
+        measure_robustness(asked)
     if config.scores is not None:
         write_evaluation(config)
 

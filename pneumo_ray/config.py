@@ -47,6 +47,15 @@ def require(holds: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
+def require_split(split: str) -> None:
+    """Refuse a name that is no split.
+
+    Raises:
+        ConfigError: if it is none of the three splits, nor `all` of the images.
+    """
+    require(split in ("train", "val", "test", "all"), f"split must be train, val, test or all, got {split!r}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names the known word nearest to `word`, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)

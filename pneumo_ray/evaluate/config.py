@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pneumo_ray.config import require
+from pneumo_ray.config import require, require_split
 
 Rule = Literal["youden", "sensitivity", "cost"]
 
@@ -73,12 +73,8 @@ class EvaluateConfig:
             self.prevalence is None or 0 < self.prevalence < 1,
             f"prevalence must lie between 0 and 1, got {self.prevalence}",
         )
-        require(
-            self.split in ("train", "val", "test", "all"),
-            f"split must be train, val, test or all, got {self.split!r}",
-        )
+        require_split(self.split)
         require(self.gallery >= 0, f"gallery must not be negative, got {self.gallery}")
-        require(self.passes is None or self.passes >= 2, f"passes must be at least 2, got {self.passes}")
         require(
             not self.robustness or self.model is not None,
             "--robustness needs the model itself: --model RUN/model",

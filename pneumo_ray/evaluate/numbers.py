@@ -20,7 +20,13 @@ from pneumo_ray.evaluate.intervals import describe_intervals, patient_intervals,
 from pneumo_ray.evaluate.paper import CONFUSIONS, NOTE, TABLE_TWO
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.subgroups import measure_subgroups
-from pneumo_ray.evaluate.uncertainty import doubt, error_detection, flagged_shares, referral_table, risk_coverage
+from pneumo_ray.evaluate.uncertainty import (
+    error_detection,
+    flagged_shares,
+    max_prob_uncertainty,
+    referral_table,
+    risk_coverage,
+)
 
 WITHOUT_PASSES = ("1 - max(p, 1 - p)", "distance to the threshold")
 """Uncertainties of the calibrated probability without dropout: what Monte Carlo must beat."""
@@ -178,7 +184,7 @@ def uncertainties(scores: Scores) -> dict[str, Floats]:
     """Return every uncertainty of each image, higher is less certain; `WITHOUT_PASSES` need no Monte Carlo."""
     plain = probabilities(scores)["after_temperature"]
     return {
-        "1 - max(p, 1 - p)": doubt(plain),
+        "1 - max(p, 1 - p)": max_prob_uncertainty(plain),
         "distance to the threshold": -np.abs(plain - scores.threshold),
         "mutual_information": scores.numbers("mutual_information"),
         "prob_std": scores.numbers("prob_std"),

@@ -21,7 +21,7 @@ REFERRED = (0.0, 0.05, 0.10, 0.20)
 """Shares of the images that the referral table sends to a person."""
 
 
-def doubt(prob: Floats) -> Floats:
+def max_prob_uncertainty(prob: Floats) -> Floats:
     """Return `1 - max(p, 1 - p)`, the baseline uncertainty."""
     return np.minimum(prob, 1 - prob)
 

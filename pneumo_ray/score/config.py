@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from pneumo_ray.config import Amp, CountRange, count_range, require
+from pneumo_ray.config import Amp, CountRange, count_range, require, require_split
 from pneumo_ray.explain.target import Target
 from pneumo_ray.images.fit import Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
@@ -121,3 +121,41 @@ class ExplainConfig:
     def config_hash(self) -> str:
         """sha256 (hex) of `method` and of the version of the columns."""
         return hashlib.sha256(json.dumps({**self.method, "columns": _COLUMNS}, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """Score the labelled images of a split as they are and under changes of every image, and compare the measures."""
+
+    model: str
+    """Folder of the model that jobs/train.py wrote."""
+    manifest: str
+    """manifest.parquet of the archive. The lungs that are blackened are those of its lung_mask, or that are found because
+    the model is given the lungs; else the box in its columns lung_x0, lung_y0, lung_x1, lung_y1; else a central box."""
+    out: str
+    """Folder of robustness.json, robustness.csv and robustness.parquet; jobs/evaluate.py with the same --out shows them."""
+    split: str = "test"
+    """Split of the manifest to score; `all` takes every labelled image, including training images."""
+    passes: int | None = None
+    """Monte Carlo dropout passes; None takes as many as jobs/explain.py."""
+    seed: int = 0
+    """Of the dropout masks, of noise and sides, and of the calibration test."""
+    amp: Amp = "auto"
+    """Precision of the network."""
+    scale: ScoringScale = field(default_factory=ScoringScale)
+
+    def __post_init__(self) -> None:
+        require_split(self.split)
+        self.scoring()
+
+    def scoring(self) -> ExplainConfig:
+        """Return the options under which jobs/explain.py scores these images; its checks hold here as well."""
+        return ExplainConfig(
+            model=self.model,
+            out=self.out,
+            manifest=self.manifest,
+            passes=self.passes,
+            seed=self.seed,
+            amp=self.amp,
+            scale=self.scale,
+        )

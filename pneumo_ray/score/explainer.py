@@ -80,8 +80,7 @@ class Explainer:
         self.compiled = compiled
         self._feature_maps: Any = self.net.feature_maps
         if self.compiled:
-            torch._inductor.config.freezing = True
-            self._feature_maps = torch.compile(self.net.feature_maps, dynamic=False)
+            self._feature_maps = _frozen(self.net)
 
     def columns(
         self, pixels: np.ndarray, boxes: list[Box | None], functionals: np.ndarray | None = None
@@ -166,6 +165,16 @@ class Explainer:
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
+
+
+def _frozen(net: PneumoniaNet) -> Any:
+    """Return the trunk, compiled at its first batch with the weights as constants, so that BatchNorm folds into convolutions.
+
+    Torch 2.15 has no public switch for it: `torch.compile(..., options={"freezing": True})` reaches the backend but not the
+    tracer, which leaves the weights arguments and folds nothing.
+    """
+    torch._inductor.config.freezing = True
+    return torch.compile(net.feature_maps, dynamic=False)
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:

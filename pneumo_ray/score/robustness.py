@@ -1,4 +1,4 @@
-"""Score a split again under every condition of `data/corruptions.py`: decode once, make conditions, explain, measure.
+"""Score a split again under every condition of `images/corruptions.py`: decode once, make conditions, explain, measure.
 
 The images go through the decoder, the actors and the engine of jobs/explain.py, so the scores of `as_it_is` are
 those of that job. A block contains few images under all conditions, and pixels never reach the driver.
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,15 +24,15 @@ from pneumo_ray.anatomy.frames import cell_means
 from pneumo_ray.anatomy.masks import decode_mask
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.cpu_shares import ActorShares
-from pneumo_ray.data.manifest import SPLITS, fingerprint, read_manifest
-from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.data.manifest import fingerprint, read_manifest
+from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.score.begin import check_method, worth_compiling
-from pneumo_ray.score.config import ExplainConfig, ScoringScale
+from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
@@ -47,39 +47,18 @@ class _SharedArguments:
     """Arguments shared by all workers."""
 
     rows: pa.Table
-    """The list of images (`score/source.py`), with `label` and `patient_id`."""
+    """The list of images (`score/image_list.py`), with `label` and `patient_id`."""
     at_once: int
     model: ModelPayload
     config: ExplainConfig
     compiled: bool
 
 
-def measure_robustness(
-    model: str,
-    manifest: str,
-    out: str,
-    split: str = "test",
-    passes: int | None = None,
-    seed: int = 0,
-    *,
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto",
-    scale: ScoringScale | None = None,
-) -> dict[str, Any]:
+def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
     """Score the labelled images of a split under all conditions and measure them. Needs a running Ray.
 
-    Writes `robustness.parquet` (a row for every image and condition), `robustness.json` and `robustness.csv`.
-
-    Args:
-        model: folder of the model that jobs/train.py wrote.
-        manifest: manifest.parquet of the archive. The lungs that are blackened are those of its lung_mask, or that are
-            found because the model is given the lungs; else the box in its columns lung_x0, lung_y0, lung_x1, lung_y1;
-            an image without either has `CENTRAL_BOX`.
-        out: folder of the three files; older ones are replaced.
-        split: train, val, test, or all for every labelled image.
-        passes: Monte Carlo passes; None as in jobs/explain.py.
-        seed: of dropout masks, of noise and sides, and of the calibration test.
-        amp: precision of the network.
-        scale: resources; None takes the default of jobs/explain.py.
+    Writes `robustness.parquet` (a row for every image and condition), `robustness.json` and `robustness.csv`; older ones
+    are replaced. An image without lungs, in its mask or its box, has `CENTRAL_BOX` for them.
 
     Returns:
         What robustness.json holds; None where a metric is undefined.
@@ -87,16 +66,12 @@ def measure_robustness(
     Raises:
         PneumoError: the reason in one sentence.
     """
-    if split not in (*SPLITS, "all"):
-        raise ConfigError(f"split must be train, val, test or all, got {split!r}")
-    config = ExplainConfig(
-        model=model, out=out, manifest=manifest, passes=passes, seed=seed, amp=amp, scale=scale or ScoringScale()
-    )
-    out = storage.absolute(out)
-    bundle = load_bundle(storage.absolute(model))
+    split, seed, config = asked.split, asked.seed, asked.scoring()
+    out = storage.absolute(asked.out)
+    bundle = load_bundle(storage.absolute(asked.model))
     config = config.resolved(bundle.model.config.dropout_site)
     check_method(config, bundle)
-    table = read_manifest(storage.absolute(manifest))
+    table = read_manifest(storage.absolute(asked.manifest))
     rows = _labelled(config, table, bundle.preprocessing, split)
     storage.require_writable(out)
     arguments = _SharedArguments(
@@ -120,7 +95,7 @@ def measure_robustness(
     numbers = {
         "format": FORMAT,
         "model_hash": facts.model_hash,
-        "manifest": manifest,
+        "manifest": asked.manifest,
         "manifest_fingerprint": fingerprint(table),
         "split": split,
         "threshold": facts.threshold,

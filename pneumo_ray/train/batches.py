@@ -27,7 +27,7 @@ PADDING = -1
 """Row number of padding in a validation batch."""
 
 
-class Place(NamedTuple):
+class TicketPosition(NamedTuple):
     """Position of a ticket in a run."""
 
     epoch: int
@@ -79,13 +79,13 @@ class Schedule:
         first = epoch * self.train_slots + step * self.batch_size
         return np.arange(first + start, first + stop, dtype=np.uint64)
 
-    def place(self, ticket: int) -> Place:
+    def position(self, ticket: int) -> TicketPosition:
         """Return the position of a ticket."""
         epoch, rest = divmod(ticket, self.tickets_per_epoch)
         step, rank = divmod(rest, self.world_size)
         if step < self.train_steps:
-            return Place(epoch, "train", step, rank)
-        return Place(epoch, "val", step - self.train_steps, rank)
+            return TicketPosition(epoch, "train", step, rank)
+        return TicketPosition(epoch, "val", step - self.train_steps, rank)
 
 
 class TicketSource(Protocol):
@@ -146,11 +146,11 @@ class BatchSource:
             of each cell of the network's maps that is lung, times 255; `has_lungs` bool [b]; and `num_lungs` int64
             scalar, how many images of the global batch have them.
         """
-        place = schedule.place(ticket)
-        start, stop = schedule.share(place.rank)
-        first, made = place.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
-        if place.phase == "train":
-            batch = self._plan(place.epoch).slice(place.step * schedule.batch_size, schedule.batch_size)
+        position = schedule.position(ticket)
+        start, stop = schedule.share(position.rank)
+        first, made = position.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
+        if position.phase == "train":
+            batch = self._plan(position.epoch).slice(position.step * schedule.batch_size, schedule.batch_size)
             plan = batch.slice(start, stop - start)
             rows = plan["row"].to_numpy()
             taken = self.train.take(rows)

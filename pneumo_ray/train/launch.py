@@ -42,7 +42,7 @@ learning rate falls over all of them.)"""
 
 
 @dataclass(frozen=True)
-class Place:
+class Reservation:
     """Reserved resources of a run that is one of several."""
 
     shares: TrainShares
@@ -52,16 +52,16 @@ class Place:
     """Placement group of the tasks that prepare images."""
     in_process: bool
     """Train in the calling process, which is then the only worker."""
-    tell: Callable[[dict[str, Any]], None] | None = None
+    on_epoch: Callable[[dict[str, Any]], None] | None = None
     """Called with the record of every finished epoch; None prints it."""
 
 
-def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
+def fit(config: TrainConfig, reservation: Reservation | None = None) -> FitResult:
     """Train, or continue, or report that the run is complete. Needs a running Ray.
 
     Args:
         config: the run.
-        place: reserved resources; None uses the whole cluster.
+        reservation: reserved resources; None uses the whole cluster.
 
     Raises:
         PneumoError: the reason in one sentence, before anything is trained.
@@ -90,8 +90,8 @@ def fit(config: TrainConfig, place: Place | None = None) -> FitResult:
         )
         return read_result(folder.out, state)
     # A trial's folder is guarded by the lock of its study.
-    with folder.held() if place is None else nullcontext():
-        return _fit(config, folder, identity, manifest, _source(config, train, val, lungs), lungs, place)
+    with folder.held() if reservation is None else nullcontext():
+        return _fit(config, folder, identity, manifest, _source(config, train, val, lungs), lungs, reservation)
 
 
 def _fit(
@@ -101,7 +101,7 @@ def _fit(
     manifest: pa.Table,
     source: BatchSource,
     lungs: LungUse,
-    place: Place | None,
+    reservation: Reservation | None,
 ) -> FitResult:
     """Train what is left of the run, and write its results."""
     run = folder.out
@@ -109,14 +109,14 @@ def _fit(
     _announce(config, source.train, source.val)
     lungs.announce()
     if state is None or not _is_finished(config, state):
-        place = place or Place(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
+        reservation = reservation or Reservation(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
         torch.manual_seed(config.seed)
         # A continued run has its weights in the state and needs no initial weights.
         initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
         folder.write(as_plain(config))
         if state is not None:
             log(f"continuing after epoch {state.epoch}")
-        state = _train(config, run, source, lungs.guided, initial, identity, place)
+        state = _train(config, run, source, lungs.guided, initial, identity, reservation)
     write_results(config, run, state, manifest)
     return read_result(run, state)
 
@@ -149,7 +149,7 @@ def _train(
     guided: bool,
     initial: dict[str, torch.Tensor],
     identity: dict[str, Any],
-    place: Place,
+    reservation: Reservation,
 ) -> TrainState:
     job = WorkerJob(
         config=config,
@@ -159,10 +159,10 @@ def _train(
         positive_weight=positive_weight(source.train_labels, config.balance),
         identity=identity,
         initial_weights=ray.put(initial),
-        monitor=place.monitor,
+        monitor=reservation.monitor,
         guided=guided,
     )
-    run_workers(train_worker, job, source, config.epochs, config.scaling, run, place)
+    run_workers(train_worker, job, source, config.epochs, config.scaling, run, reservation)
     state = load_state(run)
     assert state is not None, "the trainer ended without a saved state"
     return state
@@ -175,37 +175,37 @@ def run_workers(
     epochs: int,
     scaling: ScalingConfig,
     run: str,
-    place: Place,
+    reservation: Reservation,
 ) -> None:
     """Run workers over a stream of tickets, from where the run stands to its last epoch, and print what they report.
 
     Args:
-        worker: takes {"job": job} in each worker; what it cannot mend it tells `place.monitor`.
+        worker: takes {"job": job} in each worker; an error that no restart can fix goes to `reservation.monitor`.
         job: arguments shared by all workers.
         source: makes the tickets.
         epochs: of the run.
         scaling: how many workers, and on what.
         run: folder of the run, where its state is.
-        place: where the run takes place.
+        reservation: the resources that the run uses, and what receives its progress.
 
     Raises:
-        PneumoError: what a worker told the monitor.
+        PneumoError: that a worker reported to the monitor.
     """
     gpus = {"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}
-    own = reserve_cpus(place.shares.set_aside) if place.shares.set_aside else None
-    reserved = own or place.reserved
-    stream = StreamConfig(ray.put(source), epochs, lambda: latest_epoch(run), place.shares.per_task, reserved)
+    own = reserve_cpus(reservation.shares.set_aside) if reservation.shares.set_aside else None
+    reserved = own or reservation.reserved
+    stream = StreamConfig(ray.put(source), epochs, lambda: latest_epoch(run), reservation.shares.per_task, reserved)
     workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if place.in_process else workers,  # 0 makes Ray Train use this process
+            num_workers=0 if reservation.in_process else workers,  # 0 makes Ray Train use this process
             use_gpu=scaling.use_gpu,
-            resources_per_worker={"CPU": place.shares.per_worker} | gpus,
+            resources_per_worker={"CPU": reservation.shares.per_worker} | gpus,
         ),
         # A placeholder: the stream depends on the epoch where the run continues, so `StreamConfig` makes it at that time.
-        datasets={STREAM: stream.stream(1) if place.in_process else ray.data.range(1)},
+        datasets={STREAM: stream.stream(1) if reservation.in_process else ray.data.range(1)},
         dataset_config=stream,
         run_config=ray.train.RunConfig(
             name="ray_train",
@@ -214,16 +214,16 @@ def run_workers(
             failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),
     )
-    with nullcontext() if place.in_process else followed(place.monitor, epochs, place.tell):
+    with nullcontext() if reservation.in_process else followed(reservation.monitor, epochs, reservation.on_epoch):
         try:
-            trainer.fit() if place.in_process else _beside_main_thread(trainer.fit)
+            trainer.fit() if reservation.in_process else _beside_main_thread(trainer.fit)
         except Exception:
-            if place.monitor.failure() is None:
+            if reservation.monitor.failure() is None:
                 raise
         finally:
             if own is not None:
                 remove_placement_group(own)
-    if (reason := place.monitor.failure()) is not None:
+    if (reason := reservation.monitor.failure()) is not None:
         raise reason
 
 

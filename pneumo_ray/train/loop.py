@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.learner import Learner, Trained, Validated
+from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import load_state, save_state
 from pneumo_ray.train.trackers import Trackers
 from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
@@ -56,13 +57,8 @@ def _train(job: WorkerJob) -> None:
     first_epoch = state.epoch if state else 0
     if state and (state.stopped or first_epoch >= config.epochs):
         return
-    attempts = job.monitor.begin(first_epoch, schedule.world_size) if rank == 0 else 0
-    if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
-        raise ClusterError(
-            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for lack of memory; finished epochs "
-            "are kept, so repeat the command with more --scaling.num-workers, whose shares are smaller, or with "
-            "more memory"
-        )
+    if rank == 0:
+        begin_epoch(job.monitor, first_epoch, schedule.world_size, config.scaling.max_failures)
     learner = Learner(job, schedule, device)
     if state:
         learner.restore(state)
@@ -90,10 +86,25 @@ def _train(job: WorkerJob) -> None:
                 break
 
 
+def begin_epoch(monitor: Monitor, epoch: int, workers: int, max_failures: int) -> None:
+    """Report to the monitor that a group of workers starts, at this epoch, counted from 0.
+
+    Raises:
+        ClusterError: if the group died more often than `max_failures` in this epoch; 0 leaves restarts to the caller.
+    """
+    restarts_without_progress = monitor.begin(epoch, workers)
+    if max_failures and restarts_without_progress > max_failures:
+        raise ClusterError(
+            f"workers died {restarts_without_progress} times in epoch {epoch + 1}, most likely for lack of memory; finished "
+            "epochs are kept, so repeat the command with more --scaling.num-workers, whose shares are smaller, or with "
+            "more memory"
+        )
+
+
 def tickets_of(
     rank: int, schedule: Schedule, first_epoch: int, columns: tuple[str, ...]
 ) -> Generator[dict[str, np.ndarray]]:
-    """Yield some columns of this rank's batches, as far as they are there, and hold the pipeline to its promise of which they are."""
+    """Yield some columns of this rank's batches, as far as they are there, and check that the pipeline delivers the expected tickets."""
     expected = first_epoch * schedule.tickets_per_epoch + rank
     shard = ray.train.get_dataset_shard(STREAM)
     for row in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):

@@ -83,11 +83,11 @@ class LungSource:
             `pixels` and `mask` uint8 [b, S, S]; `row` int32 [b]: index into `train` (phantoms after it) or `val`, or
             `PADDING`; `ticket` int64 scalar. b is `schedule.local_batch`.
         """
-        place = schedule.place(ticket)
-        start, stop = schedule.share(place.rank)
-        first, made = place.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
-        if place.phase == "train":
-            plan = self._plan(place.epoch).slice(first, stop - start)
+        position = schedule.position(ticket)
+        start, stop = schedule.share(position.rank)
+        first, made = position.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
+        if position.phase == "train":
+            plan = self._plan(position.epoch).slice(first, stop - start)
             rows = plan["row"].to_numpy()
             images, masks = self._examples(rows)
             for i, slot in enumerate(plan["slot"].to_pylist()):

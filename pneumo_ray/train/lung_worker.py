@@ -15,10 +15,10 @@ import torch.distributed as dist
 
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.objective import dice, mask_loss
-from pneumo_ray.errors import ClusterError, PneumoError
+from pneumo_ray.errors import PneumoError
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.batches import PADDING, Schedule
-from pneumo_ray.train.loop import DivergedError, tickets_of, use_threads
+from pneumo_ray.train.loop import DivergedError, begin_epoch, tickets_of, use_threads
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.state import TrainState, load_state, save_state
@@ -57,12 +57,8 @@ def _train(job: LungJob) -> None:
     first_epoch = state.epoch if state else 0
     if first_epoch >= config.epochs:
         return
-    attempts = job.monitor.begin(first_epoch, schedule.world_size) if rank == 0 else 0
-    if config.scaling.max_failures and attempts > config.scaling.max_failures + 1:
-        raise ClusterError(
-            f"workers died {attempts - 1} times in epoch {first_epoch + 1}, most likely for lack of memory; finished epochs "
-            "finished is kept, so repeat the command with more --scaling.num-workers, or with more memory"
-        )
+    if rank == 0:
+        begin_epoch(job.monitor, first_epoch, schedule.world_size, config.scaling.max_failures)
     learner = _Learner(job, schedule, device)
     state = learner.restored(state) if state else learner.fresh_state()
     with closing(tickets_of(rank, schedule, first_epoch, ("pixels", "mask", "row"))) as tickets:

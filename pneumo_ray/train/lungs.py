@@ -19,7 +19,7 @@ from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cache_of
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.train.launch import Place, run_workers, share_cluster
+from pneumo_ray.train.launch import Reservation, run_workers, share_cluster
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms, load_masks
 from pneumo_ray.train.lung_worker import LungJob, train_lungs_worker
@@ -69,13 +69,15 @@ def _train_from(
     )
     if state is not None:
         log(f"continuing after epoch {state.epoch}")
-    place = Place(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False, tell=_Lines(config.epochs))
+    reservation = Reservation(
+        share_cluster(config.scaling), RemoteMonitor(), None, in_process=False, on_epoch=_Lines(config.epochs)
+    )
     folder.write(as_plain(config))
     source = LungSource(
         parts["train"], parts["val"], *draw_phantoms(config.phantoms), config.seed, config.batch_size, cache_folder
     )
-    job = LungJob(config, folder.out, source.schedule(config.scaling.min_workers), identity, place.monitor)
-    run_workers(train_lungs_worker, job, source, config.epochs, config.scaling, folder.out, place)
+    job = LungJob(config, folder.out, source.schedule(config.scaling.min_workers), identity, reservation.monitor)
+    run_workers(train_lungs_worker, job, source, config.epochs, config.scaling, folder.out, reservation)
     trained = load_state(folder.out)
     assert trained is not None, "the trainer ended without a saved state"
     return trained

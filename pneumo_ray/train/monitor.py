@@ -22,18 +22,22 @@ class Monitor:
         self._step: tuple[int, int, int] = (0, 0, 0)
         self._epochs: list[dict[str, Any]] = []
         self._failure: PneumoError | None = None
-        self._begun: tuple[tuple[int, int] | None, int] = (None, 0)
+        self._begun: tuple[int, int] | None = None
+        self._restarts_without_progress = 0
         self._judged: float = math.inf
         self._answers: dict[int, bool] = {}
 
     def begin(self, epoch: int, workers: int) -> int:
-        """Called when workers start an epoch, counted from 0; return the number of consecutive starts.
+        """Called when workers start an epoch, counted from 0; return the number of restarts without progress.
 
-        A group of another size grew or shrank with its cluster and restarts the count.
+        A group of another size grew or shrank with its cluster and sets the count to 0.
         """
-        last, times = self._begun
-        self._begun = ((epoch, workers), times + 1 if (epoch, workers) == last else 1)
-        return self._begun[1]
+        same = (epoch, workers) == self._begun
+        self._begun, self._restarts_without_progress = (
+            (epoch, workers),
+            self._restarts_without_progress + 1 if same else 0,
+        )
+        return self._restarts_without_progress
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Called when `step` of `steps` of an epoch is done."""
@@ -76,8 +80,8 @@ class RemoteMonitor(Monitor):
 
     def begin(self, epoch: int, workers: int) -> int:
         """Call the actor and wait for the result."""
-        times: int = ray.get(self._actor.begin.remote(epoch, workers))
-        return times
+        restarts_without_progress: int = ray.get(self._actor.begin.remote(epoch, workers))
+        return restarts_without_progress
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Call the actor without waiting."""
@@ -108,8 +112,8 @@ class RemoteMonitor(Monitor):
 
     def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
         """Return the value of the actor."""
-        heard: tuple[tuple[int, int, int], list[dict[str, Any]]] = ray.get(self._actor.news.remote(after))
-        return heard
+        news: tuple[tuple[int, int, int], list[dict[str, Any]]] = ray.get(self._actor.news.remote(after))
+        return news
 
 
 def epoch_line(record: dict[str, Any], epochs: int) -> str:
@@ -123,28 +127,28 @@ def epoch_line(record: dict[str, Any], epochs: int) -> str:
 
 
 @contextmanager
-def followed(monitor: Monitor, epochs: int, tell: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
+def followed(monitor: Monitor, epochs: int, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
     """Within the block, print finished epochs and the progress of the current one (on a terminal, as a bar).
 
     Args:
         monitor: receives the progress of the workers.
         epochs: largest number of epochs of the run.
-        tell: called with the record of every finished epoch; None prints it.
+        on_epoch: called with the record of every finished epoch; None prints it.
     """
     finished = threading.Event()
     terminal = sys.stdout.isatty()
 
     def follow() -> None:
-        heard, last_line = 0, time.monotonic()
+        received, last_line = 0, time.monotonic()
         with bar() if terminal else nullcontext() as shown:
             task = shown.add_task("starting", total=None) if shown else None
             while True:
                 ending = finished.wait(0.5)
-                (epoch, step, steps), records = monitor.news(heard)
+                (epoch, step, steps), records = monitor.news(received)
                 for record in records:
-                    tell(record) if tell else log(epoch_line(record, epochs))
+                    on_epoch(record) if on_epoch else log(epoch_line(record, epochs))
                     last_line = time.monotonic()
-                heard += len(records)
+                received += len(records)
                 if shown and task is not None and steps:
                     shown.update(task, description=f"epoch {epoch + 1}/{epochs}", completed=step, total=steps)
                 elif not terminal and time.monotonic() - last_line >= QUIET_SECONDS:

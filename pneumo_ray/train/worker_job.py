@@ -1,4 +1,4 @@
-"""What a training run tells its workers, and what ends it."""
+"""Arguments of the workers of a training run, and the error that ends it."""
 
 from dataclasses import dataclass
 from typing import Any

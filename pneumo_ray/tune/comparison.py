@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from pneumo_ray.train.validation import SELECTED_BY
+from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.study import Study
 
 
@@ -22,16 +22,16 @@ class Difference:
     high: float | None
 
 
-def by_arm(records: Sequence[dict[str, Any]], metric: str) -> dict[str, list[float]]:
+def by_arm(records: Sequence[TrialRecord], metric: str) -> dict[str, list[float]]:
     """Return the values of a metric by arm, of the trials that finished."""
     found: dict[str, list[float]] = {}
     for record in finished(records):
         if (value := value_of(record, metric)) is not None:
-            found.setdefault(record["arm"], []).append(value)
+            found.setdefault(record.arm, []).append(value)
     return found
 
 
-def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) -> dict[str, Difference]:
+def differences(records: Sequence[TrialRecord], metric: str, reference: str) -> dict[str, Difference]:
     """Return the difference of each arm to the reference.
 
     The model is value = arm + seed + noise, by least squares: trials with one seed share their first weights and much
@@ -47,15 +47,15 @@ def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) 
         reference: the arm to compare with.
     """
     found = [r for r in finished(records) if value_of(r, metric) is not None]
-    arms = list(dict.fromkeys(r["arm"] for r in found))
-    seeds = sorted({r["seed"] for r in found})
+    arms = list(dict.fromkeys(r.arm for r in found))
+    seeds = sorted({r.seed for r in found})
     if reference not in arms:
         return {}
     others = [arm for arm in arms if arm != reference]
     design = np.array(
-        [[1.0, *(r["arm"] == arm for arm in others), *(r["seed"] == seed for seed in seeds[1:])] for r in found], float
+        [[1.0, *(r.arm == arm for arm in others), *(r.seed == seed for seed in seeds[1:])] for r in found], float
     )
-    values = np.array([r["metrics"][metric] for r in found])
+    values = np.array([r.metrics[metric] for r in found])
     inverse = np.linalg.pinv(design.T @ design)
     effects = inverse @ design.T @ values
     free = len(values) - np.linalg.matrix_rank(design)
@@ -73,26 +73,26 @@ def differences(records: Sequence[dict[str, Any]], metric: str, reference: str) 
     return out
 
 
-def best_record(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def best_record(study: Study, records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the best trial of a search, or a trial of the best arm of an ablation, by `SELECTED_BY`; None if none finished."""
-    over = [record for record in finished(records) if value_of(record, SELECTED_BY) is not None]
+    over = [(loss, record) for record in finished(records) if (loss := value_of(record, SELECTED_BY)) is not None]
     if not over:
         return None
     if study.is_search:
-        return min(over, key=lambda record: record["metrics"][SELECTED_BY])
+        return min(over, key=lambda pair: pair[0])[1]
     means = {arm: float(np.mean(values)) for arm, values in by_arm(records, SELECTED_BY).items()}
     # An arm with a diverged trial is never the best.
-    whole = {r["arm"] for r in records} - {r["arm"] for r in records if r["status"] != "finished"}
+    whole = {r.arm for r in records} - {r.arm for r in records if r.status != "finished"}
     arm = min(whole or means, key=lambda name: means[name])
-    return next(record for record in over if record["arm"] == arm)
+    return next(record for _, record in over if record.arm == arm)
 
 
-def value_of(record: dict[str, Any], metric: str) -> float | None:
+def value_of(record: TrialRecord, metric: str) -> float | None:
     """Return a metric of a trial, or None if it is missing or not finite."""
-    value = record["metrics"].get(metric)
+    value = record.metrics.get(metric)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def finished(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def finished(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the finished trials."""
-    return [record for record in records if record["status"] == "finished"]
+    return [record for record in records if record.status == "finished"]

@@ -7,7 +7,7 @@ from scipy.special import expit
 from pneumo_ray.data.dataset import load_inputs
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.split import permute_labels
-from pneumo_ray.evaluate.uncertainty import doubt, error_detection
+from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import load_bundle
 from pneumo_ray.train.config import TrainConfig
@@ -49,5 +49,5 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
     wrong = (logit >= 0) != (val["label"].to_numpy() == 1)
     return {
         "error_auroc_mi": error_detection(np.concatenate(information).astype(np.float64), wrong),
-        "error_auroc_plain": error_detection(doubt(expit(logit)), wrong),
+        "error_auroc_plain": error_detection(max_prob_uncertainty(expit(logit)), wrong),
     }

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, 
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.tune.comparison import best_record, differences, value_of
+from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.study import Study
 
 FOREST, MAP, CURVES = "differences", "lr-weight-decay", "learning-curves"
@@ -28,7 +29,7 @@ COLOURS = "viridis"
 """Perceptually uniform; the darker, the lower the loss."""
 
 
-def study_figures(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, Figure]:
+def study_figures(study: Study, records: Sequence[TrialRecord]) -> dict[str, Figure]:
     """Return the possible figures of a study by file name.
 
     Args:
@@ -43,7 +44,7 @@ def study_figures(study: Study, records: Sequence[dict[str, Any]]) -> dict[str, 
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def forest_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None:
+def forest_figure(study: Study, records: Sequence[TrialRecord]) -> Figure | None:
     """Draw each arm less the reference, with 95 % intervals over seeds.
 
     A small dot is one trial less the reference's trial of the same seed. Their mean is the difference where every arm
@@ -56,7 +57,7 @@ def forest_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
     if reference is None:
         return None
     found = {metric: differences(records, metric, reference) for metric in PANELS}
-    arms = [arm for arm in dict.fromkeys(record["arm"] for record in records) if arm != reference]
+    arms = [arm for arm in dict.fromkeys(record.arm for record in records) if arm != reference]
     if not any(found.values()):
         return None
     with house_style():
@@ -89,13 +90,13 @@ def forest_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
     return figure
 
 
-def map_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None:
+def map_figure(study: Study, records: Sequence[TrialRecord]) -> Figure | None:
     """Draw the learning rates and weight decays of a search, coloured by the best validation loss.
 
     Returns:
         The figure; None if the trials are not drawn from two positive numbers.
     """
-    drawn = [r for r in records if _positive(r["settings"].get(LR)) and _positive(r["settings"].get(DECAY))]
+    drawn = [r for r in records if _positive(r.settings.get(LR)) and _positive(r.settings.get(DECAY))]
     if not study.is_search or not drawn:
         return None
     scale = _scale(drawn)
@@ -104,18 +105,18 @@ def map_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", xlabel="peak learning rate", ylabel="weight decay")
         for status, marker, label in (("finished", "o", "finished"), ("stopped", "v", "stopped early")):
-            group = [r for r in drawn if r["status"] == status and best_loss(r) is not None]
+            group = [r for r in drawn if r.status == status and best_loss(r) is not None]
             if group:
                 x, y = _places(group)
                 losses = [best_loss(r) for r in group]
                 colours: dict[str, Any] = {"c": losses, "cmap": COLOURS, "norm": scale, "edgecolors": INK}
                 axes.scatter(x, y, s=55, marker=marker, linewidths=0.6, label=label, **colours)
-        if lost := [r for r in drawn if r["status"] not in ("finished", "stopped") or best_loss(r) is None]:
+        if lost := [r for r in drawn if r.status not in ("finished", "stopped") or best_loss(r) is None]:
             axes.scatter(*_places(lost), s=45, marker="x", color=INK, label="diverged or failed")
         best = best_record(study, drawn)
         if best is not None:
             ring: dict[str, Any] = {"s": 190, "facecolors": "none", "edgecolors": PNEUMONIA, "linewidths": 2}
-            axes.scatter(*_places([best]), marker="o", label=f"best, {best['name']}", **ring)
+            axes.scatter(*_places([best]), marker="o", label=f"best, {best.name}", **ring)
         if scale is not None:
             _colourbar(figure, axes, scale, "best validation loss (nats)")
         for axis in (axes.xaxis, axes.yaxis):
@@ -128,7 +129,7 @@ def map_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None
     return figure
 
 
-def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | None:
+def curves_figure(study: Study, records: Sequence[TrialRecord]) -> Figure | None:
     """Draw the validation loss of every trial by epoch, coloured by arm, or in a search by its best.
 
     Returns:
@@ -137,7 +138,7 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
     curves = [(record, points) for record in records if (points := _curve(record))]
     if not curves:
         return None
-    arms = list(dict.fromkeys(record["arm"] for record, _ in curves))
+    arms = list(dict.fromkeys(record.arm for record, _ in curves))
     scale = _scale([record for record, _ in curves]) if study.is_search else None
     with house_style():
         figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -146,8 +147,8 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
             if scale is not None:
                 colour = mpl.colormaps[COLOURS](scale(min(loss for _, loss in points)))
             else:
-                colour = _arm_colour(record["arm"], arms, study.reference_arm)
-            style = "-" if record["status"] == "finished" else ":"
+                colour = _arm_colour(record.arm, arms, study.reference_arm)
+            style = "-" if record.status == "finished" else ":"
             axes.plot(
                 *zip(*points, strict=True),
                 style,
@@ -155,7 +156,7 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
                 ms=2.5,
                 lw=1.2,
                 color=colour,
-                gid=f"curve-{record['name']}",
+                gid=f"curve-{record.name}",
             )
         losses = [loss for _, points in curves for _, loss in points]
         if min(losses) > 0 and max(losses) > 10 * min(losses):
@@ -167,7 +168,7 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
         else:
             for arm in arms:
                 axes.plot([], [], color=_arm_colour(arm, arms, study.reference_arm), label=arm)
-        if any(record["status"] != "finished" for record, _ in curves):
+        if any(record.status != "finished" for record, _ in curves):
             axes.plot([], [], ":", color=INK, label="did not finish")
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper center" if scale is not None else "outside right upper")
@@ -175,14 +176,14 @@ def curves_figure(study: Study, records: Sequence[dict[str, Any]]) -> Figure | N
     return figure
 
 
-def best_loss(record: dict[str, Any]) -> float | None:
+def best_loss(record: TrialRecord) -> float | None:
     """Return the lowest validation loss of a trial over its epochs, or None."""
     return min((loss for _, loss in _curve(record)), default=value_of(record, "val_loss"))
 
 
-def _curve(record: dict[str, Any]) -> list[tuple[int, float]]:
+def _curve(record: TrialRecord) -> list[tuple[int, float]]:
     """Return (epoch, validation loss) where the loss is a number."""
-    return [(e["epoch"], e["val_loss"]) for e in record["history"] if _finite(e.get("val_loss"))]
+    return [(e["epoch"], e["val_loss"]) for e in record.history if _finite(e.get("val_loss"))]
 
 
 def _finite(value: Any) -> bool:
@@ -193,32 +194,28 @@ def _positive(value: Any) -> bool:
     return _finite(value) and value > 0
 
 
-def _pairs(records: Sequence[dict[str, Any]], metric: str, arm: str, reference: str) -> list[float]:
+def _pairs(records: Sequence[TrialRecord], metric: str, arm: str, reference: str) -> list[float]:
     of = {
-        (r["arm"], r["seed"]): value
-        for r in records
-        if r["status"] == "finished" and (value := value_of(r, metric)) is not None
+        (r.arm, r.seed): value for r in records if r.status == "finished" and (value := value_of(r, metric)) is not None
     }
     return [of[arm, seed] - of[reference, seed] for name, seed in of if name == arm and (reference, seed) in of]
 
 
-def _named(arm: str, records: Sequence[dict[str, Any]]) -> str:
+def _named(arm: str, records: Sequence[TrialRecord]) -> str:
     """Return the name of an arm with the status of its unfinished trials."""
-    others = [r["status"] for r in records if r["arm"] == arm and r["status"] != "finished"]
+    others = [r.status for r in records if r.arm == arm and r.status != "finished"]
     lost = ", ".join(f"{others.count(status)} {status}" for status in dict.fromkeys(others))
     return f"{arm} ({lost})" if lost else arm
 
 
-def _places(records: Sequence[dict[str, Any]]) -> tuple[list[float], list[float]]:
-    return [r["settings"][LR] for r in records], [r["settings"][DECAY] for r in records]
+def _places(records: Sequence[TrialRecord]) -> tuple[list[float], list[float]]:
+    return [r.settings[LR] for r in records], [r.settings[DECAY] for r in records]
 
 
-def _scale(records: Sequence[dict[str, Any]]) -> Normalize | None:
+def _scale(records: Sequence[TrialRecord]) -> Normalize | None:
     """Return colours from the best to the worst that finished; a trial that stopped at a high loss must not stretch the scale."""
-    known = {r["name"]: loss for r in records if (loss := best_loss(r)) is not None}
-    over = [known[r["name"]] for r in records if r["status"] == "finished" and r["name"] in known] or list(
-        known.values()
-    )
+    known = {r.name: loss for r in records if (loss := best_loss(r)) is not None}
+    over = [known[r.name] for r in records if r.status == "finished" and r.name in known] or list(known.values())
     if not over:
         return None
     low, high = min(known.values()), max(over)

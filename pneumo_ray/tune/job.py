@@ -28,9 +28,10 @@ from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.board import Board
 from pneumo_ray.tune.config import StudyConfig
+from pneumo_ray.tune.records import TrialRecord, read_record
 from pneumo_ray.tune.results import write_results
 from pneumo_ray.tune.study import Study, Trial, configure, plan
-from pneumo_ray.tune.trial import TrialJob, TrialRunner, read_record, write_record
+from pneumo_ray.tune.trial import TrialJob, TrialRunner, record_trial
 
 
 class Halving(ASHAScheduler):
@@ -58,15 +59,15 @@ class Halving(ASHAScheduler):
             self.stopped.add(trial.config["name"])
         return decision
 
-    def recall(self, record: dict[str, Any]) -> None:
+    def recall(self, record: TrialRecord) -> None:
         """Add the results of a trial of an earlier command."""
-        past = SimpleNamespace(trial_id=f"past-{record['name']}", config={"name": record["name"]})
+        past = SimpleNamespace(trial_id=f"past-{record.name}", config={"name": record.name})
         self.on_trial_add(None, past)
-        for epoch in record["history"]:
+        for epoch in record.history:
             super().on_trial_result(None, past, epoch)
 
 
-def run_study(config: StudyConfig) -> list[dict[str, Any]]:
+def run_study(config: StudyConfig) -> list[TrialRecord]:
     """Run a study, or continue it, or report that it is complete; return the records of its trials. Needs a running Ray.
 
     Raises:
@@ -102,8 +103,8 @@ def run_study(config: StudyConfig) -> list[dict[str, Any]]:
             f"{len(trials) - len(records)} of {len(trials)} trials are left after {config.time_budget:g} s of --time-budget; "
             "the same command continues"
         )
-    if not any(record["status"] == "finished" for record in records):
-        reasons = Counter(record["status"] for record in records)
+    if not any(record.status == "finished" for record in records):
+        reasons = Counter(record.status for record in records)
         raise StudyFailedError(
             f"none of {len(records)} trials finished ({', '.join(f'{n} {status}' for status, n in reasons.items())}), so there is no "
             f"best config; {out}/study.csv says why for each"
@@ -115,7 +116,7 @@ def _folder(base: TrainConfig, trial: Trial) -> str:
     return configure(base, trial).out
 
 
-def _records(base: TrainConfig, trials: list[Trial]) -> list[dict[str, Any]]:
+def _records(base: TrainConfig, trials: list[Trial]) -> list[TrialRecord]:
     return [record for trial in trials if (record := read_record(_folder(base, trial))) is not None]
 
 
@@ -149,7 +150,7 @@ def _run(
     shared: TrainConfig,
     share: TrialShares,
     left: list[Trial],
-    past: list[dict[str, Any]],
+    past: list[TrialRecord],
 ) -> None:
     log(
         f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) per trial"
@@ -173,7 +174,7 @@ def _run(
         base.epochs,
         study,
         scheduler.stopped if study.is_search else (),
-        lambda name: (read_record(storage.join(base.out, "trials", name)) or {}).get("status"),
+        lambda name: record.status if (record := read_record(storage.join(base.out, "trials", name))) else None,
     )
     tuner = tune.Tuner(
         tune.with_resources(
@@ -207,9 +208,9 @@ def _run(
         if read_record(folder) is not None:
             continue
         if name in board.errors:
-            write_record(folder, trial, "failed", reason=board.errors[name])
+            record_trial(folder, trial, "failed", reason=board.errors[name])
         elif study.is_search and name in scheduler.stopped:
-            write_record(folder, trial, "stopped", reason="stopped early by successive halving")
+            record_trial(folder, trial, "stopped", reason="stopped early by successive halving")
 
 
 def _refuse_other_study(

@@ -15,6 +15,7 @@ from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.comparison import Difference, best_record, by_arm, differences
 from pneumo_ray.tune.figures import FOREST, study_figures
+from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.study import Study, Trial, configure
 
 SHOWN = ("val_loss", "loss_scaled", "val_auc", "ece", "recall", "specificity", "bias")
@@ -33,7 +34,7 @@ error_auroc_mi: AUROC of the mutual information of Monte Carlo dropout for findi
 same of 1 - max(p, 1 - p) without dropout, which needs no passes. Trials with few errors carry little information about either."""
 
 
-def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[dict[str, Any]]) -> None:
+def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[TrialRecord]) -> None:
     """Write study.parquet, study.csv, best.json, the figures and, for an ablation, ablation.md; print a summary."""
     rows = study_rows(records)
     storage.write_table(pa.Table.from_pylist(rows), storage.join(out, "study.parquet"))
@@ -49,12 +50,12 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
         written.append("ablation.md")
         log(text)
     if (best := best_record(study, records)) is not None:
-        trial = Trial("best", best["arm"], best["settings"], best["seed"] if study.is_search else base.seed)
+        trial = Trial("best", best.arm, best.settings, best.seed if study.is_search else base.seed)
         # It has its own folder: jobs/train.py --config best.json trains the winner again.
         save_config(configure(base, trial), storage.join(out, "best.json"))
         written.append("best.json")
-        log(f"best on validation, by {SELECTED_BY}: {best['arm']} {json.dumps(best['settings'])}")
-    unfinished = [f"{r['name']} {r['status']}: {r['reason']}" for r in records if r["status"] in ("diverged", "failed")]
+        log(f"best on validation, by {SELECTED_BY}: {best.arm} {json.dumps(best.settings)}")
+    unfinished = [f"{r.name} {r.status}: {r.reason}" for r in records if r.status in ("diverged", "failed")]
     for line in unfinished:
         log(f"  {line}")
     if unfinished:
@@ -62,23 +63,23 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[d
     log(f"wrote {', '.join(written)} to {out}")
 
 
-def study_rows(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def study_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     """Return one flat row per trial, all with the same columns."""
-    options = sorted({option for record in records for option in record["settings"]})
-    metrics = list(dict.fromkeys(name for record in records for name in record["metrics"]))
+    options = sorted({option for record in records for option in record.settings})
+    metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
     rows = []
     for record in records:
-        overhead = record["overhead_seconds"]
+        overhead = record.overhead_seconds
         rows.append(
             {
-                **{name: record[name] for name in ("name", "arm", "seed", "status", "reason")},
-                **{option: _scalar(record["settings"].get(option)) for option in options},
-                **{name: record["metrics"].get(name) for name in metrics},
-                "epochs": record["epochs"],
-                "best_epoch": record["best_epoch"],
-                "seconds": record["training_seconds"] + (overhead or 0.0),
+                **{name: getattr(record, name) for name in ("name", "arm", "seed", "status", "reason")},
+                **{option: _scalar(record.settings.get(option)) for option in options},
+                **{name: record.metrics.get(name) for name in metrics},
+                "epochs": record.epochs,
+                "best_epoch": record.best_epoch,
+                "seconds": record.training_seconds + (overhead or 0.0),
                 "overhead_seconds": overhead,
-                "checkpoint": record["checkpoint"],
+                "checkpoint": record.checkpoint,
             }
         )
     # A column has one type: options that are numbers in one arm and text in another become text.
@@ -94,7 +95,7 @@ def _scalar(value: Any) -> Any:
 
 
 def ablation_markdown(
-    study: Study, base: TrainConfig, records: Sequence[dict[str, Any]], figures: Collection[str] = ()
+    study: Study, base: TrainConfig, records: Sequence[TrialRecord], figures: Collection[str] = ()
 ) -> str:
     """Return the tables of an ablation as Markdown, with a link to the forest plot if it is among the `figures`."""
     extra = OF_UNCERTAINTY if study.uncertainty else ()
@@ -102,7 +103,7 @@ def ablation_markdown(
     reference = str(study.reference_arm)
     count: dict[str, list[str]] = {}
     for record in records:
-        count.setdefault(record["arm"], []).append(record["status"])
+        count.setdefault(record.arm, []).append(record.status)
     values = {metric: by_arm(records, metric) for metric in shown}
     lines = [
         f"# {study.name}: {study.varies}",

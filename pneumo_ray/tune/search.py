@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from pneumo_ray import storage
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.comparison import value_of
+from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.study import Range, Settings, Study, Trial
 
 DRAW = "draw.json"
@@ -25,7 +26,7 @@ class OptunaSearch(Searcher):
     """Draws each trial when it starts, based on the results of earlier trials."""
 
     def __init__(
-        self, study: Study, left: Mapping[str, tuple[Trial, str]], past: Sequence[dict[str, Any]], seed: int
+        self, study: Study, left: Mapping[str, tuple[Trial, str]], past: Sequence[TrialRecord], seed: int
     ) -> None:
         """Start with the results so far.
 
@@ -48,7 +49,7 @@ class OptunaSearch(Searcher):
             if (loss := value_of(record, SELECTED_BY)) is not None:
                 self._study.add_trial(
                     optuna.trial.create_trial(
-                        params=self._params(record["settings"]),
+                        params=self._params(record.settings),
                         distributions=self._distributions(),
                         value=loss,
                     )
@@ -73,7 +74,7 @@ class OptunaSearch(Searcher):
         return {"name": name, "settings": settings}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hear of an epoch; its record judges the run's best epoch so far."""
+        """Called when an epoch ends; its record holds the loss of the run's best epoch so far."""
         if SELECTED_BY in result:
             self._newest[trial_id] = result[SELECTED_BY]
 

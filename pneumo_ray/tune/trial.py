@@ -24,16 +24,14 @@ from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.ray_cluster import quiet_ray_data
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.launch import Place, fit
+from pneumo_ray.train.launch import Reservation, fit
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
 from pneumo_ray.tune.error_finding import error_finding
+from pneumo_ray.tune.records import Status, TrialRecord, save_record
 from pneumo_ray.tune.study import Trial, configure
-
-RECORD = "trial.json"
-"""Name of the file in a trial's folder that records that the trial ended, and how."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class StoppedError(PneumoError):
 class TrialMonitor(Monitor):
     """Receives the progress of a trial in this process, and ends its loop if Ray Tune has ended the trial."""
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], ended: threading.Event) -> None:
+    def __init__(self, on_epoch: Callable[[dict[str, Any]], None], ended: threading.Event) -> None:
         super().__init__()
-        self._tell, self._ended = tell, ended
+        self._on_epoch, self._ended = on_epoch, ended
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Called after a step."""
@@ -69,7 +67,7 @@ class TrialMonitor(Monitor):
 
     def finish_epoch(self, record: dict[str, Any]) -> None:
         """Called when an epoch ends."""
-        self._tell(record)
+        self._on_epoch(record)
 
 
 class TrialRunner(ray.tune.Trainable):
@@ -128,13 +126,13 @@ class TrialRunner(ray.tune.Trainable):
                 if ended.is_set():
                     raise StoppedError("stopped early by the scheduler")
 
-        def tell(record: dict[str, Any]) -> None:
+        def on_epoch(record: dict[str, Any]) -> None:
             news.put(dict(record))
             wait()
 
         try:
             wait()
-            run_trial(self._job, trial, self._reserved, tell, ended)
+            run_trial(self._job, trial, self._reserved, on_epoch, ended)
             news.put(None)
         except BaseException as error:  # raised again in the thread of Ray Tune
             news.put(error)
@@ -144,7 +142,7 @@ def run_trial(
     job: TrialJob,
     trial: Trial,
     reserved: PlacementGroup | None,
-    tell: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[dict[str, Any]], None],
     ended: threading.Event,
 ) -> None:
     """Run one trial to its end and write its record; only errors that a restart can fix are raised.
@@ -153,45 +151,47 @@ def run_trial(
         job: arguments of the process.
         trial: the trial.
         reserved: placement group of the tasks that prepare its images.
-        tell: called with the record of every epoch.
+        on_epoch: called with the record of every epoch.
         ended: set if the trial must end early.
     """
     share, config = job.share, configure(job.base, trial)
     # Ray Tune restarts a trial; restarts of the nested run as well would multiply the attempts.
     scaling = replace(config.scaling, threads_per_worker=share.threads, max_failures=0)
     config = replace(config, scaling=scaling)
-    monitor: Monitor = TrialMonitor(tell, ended) if share.in_process else RemoteMonitor()
+    monitor: Monitor = TrialMonitor(on_epoch, ended) if share.in_process else RemoteMonitor()
 
-    def hear(record: dict[str, Any]) -> None:
+    def record_epoch(record: dict[str, Any]) -> None:
         """Called when an epoch of a nested run ends; its workers wait for the decision, then continue or end in order.
 
         If only the process of the trial ended, the reservation of the workers would remain: Ray Train releases it when the
         dashboard reports the end of the run, and not every cluster has a dashboard.
         """
         try:
-            tell(record)
+            on_epoch(record)
             if job.judged:
                 monitor.judge(record["epoch"])
         except StoppedError as reason:
             monitor.fail(reason)
 
-    place = Place(shares=share.cpus, monitor=monitor, reserved=reserved, in_process=share.in_process, tell=hear)
+    reservation = Reservation(
+        shares=share.cpus, monitor=monitor, reserved=reserved, in_process=share.in_process, on_epoch=record_epoch
+    )
     started, before = time.monotonic(), latest_epoch(config.out)
     if job.judged and before:
         for line in storage.read_bytes(storage.join(config.out, "history.jsonl")).decode().splitlines():
-            tell(json.loads(line))
+            on_epoch(json.loads(line))
     if job.judged and not share.in_process:
         monitor.judge(before)
     try:
-        result = fit(config, place)
+        result = fit(config, reservation)
         found = error_finding(config, result.model, share.in_process) if job.uncertainty else {}
     except StoppedError:
         raise
     except PneumoError as error:
-        status = "diverged" if isinstance(error, DivergedError) else "failed"
-        write_record(config.out, trial, status, reason=str(error))
+        status: Status = "diverged" if isinstance(error, DivergedError) else "failed"
+        record_trial(config.out, trial, status, reason=str(error))
         return
-    write_record(
+    record_trial(
         config.out,
         trial,
         "finished",
@@ -202,10 +202,10 @@ def run_trial(
     )
 
 
-def write_record(
+def record_trial(
     folder: str,
     trial: Trial,
-    status: str,
+    status: Status,
     *,
     reason: str | None = None,
     checkpoint: str | None = None,
@@ -226,26 +226,26 @@ def write_record(
         more_metrics: metrics in addition to `validation_metrics`.
     """
     state = load_state(folder)
-    record: dict[str, Any] = {
-        "name": trial.name,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "settings": dict(trial.settings),
-        "status": status,
-        "reason": reason,
-        "epochs": state.epoch if state else 0,
-        "best_epoch": state.best_epoch if state else None,
-        "checkpoint": checkpoint,
-        "training_seconds": sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
-        "overhead_seconds": overhead,
-        "metrics": {**measure(state), **more_metrics} if state else {},
-        "history": state.history if state else [],
-    }
+    record = TrialRecord(
+        name=trial.name,
+        arm=trial.arm,
+        seed=trial.seed,
+        settings=dict(trial.settings),
+        status=status,
+        reason=reason,
+        epochs=state.epoch if state else 0,
+        best_epoch=state.best_epoch if state else None,
+        checkpoint=checkpoint,
+        training_seconds=sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
+        overhead_seconds=overhead,
+        metrics={**measure(state), **more_metrics} if state else {},
+        history=state.history if state else (),
+    )
     if state and val_ids is not None:
         kept = {name: state.best_val[name].numpy() for name in ("logit", "label")}
         table = pa.table({"image_id": val_ids, **kept})
         storage.write_table(table, storage.join(folder, "validation.parquet"))
-    storage.write_json(record, storage.join(folder, RECORD))
+    save_record(folder, record)
     for name in storage.list_files(storage.join(folder, "state")):
         storage.remove(storage.join(folder, "state", name))
 
@@ -253,15 +253,3 @@ def write_record(
 def measure(state: TrainState) -> dict[str, float | None]:
     """Return the metrics of a run on validation at its best epoch."""
     return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits)
-
-
-def read_record(folder: str) -> dict[str, Any] | None:
-    """Return the record of a finished trial, or None."""
-    uri = storage.join(folder, RECORD)
-    if not storage.exists(uri):
-        return None
-    try:
-        record: dict[str, Any] = json.loads(storage.read_bytes(uri))
-    except ValueError as error:
-        raise PneumoError(f"{uri} is damaged; remove its folder to run the trial again") from error
-    return record

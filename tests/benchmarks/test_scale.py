@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scale import STEPS, Measured, Place, growth, make_inputs, measure
+from benchmarks.scale import STEPS, Measured, ScaleFolder, growth, make_inputs, measure
 
 N = 700
 
@@ -12,11 +12,11 @@ N = 700
 @pytest.fixture(scope="module")
 def found(phantom_archive: Path, tmp_path_factory) -> dict[str, dict]:
     """The facts of every step, the first of them from a process of its own, as in a measurement."""
-    place = Place(tmp_path_factory.mktemp("scale") / "small", N)
-    make_inputs(place, sorted(phantom_archive.rglob("*.jp*g"))[:3])
+    folder = ScaleFolder(tmp_path_factory.mktemp("scale") / "small", N)
+    make_inputs(folder, sorted(phantom_archive.rglob("*.jp*g"))[:3])
     first, *rest = STEPS
-    facts = {name: STEPS[name][1](place)() for name in rest}
-    return {"place": {"place": place}, "measured": {"first": measure(first, place)}} | facts
+    facts = {name: STEPS[name][1](folder)() for name in rest}
+    return {"folder": {"folder": folder}, "measured": {"first": measure(first, folder)}} | facts
 
 
 def test_a_measurement_is_of_a_process_that_begins_with_its_imports_alone(found):
@@ -39,7 +39,7 @@ def test_with_every_second_shard_done_exactly_the_others_are_left(found):
 
 def test_the_summary_and_the_evaluation_count_every_row(found):
     assert found["summary"]["rows"] == found["numbers"]["pictures"] == found["report"]["pictures"] == N
-    report = found["place"]["place"].base / "report" / "report.html"
+    report = found["folder"]["folder"].base / "report" / "report.html"
     assert report.stat().st_size > 100_000
 
 
@@ -50,7 +50,7 @@ def test_every_slot_of_an_epoch_and_every_validation_image_is_in_one_ticket(foun
 
 
 def test_the_audit_sees_the_copies_and_the_patients_that_were_drawn(found):
-    """One in 200 is the copy of the image two places before it, which is of the patient before."""
+    """One in 200 is the copy of the image two rows before it, which is of the patient before."""
     assert found["audit"]["patients"] == N // 2
     assert found["audit"]["duplicates"]["surplus_images"] == N // 200
     assert found["audit"]["num_patients_in_several_splits"] == 0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumo_ray.evaluate.uncertainty import doubt, error_detection, referral_table, risk_coverage
+from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty, referral_table, risk_coverage
 
 
 def test_an_uncertainty_that_knows_the_errors_is_perfect_and_a_constant_one_is_chance():
@@ -32,6 +32,6 @@ def test_the_order_of_rows_does_not_matter_and_the_curve_ends_at_the_error_rate(
 def test_referring_the_uncertain_leaves_the_certain():
     prob = np.array([0.05, 0.1, 0.45, 0.55, 0.9, 0.95])
     label = np.array([0, 0, 1, 0, 1, 1])
-    everyone, rest = referral_table(doubt(prob), label, prob, 0.5, shares=(0.0, 1 / 3))
+    everyone, rest = referral_table(max_prob_uncertainty(prob), label, prob, 0.5, shares=(0.0, 1 / 3))
     assert (everyone["accuracy"], everyone["errors_referred"]) == (pytest.approx(4 / 6), 0.0)
     assert (rest["accuracy"], rest["errors_referred"], rest["n"]) == (1.0, 1.0, 4)

@@ -85,9 +85,9 @@ def test_all_jobs_run_on_s3_and_give_what_they_give_on_local_files(
     study = StudyConfig(
         **options(at("manifest.parquet"), at("study")), study="balance", arms=("none", "copies"), seeds=1
     )
-    trials = {record["arm"]: record for record in run_study(study)}
-    assert {record["status"] for record in trials.values()} == {"finished"}
-    assert described(trials["copies"]["checkpoint"])["weights_sha256"] == described(at("model"))["weights_sha256"]
+    trials = {record.arm: record for record in run_study(study)}
+    assert {record.status for record in trials.values()} == {"finished"}
+    assert described(trials["copies"].checkpoint)["weights_sha256"] == described(at("model"))["weights_sha256"]
     assert len(storage.read_table(at("study", "study.parquet"))) == 2
 
     scoring = ExplainConfig(model=at("model"), out=at("scores"), manifest=at("manifest.parquet"), amp="off")

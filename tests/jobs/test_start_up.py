@@ -15,6 +15,7 @@ REFUSED = {
     "tune": ["--manifest", "m", "--out", "o", "--seeds", "0"],
     "explain": ["--model", "m", "--out", "o", "--archive", "a", "--passes", "1"],
     "evaluate": ["--manifest", "m", "--out", "o", "--split", "none"],
+    "robustness": ["--model", "m", "--manifest", "m", "--out", "o", "--passes", "1"],
     "demo": ["--phantom.num-images", "1"],
     "bench": ["--shared", "nowhere"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],

@@ -18,7 +18,7 @@ from pneumo_ray.errors import ConfigError, ManifestError, ModelError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
-from pneumo_ray.score.config import ExplainConfig, ScoringScale
+from pneumo_ray.score.config import ExplainConfig, RobustnessConfig, ScoringScale
 from pneumo_ray.score.decode import load_image
 from pneumo_ray.score.image_list import LUNG_COLUMNS
 from pneumo_ray.score.job import explain_archive
@@ -53,7 +53,7 @@ def marked(phantom_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def measured(ray_cluster, marked, model, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("robustness")
-    measure_robustness(str(model), str(marked), str(out), amp="off")
+    measure_robustness(RobustnessConfig(str(model), str(marked), str(out), amp="off"))
     return out
 
 
@@ -116,7 +116,10 @@ def test_batches_actors_and_the_order_of_the_manifest_change_nothing_but_roundin
     shuffled = manifest.take(np.random.default_rng(0).permutation(len(manifest)))
     write_manifest(shuffled, str(tmp_path / "shuffled.parquet"))
     scale = ScoringScale(num_actors=2, batch_size=7)
-    measure_robustness(str(model), str(tmp_path / "shuffled.parquet"), str(tmp_path / "out"), amp="off", scale=scale)
+    asked = RobustnessConfig(
+        str(model), str(tmp_path / "shuffled.parquet"), str(tmp_path / "out"), amp="off", scale=scale
+    )
+    measure_robustness(asked)
     keys = [("image_id", "ascending"), ("condition", "ascending"), ("severity", "ascending")]
     first, other = (rows(out).sort_by(keys) for out in (measured, tmp_path / "out"))
     assert first.select(["image_id", "condition", "severity", "label"]).equals(
@@ -147,7 +150,7 @@ def test_one_class_alone_is_measured_as_far_as_it_goes(ray_cluster, phantom_run,
     keep = pc.or_(pc.equal(manifest["label"], 1), pc.not_equal(manifest["split"], "test"))
     write_manifest(manifest.filter(pc.fill_null(keep, False)), str(tmp_path / "manifest.parquet"))
     numbers = measure_robustness(
-        str(model), str(tmp_path / "manifest.parquet"), str(tmp_path / "out"), passes=2, amp="off"
+        RobustnessConfig(str(model), str(tmp_path / "manifest.parquet"), str(tmp_path / "out"), passes=2, amp="off")
     )
     assert (numbers["normal"], numbers["pneumonia"]) == (0, numbers["pictures"])
     for record in numbers["conditions"]:
@@ -162,9 +165,9 @@ def test_what_cannot_work_is_said_in_one_sentence_before_anything_is_written(mar
     write_manifest(unlabelled, str(tmp_path / "unlabelled.parquet"))
     out = str(tmp_path / "out")
     with pytest.raises(ModelError, match="not a complete"):
-        measure_robustness(str(tmp_path / "nowhere"), str(marked), out)
+        measure_robustness(RobustnessConfig(str(tmp_path / "nowhere"), str(marked), out))
     with pytest.raises(ManifestError, match="no labelled images in the split test"):
-        measure_robustness(str(model), str(tmp_path / "unlabelled.parquet"), out)
+        measure_robustness(RobustnessConfig(str(model), str(tmp_path / "unlabelled.parquet"), out))
     with pytest.raises(ConfigError, match="split must be"):
-        measure_robustness(str(model), str(marked), out, "holdout")
+        RobustnessConfig(str(model), str(marked), out, "holdout")
     assert not (tmp_path / "out").exists()

@@ -29,7 +29,7 @@ def epoch(source: BatchSource, world_size: int, number: int) -> list[dict]:
     schedule = source.schedule(world_size)
     first = number * schedule.tickets_per_epoch
     return [
-        source.batch(t, schedule) | {"place": schedule.place(t)}
+        source.batch(t, schedule) | {"position": schedule.position(t)}
         for t in range(first, first + schedule.tickets_per_epoch)
     ]
 
@@ -37,20 +37,22 @@ def epoch(source: BatchSource, world_size: int, number: int) -> list[dict]:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
 def test_an_epoch_holds_the_plan_in_order_and_every_validation_image_once(source, world_size):
     batches = epoch(source, world_size, 2)
-    trained = np.concatenate([b["row"] for b in batches if b["place"].phase == "train"])
+    trained = np.concatenate([b["row"] for b in batches if b["position"].phase == "train"])
     plan = epoch_plan(source.train_labels, balance="copies", seed=3, epoch=2, batch_size=8)
     assert np.array_equal(trained[trained != PADDING], plan["row"].to_numpy())
-    validated = np.concatenate([b["row"] for b in batches if b["place"].phase == "val"])
+    validated = np.concatenate([b["row"] for b in batches if b["position"].phase == "val"])
     assert sorted(validated[validated != PADDING]) == list(range(len(source.val)))
-    assert {b["place"].epoch for b in batches} == {2}
+    assert {b["position"].epoch for b in batches} == {2}
     assert {len(b["pixels"]) for b in batches} == {-(-8 // world_size)}
-    shares = {int((b["row"] != PADDING).sum()) for b in batches if b["place"].phase == "train"}
+    shares = {int((b["row"] != PADDING).sum()) for b in batches if b["position"].phase == "train"}
     assert shares == {8 // world_size, -(-8 // world_size)}, "as even as can be"
 
 
 def test_pixels_do_not_depend_on_the_number_of_workers(source):
     alone, of_three, of_four = (
-        np.concatenate([b["pixels"][b["row"] != PADDING] for b in epoch(source, n, 1) if b["place"].phase == "train"])
+        np.concatenate(
+            [b["pixels"][b["row"] != PADDING] for b in epoch(source, n, 1) if b["position"].phase == "train"]
+        )
         for n in (1, 3, 4)
     )
     assert np.array_equal(alone, of_three)
@@ -60,14 +62,14 @@ def test_pixels_do_not_depend_on_the_number_of_workers(source):
 def test_labels_belong_to_their_pixels(source):
     for batch in epoch(source, 2, 0):
         rows = batch["row"][batch["row"] != PADDING]
-        table = source.train if batch["place"].phase == "train" else source.val
+        table = source.train if batch["position"].phase == "train" else source.val
         assert np.array_equal(batch["label"][: len(rows)], table["label"].to_numpy()[rows])
 
 
 def test_ranks_take_turns(source):
     schedule = source.schedule(4)
-    assert [schedule.place(t).rank for t in range(8)] == [0, 1, 2, 3] * 2
-    assert schedule.place(schedule.tickets_per_epoch).epoch == 1
+    assert [schedule.position(t).rank for t in range(8)] == [0, 1, 2, 3] * 2
+    assert schedule.position(schedule.tickets_per_epoch).epoch == 1
 
 
 def test_the_cache_and_the_originals_give_the_same_pixels(source):

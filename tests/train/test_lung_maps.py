@@ -37,7 +37,7 @@ def tickets(source: BatchSource, world_size: int = 1, epoch: int = 0):
     schedule = source.schedule(world_size)
     first = epoch * schedule.tickets_per_epoch
     for ticket in range(first, first + schedule.tickets_per_epoch):
-        yield schedule.place(ticket).phase, source.batch(ticket, schedule)
+        yield schedule.position(ticket).phase, source.batch(ticket, schedule)
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "lungs"])

@@ -1,6 +1,7 @@
 """The figures of a study hold its numbers, also where trials diverged: no Ray, no training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,26 +19,28 @@ from pneumo_ray.tune.figures import (
     map_figure,
     study_figures,
 )
+from pneumo_ray.tune.records import Status, TrialRecord
 from pneumo_ray.tune.study import Range, Study
 
 ARMS = Study("arms", "x", arms={"ref": {}, "new": {}, "old": {}}, seeds=3)
 SEARCH = Study("search", "x", space={"optim.lr": Range(1e-5, 1e-3), "optim.weight_decay": Range(1e-6, 1e-2)})
 
 
-def record(arm: str, seed: int, losses: list[float], status: str = "finished", settings: dict | None = None) -> dict:
+def record(
+    arm: str, seed: int, losses: list[float], status: Status = "finished", settings: dict | None = None
+) -> TrialRecord:
     history = [{"epoch": epoch, "val_loss": loss} for epoch, loss in enumerate(losses, start=1)]
     best = min(losses, default=math.nan)
     metrics = {"val_loss": best, "val_auc": 1 - best / 2, "loss_scaled": best} if losses else {}
-    return {"name": f"{arm}-{seed}", "arm": arm, "seed": seed, "status": status, "settings": settings or {},
-            "metrics": metrics, "history": history}  # fmt: skip
+    return TrialRecord(f"{arm}-{seed}", arm, seed, settings or {}, status, metrics=metrics, history=history)
 
 
-def ablation() -> list[dict]:
+def ablation() -> list[TrialRecord]:
     values = {"ref": (0.30, 0.32, 0.37), "new": (0.28, 0.31, 0.33), "old": (0.40, 0.39, 0.45)}
     return [record(arm, seed, [0.7, value]) for seed in range(3) for arm in values for value in [values[arm][seed]]]
 
 
-def draw(*, lr: float, decay: float, losses: list[float], status: str = "finished", number: int = 0) -> dict:
+def draw(*, lr: float, decay: float, losses: list[float], status: Status = "finished", number: int = 0) -> TrialRecord:
     return record(f"{number:03d}", 0, losses, status, {"optim.lr": lr, "optim.weight_decay": decay})
 
 
@@ -62,8 +65,9 @@ def test_the_forest_plot_shows_the_differences_of_the_table():
 
 def test_a_diverged_trial_costs_its_own_dot_only():
     records = ablation()
-    records[1] |= {"status": "diverged", "metrics": {}, "history": [{"epoch": 1, "val_loss": math.nan}]}
-    records[4]["metrics"]["val_auc"] = math.nan
+    history = [{"epoch": 1, "val_loss": math.nan}]
+    records[1] = replace(records[1], status="diverged", metrics={}, history=history)
+    records[4] = replace(records[4], metrics={**records[4].metrics, "val_auc": math.nan})
     figure = forest_figure(ARMS, records)
     assert [len(named(figure, f"{metric}-trials-0")[0].get_offsets()) for metric in ("val_auc", "loss_scaled")] == [
         1,

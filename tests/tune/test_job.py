@@ -24,6 +24,7 @@ from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.config import DataConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.tune.config import StudyConfig
 from pneumo_ray.tune.job import Halving, run_study
+from pneumo_ray.tune.records import TrialRecord
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,19 +129,19 @@ def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster,
     space.write_text(json.dumps({"space": choices, "trials": 2, "uncertainty": True}))
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 1, "seed": 1}
     wild, calm = run_study(study(phantom_run, tmp_path / "out", **options))
-    assert [record["settings"]["optim.lr"] for record in (wild, calm)] == [1e30, 1e-3], "as drawn with seed 1"
-    assert wild["status"] == "diverged"
-    assert "not finite" in wild["reason"] or "training loss is" in wild["reason"]
-    assert calm["status"] == "finished"
+    assert [record.settings["optim.lr"] for record in (wild, calm)] == [1e30, 1e-3], "as drawn with seed 1"
+    assert wild.status == "diverged"
+    assert "not finite" in wild.reason or "training loss is" in wild.reason
+    assert calm.status == "finished"
     assert load_config(TrainConfig, str(tmp_path / "out/best.json")).optim.lr == 1e-3
     assert (tmp_path / "out/figures/lr-weight-decay.png").exists()
     # What was explained after the training are the same images, with the same weights, as were validated in it.
-    known = pq.read_table(tmp_path / f"out/trials/{calm['name']}/validation.parquet").to_pydict()
+    known = pq.read_table(tmp_path / f"out/trials/{calm.name}/validation.parquet").to_pydict()
     logit, label = np.array(known["logit"]), np.array(known["label"])
     wrong = (logit >= 0) != (label == 1)
     assert 0 < wrong.sum() < len(wrong), "this training says nothing about errors"
-    assert calm["metrics"]["error_auroc_plain"] == pytest.approx(roc_auc_score(wrong, -np.abs(logit)))
-    assert 0 <= calm["metrics"]["error_auroc_mi"] <= 1
+    assert calm.metrics["error_auroc_plain"] == pytest.approx(roc_auc_score(wrong, -np.abs(logit)))
+    assert 0 <= calm.metrics["error_auroc_mi"] <= 1
 
 
 def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phantom_run, tmp_path, capsys):
@@ -159,7 +160,7 @@ def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phanto
     assert {row["status"] for row in pq.read_table(tmp_path / "out/study.parquet").to_pylist()} == {"diverged"}
     mixed = file_study(tmp_path, {**arms, "c": {}})
     records = run_study(replace(asked, **mixed))
-    assert [record["status"] for record in records] == ["diverged", "diverged", "finished"]
+    assert [record.status for record in records] == ["diverged", "diverged", "finished"]
 
 
 def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
@@ -200,19 +201,19 @@ def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, pha
     shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()}
     cached = pq.read_table(tmp_path / "out/manifest.parquet")
     assert cached["cache_file"].null_count == 0
-    assert {json.loads((tmp_path / f"out/trials/{r['name']}/train.json").read_text())["manifest"] for r in first} == {
+    assert {json.loads((tmp_path / f"out/trials/{r.name}/train.json").read_text())["manifest"] for r in first} == {
         str(tmp_path / "out/manifest.parquet")
     }
     assert load_config(TrainConfig, str(tmp_path / "out/best.json")).manifest == str(tmp_path / "run/manifest.parquet")
     more = run_study(replace(asked, trials=3))
     assert "images once" not in capsys.readouterr().out
     assert more[:2] == first
-    assert [record["status"] for record in more] == ["finished"] * 3
-    assert len({record["settings"]["optim.lr"] for record in more}) == 3
+    assert [record.status for record in more] == ["finished"] * 3
+    assert len({record.settings["optim.lr"] for record in more}) == 3
     for record in more:
-        kept = json.loads((tmp_path / f"out/trials/{record['name']}/draw.json").read_text())
-        assert kept == record["settings"]
-        bundle = load_bundle(record["checkpoint"])
+        kept = json.loads((tmp_path / f"out/trials/{record.name}/draw.json").read_text())
+        assert kept == record.settings
+        bundle = load_bundle(record.checkpoint)
         assert bundle.provenance["config"]["optim"]["lr"] == kept["optim.lr"]
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()} == shards
 
@@ -221,11 +222,9 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
     def trial(name: str) -> SimpleNamespace:
         return SimpleNamespace(trial_id=name, config={"name": name})
 
-    def record(name: str, loss: float) -> dict:
-        return {
-            "name": name,
-            "history": [{"epoch": epoch, "loss_scaled": loss, "val_loss": 0.0} for epoch in (1, 2, 3)],
-        }
+    def record(name: str, loss: float) -> TrialRecord:
+        history = [{"epoch": epoch, "loss_scaled": loss, "val_loss": 0.0} for epoch in (1, 2, 3)]
+        return TrialRecord(name, name, 0, {}, "finished", history=history)
 
     scheduler = Halving(epochs=9)
     for number in range(6):
@@ -291,19 +290,17 @@ def test_a_search_really_stops_hopeless_trials_and_ends_the_same_if_it_was_inter
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 4, "max_concurrent": 1}
     options |= {"seed": 14, "scaling": ScalingConfig(threads_per_worker=1)}
     whole = run_study(study(phantom_run, tmp_path / "whole", **options))
-    said = [(record["settings"]["optim.lr"], record["status"], record["epochs"]) for record in whole]
+    said = [(record.settings["optim.lr"], record.status, record.epochs) for record in whole]
     good, bad = (1e-3, "finished", 4), (1.0, "stopped", 1)
     assert said == [good, good, bad, bad, good]
-    stopped = [record for record in whole if record["status"] == "stopped"]
+    stopped = [record for record in whole if record.status == "stopped"]
     for record in stopped:
-        assert record["reason"] == "stopped early by successive halving"
+        assert record.reason == "stopped early by successive halving"
         # It trained not a step more than what it was judged by, and left no model.
-        assert (record["epochs"], len(record["history"]), record["checkpoint"]) == (1, 1, None)
-        assert record["history"][0]["val_loss"] > 2 * max(
-            r["history"][0]["val_loss"] for r in whole if r not in stopped
-        )
+        assert (record.epochs, len(record.history), record.checkpoint) == (1, 1, None)
+        assert record.history[0]["val_loss"] > 2 * max(r.history[0]["val_loss"] for r in whole if r not in stopped)
     table = pq.read_table(tmp_path / "whole/study.parquet")
-    assert table["status"].to_pylist() == [record["status"] for record in whole]
+    assert table["status"].to_pylist() == [record.status for record in whole]
     assert load_config(TrainConfig, str(tmp_path / "whole/best.json")).optim.lr == 1e-3
 
     asked = study(phantom_run, tmp_path / "parts", **options)
@@ -313,7 +310,7 @@ def test_a_search_really_stops_hopeless_trials_and_ends_the_same_if_it_was_inter
     again = pq.read_table(tmp_path / "parts/study.parquet")
     same = [name for name in table.column_names if "seconds" not in name and name != "checkpoint"]
     assert again.select(same).equals(table.select(same))
-    assert [record["metrics"] for record in parts] == [record["metrics"] for record in whole]
+    assert [record.metrics for record in parts] == [record.metrics for record in whole]
 
 
 @pytest.mark.faults
@@ -327,14 +324,14 @@ def test_trials_of_two_workers_are_runs_of_train_with_two_and_can_be_stopped(ray
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 4, "seed": 1}
     options |= {"scaling": ScalingConfig(num_workers=2, threads_per_worker=1)}
     good, bad = run_study(study(phantom_run, tmp_path / "out", **options))
-    assert [record["settings"]["optim.lr"] for record in (good, bad)] == rates
-    assert (good["status"], good["epochs"]) == ("finished", 4)
-    assert bad["status"] == "stopped"
-    assert 1 <= bad["epochs"] < 4
-    assert bad["checkpoint"] is None
+    assert [record.settings["optim.lr"] for record in (good, bad)] == rates
+    assert (good.status, good.epochs) == ("finished", 4)
+    assert bad.status == "stopped"
+    assert 1 <= bad.epochs < 4
+    assert bad.checkpoint is None
     settings = load_config(TrainConfig, str(tmp_path / "out/trials/000/train.json"))
     assert settings.scaling.num_workers == 2
     alone = fit(replace(settings, out=str(tmp_path / "alone")))
-    assert [epoch["val_loss"] for epoch in good["history"]] == pytest.approx(
+    assert [epoch["val_loss"] for epoch in good.history] == pytest.approx(
         [epoch["val_loss"] for epoch in alone.history], rel=1e-4
     )

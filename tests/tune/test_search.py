@@ -1,9 +1,11 @@
 """Optuna's draws: in the space, learned from what is over, and kept for a trial that continues. No Ray, no training."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
+from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.search import OptunaSearch
 from pneumo_ray.tune.study import Range, Study, Trial
 
@@ -54,10 +56,10 @@ def test_draws_lie_in_the_space_and_come_nearer_to_what_is_good(tmp_path):
 def test_what_earlier_commands_found_is_known_and_a_begun_trial_keeps_its_options(tmp_path):
     drawn = play(OptunaSearch(STUDY, left(tmp_path, [f"{n:03d}" for n in range(40)]), [], seed=0), 40)
     past = [
-        {"settings": json.loads(json.dumps(settings)), "metrics": {"loss_scaled": loss(settings), "val_loss": 0.0}}
-        for settings in drawn
+        TrialRecord("t", "t", 0, settings, "finished", metrics={"loss_scaled": loss(settings), "val_loss": 0.0})
+        for settings in json.loads(json.dumps(drawn))
     ]
-    past.append({"settings": past[0]["settings"], "metrics": {}})  # diverged at once
+    past.append(replace(past[0], status="diverged", metrics={}))  # diverged at once
     begun = {"optim.lr": 0.05, "augment.crop_area": [0.8, 1.0], "balance": "copies"}
     (tmp_path / "040").mkdir()
     (tmp_path / "040/draw.json").write_text(json.dumps(begun))

@@ -12,12 +12,13 @@ from scipy.stats import t as student
 
 from pneumo_ray.config import load_config, parse
 from pneumo_ray.data.config import BALANCE_MODES
-from pneumo_ray.errors import ConfigError
+from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
 from pneumo_ray.model import ModelConfig
 from pneumo_ray.train.config import DataConfig, TrainConfig
 from pneumo_ray.tune.comparison import best_record, differences
 from pneumo_ray.tune.config import StudyConfig
+from pneumo_ray.tune.records import Status, TrialRecord, read_record, save_record
 from pneumo_ray.tune.results import ablation_markdown, study_rows, write_results
 from pneumo_ray.tune.studies import STUDIES
 from pneumo_ray.tune.study import Range, Study, Trial, configure, plan, read_study
@@ -149,14 +150,45 @@ def test_the_command_line_takes_the_options_of_train_beside_those_of_the_study()
     assert type(config.base()) is TrainConfig
 
 
-def records(values: dict[str, list[float]], **changes) -> list[dict]:
+def records(values: dict[str, list[float]], status: Status = "finished") -> list[TrialRecord]:
     return [
-        {"name": f"{arm}-{seed}", "arm": arm, "seed": seed, "status": "finished", "reason": None, "settings": {"balance": arm},
-         "epochs": 3, "best_epoch": 2, "checkpoint": "c", "training_seconds": 1.0, "overhead_seconds": 0.5,
-         "metrics": {"val_loss": value, "loss_scaled": value}} | changes
+        TrialRecord(
+            name=f"{arm}-{seed}",
+            arm=arm,
+            seed=seed,
+            settings={"balance": arm},
+            status=status,
+            epochs=3,
+            best_epoch=2,
+            checkpoint="c",
+            training_seconds=1.0,
+            overhead_seconds=0.5,
+            metrics={"val_loss": value, "loss_scaled": value},
+        )
         for arm, arm_values in values.items()
         for seed, value in enumerate(arm_values)
-    ]  # fmt: skip
+    ]
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    """The file is part of the contract: its keys, in their order, are those of earlier versions."""
+    (record,) = records({"ref": [0.3]})
+    record = replace(record, history=[{"epoch": 1, "val_loss": 0.3}])
+    save_record(str(tmp_path), record)
+    assert read_record(str(tmp_path)) == record
+    written = json.loads((tmp_path / "trial.json").read_text())
+    assert list(written) == [
+        *("name", "arm", "seed", "settings", "status", "reason", "epochs", "best_epoch", "checkpoint"),
+        *("training_seconds", "overhead_seconds", "metrics", "history"),
+    ]
+    assert read_record(str(tmp_path / "elsewhere")) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "not JSON", '{"name": "t"}'])
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "trial.json").write_text(content)
+    with pytest.raises(PneumoError, match=r"trial\.json is damaged"):
+        read_record(str(tmp_path))
 
 
 def test_two_arms_are_compared_as_in_a_paired_t_test():
@@ -196,9 +228,10 @@ def test_only_arms_that_chains_of_seeds_join_are_compared(finished: list[tuple[i
     rng = np.random.default_rng(seed)
     arms, seeds = rng.normal(size=4), rng.normal(size=4)
     found = records({str(arm): [float(arms[arm] + value) for value in seeds] for arm in range(4)})
-    for record in found:
-        if (int(record["arm"]), record["seed"]) not in finished:
-            record |= {"status": "failed", "metrics": {}}
+    found = [
+        record if (int(record.arm), record.seed) in finished else replace(record, status="failed", metrics={})
+        for record in found
+    ]
     edges = np.zeros((8, 8))
     for arm, number in finished:
         edges[arm, 4 + number] = 1
@@ -213,25 +246,27 @@ def test_only_arms_that_chains_of_seeds_join_are_compared(finished: list[tuple[i
 def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
     study = Study("s", "x", arms={"a": {}, "b": {}})
     found = records({"a": [0.1, 0.1], "b": [0.2, 0.2]})
-    assert best_record(study, found)["arm"] == "a"
-    found[1] |= {"status": "diverged", "metrics": {}}
-    assert best_record(study, found)["arm"] == "b"
+    assert best_record(study, found).arm == "a"
+    found[1] = replace(found[1], status="diverged", metrics={})
+    assert best_record(study, found).arm == "b"
     assert best_record(study, records({"a": [0.1]}, status="failed")) is None
     search = Study("s", "x", space={"optim.lr": Range(0, 1)})
-    assert best_record(search, records({"a": [0.3], "b": [0.2]}))["arm"] == "b"
+    assert best_record(search, records({"a": [0.3], "b": [0.2]})).arm == "b"
 
 
 def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
     arms = {"head-0.5": {"model.dropout": 0.5}, "head-0.2": {"model.dropout": 0.2}}
     study = Study("s", "x", arms=arms, uncertainty=True)
     found = records({"head-0.5": [0.3], "head-0.2": [0.3]})
-    for record, value in zip(found, (0.7, 0.8), strict=True):
-        record["metrics"] |= {"error_auroc_mi": value, "error_auroc_plain": None}
+    found = [
+        replace(record, metrics={**record.metrics, "error_auroc_mi": value, "error_auroc_plain": None})
+        for record, value in zip(found, (0.7, 0.8), strict=True)
+    ]
     text = ablation_markdown(study, BASE, found)
     assert text.count("| error_auroc_mi | error_auroc_plain |") == 2
     assert "| 0.8000 |  |" in text
     assert "| +0.1000 |  |" in text
-    found[1] |= {"status": "diverged", "metrics": {}}
+    found[1] = replace(found[1], status="diverged", metrics={})
     assert "| head-0.2 | 0, 1 diverged |" in ablation_markdown(study, BASE, found)
     assert "error_auroc" not in ablation_markdown(replace(study, uncertainty=False), BASE, found)
     with pytest.raises(ConfigError, match="measures the uncertainty of dropout, and off has none"):
@@ -240,12 +275,8 @@ def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
 
 def test_rows_have_the_same_columns_whatever_became_of_the_trial():
     found = records({"a": [0.1], "b": [0.2]})
-    found[1] |= {
-        "status": "failed",
-        "metrics": {},
-        "overhead_seconds": None,
-        "settings": {"augment.crop_area": [0.8, 1.0]},
-    }
+    settings = {"augment.crop_area": [0.8, 1.0]}
+    found[1] = replace(found[1], status="failed", metrics={}, overhead_seconds=None, settings=settings)
     rows = study_rows(found)
     assert rows[0].keys() == rows[1].keys()
     assert rows[1]["augment.crop_area"] == "[0.8, 1.0]"
@@ -270,10 +301,12 @@ def test_the_best_config_is_one_that_train_takes(tmp_path):
     base = replace(BASE, out=str(tmp_path), data=DataConfig(64))
     found = records({"a": [0.3], "b": [0.2]})
     names = ("val_auc", "ece", "recall", "specificity", "bias")
-    for record in found:
-        record["settings"] = dict(study.arms[record["arm"]])
-        record["metrics"] |= dict.fromkeys(names, 0.5)
-        record["history"] = []
+    found = [
+        replace(
+            record, settings=study.arms[record.arm], metrics={**record.metrics, **dict.fromkeys(names, 0.5)}, history=[]
+        )
+        for record in found
+    ]
     write_results(study, base, str(tmp_path), found)
     best = load_config(TrainConfig, str(tmp_path / "best.json"))
     assert best.augment.crop_area == (0.5, 0.9)
