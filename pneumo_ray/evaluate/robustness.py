@@ -137,7 +137,7 @@ def summary_line(records: Sequence[dict[str, Any]], baseline: MetadataBaseline) 
         value, (name, severity) = min(graded)
         specificity = found[name, severity]["values"]["specificity"]
         parts.append(f"{number_text(value)} at worst ({name} {severity}, specificity {number_text(specificity)})")
-    for name, words in (("lungs_black", "with the lung box black"), ("only_lungs", "with all but the lung box black")):
+    for name, words in (("lungs_black", "with the lungs black"), ("only_lungs", "with all but the lungs black")):
         if (name, 0) in auc:
             parts.append(f"{number_text(auc[name, 0])} {words}")
     parts.append(f"{number_text(baseline.auc)} from metadata alone")

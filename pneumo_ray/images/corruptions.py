@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 CENTRAL_BOX = (0.05, 0.05, 0.95, 0.85)
-"""x0, y0, x1, y1 as fractions of the image, for images without a lung box; lungs are not segmented.
+"""x0, y0, x1, y1 as fractions of the image, for images whose lungs are not known.
 It contains nearly all of the lungs of Kermany's radiographs (checked on the mean of 400 of each class), which fill the
 width of the image and end above its lower edge. It also contains the heart and part of the flanks."""
 

@@ -23,7 +23,7 @@ METRICS = (
 )  # fmt: skip
 HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"), ("specificity", "specificity"),
             ("brier", "Brier score"))  # fmt: skip
-_CONDITIONS = {"lungs_black": "lung box black", "only_lungs": "all but the lung box black"}
+_CONDITIONS = {"lungs_black": "lungs black", "only_lungs": "all but the lungs black"}
 MAX_ERRORS = 200
 """Largest number of misclassified images on the page; the CSV file has all."""
 ERROR_COLUMNS = ("image_id", "outcome", "prob_mean", "residual", "mutual_information", "sharpness", "contrast")

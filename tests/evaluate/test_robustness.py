@@ -121,7 +121,7 @@ def test_the_summary_names_the_worst_corruption_but_no_blackout(drawn):
     line = summary_line(measure_conditions(pa.concat_tables(tables), THRESHOLD), MetadataBaseline(0.75, None, 9, 9, 0))
     assert f"{roc_auc_score(label, good):.3f} on the unchanged images" in line
     assert f"{roc_auc_score(label, bad):.3f} at worst (noise 2" in line
-    assert f"{roc_auc_score(label, 1 - good):.3f} with the lung box black; 0.750 from metadata alone" in line
+    assert f"{roc_auc_score(label, 1 - good):.3f} with the lungs black; 0.750 from metadata alone" in line
 
 
 def test_the_tables_need_no_ray():
