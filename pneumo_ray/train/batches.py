@@ -5,8 +5,9 @@ images, copies, augmentation) follows from t and the run's seed. So a run resume
 pipeline never restarts between training and validation, and no worker's data depends on what another process did.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -207,14 +208,12 @@ class BatchSource:
         return has_lungs(self.train)
 
     @cached_property
-    def _plans(self) -> dict[int, pa.Table]:
-        return {}
+    def _plan(self) -> Callable[[int], pa.Table]:
+        """Return the plan of an epoch; the newest two are kept, because tickets of two epochs are made at the same time."""
 
-    def _plan(self, epoch: int) -> pa.Table:
-        if epoch not in self._plans:
-            if len(self._plans) > 1:  # tickets of at most two epochs are made at the same time
-                del self._plans[min(self._plans)]
-            self._plans[epoch] = epoch_plan(
+        def plan(epoch: int) -> pa.Table:
+            return epoch_plan(
                 self.train_labels, balance=self.balance, seed=self.seed, epoch=epoch, batch_size=self.batch_size
             )
-        return self._plans[epoch]
+
+        return lru_cache(maxsize=2)(plan)

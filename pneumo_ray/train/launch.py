@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Generic
 
 import pyarrow as pa
 import ray
@@ -30,8 +30,9 @@ from pneumo_ray.train.batches import BatchSource, TicketSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
 from pneumo_ray.train.loop import STREAM, train_worker
 from pneumo_ray.train.lungs_use import LungUse, decide_lungs
-from pneumo_ray.train.monitor import Monitor, RemoteMonitor, followed
+from pneumo_ray.train.monitor import Monitor, Record, RemoteMonitor, epoch_line, followed
 from pneumo_ray.train.ray_stream import StreamConfig
+from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.worker_job import WorkerJob
@@ -42,21 +43,21 @@ learning rate falls over all of them.)"""
 
 
 @dataclass(frozen=True)
-class Reservation:
+class Reservation(Generic[Record]):
     """Reserved resources of a run that is one of several."""
 
     shares: TrainShares
-    monitor: Monitor
+    monitor: Monitor[Record]
     """Receives progress instead of the terminal."""
     reserved: PlacementGroup | None
     """Placement group of the tasks that prepare images."""
     in_process: bool
     """Train in the calling process, which is then the only worker."""
-    on_epoch: Callable[[dict[str, Any]], None] | None = None
-    """Called with the record of every finished epoch; None prints it."""
+    on_epoch: Callable[[Record], None]
+    """Called with the record of every finished epoch."""
 
 
-def fit(config: TrainConfig, reservation: Reservation | None = None) -> FitResult:
+def fit(config: TrainConfig, reservation: Reservation[EpochRecord] | None = None) -> FitResult:
     """Train, or continue, or report that the run is complete. Needs a running Ray.
 
     Args:
@@ -101,7 +102,7 @@ def _fit(
     manifest: pa.Table,
     source: BatchSource,
     lungs: LungUse,
-    reservation: Reservation | None,
+    reservation: Reservation[EpochRecord] | None,
 ) -> FitResult:
     """Train what is left of the run, and write its results."""
     run = folder.out
@@ -109,7 +110,9 @@ def _fit(
     _announce(config, source.train, source.val)
     lungs.announce()
     if state is None or not _is_finished(config, state):
-        reservation = reservation or Reservation(share_cluster(config.scaling), RemoteMonitor(), None, in_process=False)
+        reservation = reservation or whole_cluster(
+            config.scaling, lambda record: log(epoch_line(record, config.epochs))
+        )
         torch.manual_seed(config.seed)
         # A continued run has its weights in the state and needs no initial weights.
         initial = (build_model(config.model) if state is None else PneumoniaNet(config.model)).state_dict()
@@ -149,7 +152,7 @@ def _train(
     guided: bool,
     initial: dict[str, torch.Tensor],
     identity: dict[str, Any],
-    reservation: Reservation,
+    reservation: Reservation[EpochRecord],
 ) -> TrainState:
     job = WorkerJob(
         config=config,
@@ -175,7 +178,7 @@ def run_workers(
     epochs: int,
     scaling: ScalingConfig,
     run: str,
-    reservation: Reservation,
+    reservation: Reservation[Record],
 ) -> None:
     """Run workers over a stream of tickets, from where the run stands to its last epoch, and print what they report.
 
@@ -227,8 +230,8 @@ def run_workers(
         raise reason
 
 
-def share_cluster(scaling: ScalingConfig) -> TrainShares:
-    """Wait until the cluster has room for the run, and share it.
+def whole_cluster(scaling: ScalingConfig, on_epoch: Callable[[Record], None]) -> Reservation[Record]:
+    """Wait until the cluster has room for the run, and share all of it.
 
     Raises:
         ClusterError: if there is none after `scaling.wait_seconds`.
@@ -236,8 +239,10 @@ def share_cluster(scaling: ScalingConfig) -> TrainShares:
     workers = (scaling.min_workers, scaling.max_workers)
     nodes = wait_for_training(workers, scaling.cpus_per_worker, scaling.wait_seconds, use_gpu=scaling.use_gpu)
     if scaling.is_elastic:
-        return share_elastic_training(nodes, scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
-    return share_training(nodes, scaling.max_workers, scaling.cpus_per_worker)
+        shares = share_elastic_training(nodes, scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
+    else:
+        shares = share_training(nodes, scaling.max_workers, scaling.cpus_per_worker)
+    return Reservation(shares, RemoteMonitor(), None, in_process=False, on_epoch=on_epoch)
 
 
 def _beside_main_thread(action: Callable[[], object]) -> None:

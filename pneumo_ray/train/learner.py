@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.averaging import AveragedWeights
 from pneumo_ray.train.batches import PADDING, Schedule
 from pneumo_ray.train.guidance import known_sum, lungs_of, outside_share
+from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.schedules import RateSchedule
 from pneumo_ray.train.slot_dropout import slot_dropout
 from pneumo_ray.train.state import TrainState
-from pneumo_ray.train.validation import SELECTED_BY, calibrated_loss
+from pneumo_ray.train.validation import calibrated_loss
 from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
 
 
@@ -185,14 +186,14 @@ class Learner:
             float(outside.sum() / known.sum()) if known.any() else None,
         )
 
-    def advance(self, state: TrainState, record: dict[str, Any], validated: Validated) -> None:
-        """Bring the state to the end of an epoch: the same decisions on every rank, because the inputs are the same."""
-        loss, logits = record["val_loss"], validated.logits
+    def advance(self, state: TrainState, record: EpochRecord, validated: Validated) -> EpochRecord:
+        """Bring the state to the end of an epoch, by the same decisions on every rank; return the record with what they were."""
+        loss, logits = record.val_loss, validated.logits
         state.model = _copied(self.net)
         state.averaged = _copied(self.kept) if self.average is not None else {}
         if loss < state.best_loss:
             state.best = state.averaged or state.model
-            state.best_epoch, state.best_loss, state.bad_epochs = record["epoch"], loss, 0
+            state.best_epoch, state.best_loss, state.bad_epochs = record.epoch, loss, 0
             state.best_val = {
                 "logit": torch.from_numpy(logits[:, 0].copy()),
                 "label": torch.from_numpy(validated.labels),
@@ -202,16 +203,17 @@ class Learner:
         else:
             state.bad_epochs += 1
         self.rate.end_epoch(loss)
-        state.epoch = record["epoch"]
+        state.epoch = record.epoch
         state.stopped = state.bad_epochs >= self.job.config.optim.stop_patience
         state.optimizer, state.scheduler = self.optimizer.state_dict(), self.rate.state()
         state.scaler = self.scaler.state_dict()
-        record["best"] = state.bad_epochs == 0
-        record["stopped"] = state.stopped
+        best = state.bad_epochs == 0
         # Of the best epoch so far, whose model the run would leave. It ends no epoch and no run, so that it may be slow.
-        known = None if record["best"] or not state.history else state.history[-1].get(SELECTED_BY)
-        record[SELECTED_BY] = known if known is not None else calibrated_loss(state.applied_logits, state.labels)
+        known = None if best or not state.history else state.history[-1].loss_scaled
+        scaled = known if known is not None else calibrated_loss(state.applied_logits, state.labels)
+        record = replace(record, best=best, stopped=state.stopped, loss_scaled=scaled)
         state.history = [*state.history, record]
+        return record
 
     def _logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits float32 [B, 1 + T] of images, as `validate` has them, and the signed maps without dropout."""

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Generator
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.learner import Learner, Trained, Validated
 from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import load_state, save_state
 from pneumo_ray.train.trackers import Trackers
 from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
@@ -30,22 +31,31 @@ COLUMNS = ("pixels", "label", "row", "lungs", "has_lungs", "num_lungs")
 def train_worker(settings: dict[str, Any]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
     job: WorkerJob = settings["job"]
-    if job.monitor.failure() is not None:
-        return  # Ray Train restarts a failed group whatever the reason
-    try:
-        _train(job)
-    except PneumoError as error:
-        job.monitor.fail(error)
-        raise
-    except torch.OutOfMemoryError as error:
-        job.monitor.fail(
-            ClusterError(
+    with failures_reported(job.monitor) as failed:
+        if failed:
+            return
+        try:
+            _train(job)
+        except torch.OutOfMemoryError as error:
+            raise ClusterError(
                 f"the GPU has no memory for {job.config.model.arch} at {job.config.data.image_size} px with its share of "
                 f"{job.config.batch_size} images; give --scaling.num-workers more of them (the same command continues), "
                 "or start a new run with a smaller --batch-size"
-            )
-        )
-        raise error
+            ) from error
+
+
+@contextmanager
+def failures_reported(monitor: Monitor[Any]) -> Iterator[bool]:
+    """Report to the monitor a `PneumoError` that is raised within the block, and raise it.
+
+    Yields:
+        Whether the run has failed before: Ray Train restarts a failed group whatever the reason.
+    """
+    try:
+        yield monitor.failure() is not None
+    except PneumoError as error:
+        monitor.fail(error)
+        raise
 
 
 def _train(job: WorkerJob) -> None:
@@ -75,18 +85,18 @@ def _train(job: WorkerJob) -> None:
             train_seconds = time.monotonic() - start
             validated = learner.validate(tickets)
             record = _record(epoch, trained, validated, learner.lr, schedule, train_seconds, time.monotonic() - start)
-            learner.advance(state, record, validated)
+            record = learner.advance(state, record, validated)
             if trackers is not None:
                 save_state(job.run, state)
                 trackers.log(record)
                 job.monitor.finish_epoch(record)
             # A barrier for all ranks. The state was saved before it, so an epoch that was reported is never lost.
-            ray.train.report(record)
+            ray.train.report(record.values())
             if state.stopped or (state.epoch < config.epochs and not job.monitor.goes_on(state.epoch)):
                 break
 
 
-def begin_epoch(monitor: Monitor, epoch: int, workers: int, max_failures: int) -> None:
+def begin_epoch(monitor: Monitor[Any], epoch: int, workers: int, max_failures: int) -> None:
     """Report to the monitor that a group of workers starts, at this epoch, counted from 0.
 
     Raises:
@@ -125,24 +135,23 @@ def _record(
     schedule: Schedule,
     train_seconds: float,
     seconds: float,
-) -> dict[str, Any]:
-    # The validation loss is that of the natural classes, whatever the balance of training: modes stay comparable.
+) -> EpochRecord:
     logits, labels = validated.logits[:, 0], validated.labels
     if not np.isfinite(logits).all():
         raise DivergedError(f"the network's output is not finite after epoch {epoch + 1}; {CALMER}")
-    shares = {"outside_share": trained.outside_share, "val_outside_share": validated.outside_share}
-    return {
-        "epoch": epoch + 1,
-        "train_loss": trained.loss,
-        "val_loss": float(np.mean(np.logaddexp(0, logits) - labels * logits)),
-        "val_auc": float(roc_auc_score(labels, logits)),
-        "val_accuracy": float(np.mean((logits >= 0) == labels)),
-        "lr": lr,
-        "images_per_second": schedule.train_slots / train_seconds,
-        "seconds": seconds,
-        "workers": schedule.world_size,
-        **{name: share for name, share in shares.items() if share is not None},
-    }
+    return EpochRecord(
+        epoch=epoch + 1,
+        train_loss=trained.loss,
+        val_loss=float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+        val_auc=float(roc_auc_score(labels, logits)),
+        val_accuracy=float(np.mean((logits >= 0) == labels)),
+        lr=lr,
+        images_per_second=schedule.train_slots / train_seconds,
+        seconds=seconds,
+        workers=schedule.world_size,
+        outside_share=trained.outside_share,
+        val_outside_share=validated.outside_share,
+    )
 
 
 def use_threads(device: torch.device, threads: int) -> None:

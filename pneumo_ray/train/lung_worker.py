@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ import torch.distributed as dist
 
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.objective import dice, mask_loss
-from pneumo_ray.errors import PneumoError
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.batches import PADDING, Schedule
-from pneumo_ray.train.loop import DivergedError, begin_epoch, tickets_of, use_threads
+from pneumo_ray.train.loop import DivergedError, begin_epoch, failures_reported, tickets_of, use_threads
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.records import LungEpochRecord
 from pneumo_ray.train.state import TrainState, load_state, save_state
 
 
@@ -33,19 +33,15 @@ class LungJob:
     schedule: Schedule
     """Schedule of a run with the minimum number of workers; there may be more."""
     identity: dict[str, Any]
-    monitor: Monitor
+    monitor: Monitor[LungEpochRecord]
 
 
 def train_lungs_worker(settings: dict[str, Any]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
     job: LungJob = settings["job"]
-    if job.monitor.failure() is not None:
-        return  # Ray Train restarts a failed group whatever the reason
-    try:
-        _train(job)
-    except PneumoError as error:
-        job.monitor.fail(error)
-        raise
+    with failures_reported(job.monitor) as failed:
+        if not failed:
+            _train(job)
 
 
 def _train(job: LungJob) -> None:
@@ -67,19 +63,19 @@ def _train(job: LungJob) -> None:
             loss = learner.train_epoch(tickets, epoch, rank)
             trained = time.monotonic()
             overlap = learner.validate(tickets)
-            record = {
-                "epoch": epoch + 1,
-                "train_loss": loss,
-                "val_dice": overlap,
-                "lr": float(learner.optimizer.param_groups[0]["lr"]),
-                "images_per_second": schedule.train_slots / (trained - start),
-                "seconds": time.monotonic() - start,
-            }
+            record = LungEpochRecord(
+                epoch=epoch + 1,
+                train_loss=loss,
+                val_dice=overlap,
+                lr=float(learner.optimizer.param_groups[0]["lr"]),
+                images_per_second=schedule.train_slots / (trained - start),
+                seconds=time.monotonic() - start,
+            )
             learner.advance(state, record)
             if rank == 0:
                 save_state(job.run, state)
                 job.monitor.finish_epoch(record)
-            ray.train.report(record)  # a barrier for all ranks, after the state was saved
+            ray.train.report(asdict(record))  # a barrier for all ranks, after the state was saved
 
 
 class _Learner:
@@ -162,15 +158,14 @@ class _Learner:
             dist.all_reduce(total)  # every image is on exactly one rank
         return float(total) / self.schedule.num_val
 
-    def advance(self, state: TrainState, record: dict[str, Any]) -> None:
+    def advance(self, state: TrainState, record: LungEpochRecord) -> None:
         """Bring the state to the end of an epoch."""
-        loss = 1 - record["val_dice"]
+        loss = 1 - record.val_dice
         state.model = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
         if loss < state.best_loss:
-            state.best, state.best_epoch, state.best_loss, state.bad_epochs = state.model, record["epoch"], loss, 0
+            state.best, state.best_epoch, state.best_loss, state.bad_epochs = state.model, record.epoch, loss, 0
         else:
             state.bad_epochs += 1
-        state.epoch = record["epoch"]
+        state.epoch = record.epoch
         state.optimizer, state.scheduler = self.optimizer.state_dict(), self.scheduler.state_dict()
         state.scaler = self.scaler.state_dict()
-        state.history = [*state.history, record]

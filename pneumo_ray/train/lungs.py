@@ -19,11 +19,11 @@ from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cache_of
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.train.launch import Reservation, run_workers, share_cluster
+from pneumo_ray.train.launch import Reservation, run_workers, whole_cluster
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms, load_masks
 from pneumo_ray.train.lung_worker import LungJob, train_lungs_worker
-from pneumo_ray.train.monitor import RemoteMonitor
+from pneumo_ray.train.records import LungEpochRecord
 from pneumo_ray.train.state import TrainState, load_state
 
 _PLACES = ("manifest", "masks", "out", "scaling")
@@ -69,8 +69,8 @@ def _train_from(
     )
     if state is not None:
         log(f"continuing after epoch {state.epoch}")
-    reservation = Reservation(
-        share_cluster(config.scaling), RemoteMonitor(), None, in_process=False, on_epoch=_Lines(config.epochs)
+    reservation: Reservation[LungEpochRecord] = whole_cluster(
+        config.scaling, lambda record: log(_line(record, config.epochs))
     )
     folder.write(as_plain(config))
     source = LungSource(
@@ -113,19 +113,13 @@ def _identity(config: LungsConfig, manifest: pa.Table, rows: pa.Table) -> dict[s
     return {"manifest": fingerprint(manifest), "masks": masks.hexdigest(), **options}
 
 
-class _Lines:
-    """Prints the record of an epoch."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        left = (self._epochs - record["epoch"]) * record["seconds"]
-        log(
-            f"epoch {record['epoch']:>3}/{self._epochs}  loss {record['train_loss']:.4f}  val Dice {record['val_dice']:.4f}  "
-            f"lr {record['lr']:.1e}  {record['images_per_second']:.0f} img/s  "
-            + (f"{duration(left)} left" if left else "done")
-        )
+def _line(record: LungEpochRecord, epochs: int) -> str:
+    left = (epochs - record.epoch) * record.seconds
+    ending = f"{duration(left)} left" if left else "done"
+    return (
+        f"epoch {record.epoch:>3}/{epochs}  loss {record.train_loss:.4f}  val Dice {record.val_dice:.4f}  "
+        f"lr {record.lr:.1e}  {record.images_per_second:.0f} img/s  {ending}"
+    )
 
 
 def _write(

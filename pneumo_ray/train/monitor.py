@@ -6,21 +6,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pneumo_ray.console import QUIET_SECONDS, bar, duration, log
 from pneumo_ray.errors import PneumoError
+from pneumo_ray.train.records import EpochRecord
+
+Record = TypeVar("Record")
+"""Record of a finished epoch."""
 
 
-class Monitor:
+class Monitor(Generic[Record]):
     """The newest step, the finished epochs and the reason of a failure that no restart can fix."""
 
     def __init__(self) -> None:
         self._step: tuple[int, int, int] = (0, 0, 0)
-        self._epochs: list[dict[str, Any]] = []
+        self._epochs: list[Record] = []
         self._failure: PneumoError | None = None
         self._begun: tuple[int, int] | None = None
         self._restarts_without_progress = 0
@@ -43,7 +47,7 @@ class Monitor:
         """Called when `step` of `steps` of an epoch is done."""
         self._step = (epoch, step, steps)
 
-    def finish_epoch(self, record: dict[str, Any]) -> None:
+    def finish_epoch(self, record: Record) -> None:
         """Called when an epoch ends."""
         self._epochs.append(record)
 
@@ -65,12 +69,12 @@ class Monitor:
             return None
         return self._answers.setdefault(epochs, self._failure is None)
 
-    def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
+    def news(self, after: int) -> tuple[tuple[int, int, int], list[Record]]:
         """Return the newest step and the epochs after the first `after` ones."""
         return self._step, self._epochs[after:]
 
 
-class RemoteMonitor(Monitor):
+class RemoteMonitor(Monitor[Record]):
     """The same as an actor, for workers in other processes."""
 
     def __init__(self) -> None:
@@ -87,7 +91,7 @@ class RemoteMonitor(Monitor):
         """Call the actor without waiting."""
         self._actor.step.remote(epoch, step, steps)
 
-    def finish_epoch(self, record: dict[str, Any]) -> None:
+    def finish_epoch(self, record: Record) -> None:
         """Call the actor without waiting."""
         self._actor.finish_epoch.remote(record)
 
@@ -110,30 +114,30 @@ class RemoteMonitor(Monitor):
             time.sleep(0.1)
         return bool(answer)
 
-    def news(self, after: int) -> tuple[tuple[int, int, int], list[dict[str, Any]]]:
+    def news(self, after: int) -> tuple[tuple[int, int, int], list[Record]]:
         """Return the value of the actor."""
-        news: tuple[tuple[int, int, int], list[dict[str, Any]]] = ray.get(self._actor.news.remote(after))
+        news: tuple[tuple[int, int, int], list[Record]] = ray.get(self._actor.news.remote(after))
         return news
 
 
-def epoch_line(record: dict[str, Any], epochs: int) -> str:
+def epoch_line(record: EpochRecord, epochs: int) -> str:
     """Return the progress line of an epoch."""
-    left = (epochs - record["epoch"]) * record["seconds"]
-    ending = "stopped early" if record["stopped"] else (f"at most {duration(left)} left" if left else "done")
+    left = (epochs - record.epoch) * record.seconds
+    ending = "stopped early" if record.stopped else (f"at most {duration(left)} left" if left else "done")
     return (
-        f"epoch {record['epoch']:>3}/{epochs}  loss {record['train_loss']:.4f}  val loss {record['val_loss']:.4f}  "
-        f"val AUC {record['val_auc']:.4f}  lr {record['lr']:.1e}  {record['images_per_second']:.0f} img/s  {ending}{'  *best' if record['best'] else ''}"
+        f"epoch {record.epoch:>3}/{epochs}  loss {record.train_loss:.4f}  val loss {record.val_loss:.4f}  "
+        f"val AUC {record.val_auc:.4f}  lr {record.lr:.1e}  {record.images_per_second:.0f} img/s  {ending}{'  *best' if record.best else ''}"
     )
 
 
 @contextmanager
-def followed(monitor: Monitor, epochs: int, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> Iterator[None]:
-    """Within the block, print finished epochs and the progress of the current one (on a terminal, as a bar).
+def followed(monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record], None]) -> Iterator[None]:
+    """Within the block, pass on finished epochs and print the progress of the current one (on a terminal, as a bar).
 
     Args:
         monitor: receives the progress of the workers.
         epochs: largest number of epochs of the run.
-        on_epoch: called with the record of every finished epoch; None prints it.
+        on_epoch: called with the record of every finished epoch.
     """
     finished = threading.Event()
     terminal = sys.stdout.isatty()
@@ -146,7 +150,7 @@ def followed(monitor: Monitor, epochs: int, on_epoch: Callable[[dict[str, Any]],
                 ending = finished.wait(0.5)
                 (epoch, step, steps), records = monitor.news(received)
                 for record in records:
-                    on_epoch(record) if on_epoch else log(epoch_line(record, epochs))
+                    on_epoch(record)
                     last_line = time.monotonic()
                 received += len(records)
                 if shown and task is not None and steps:

@@ -19,6 +19,7 @@ from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.images.augment import base_size
 from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
 from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState
 from pneumo_ray.train.trackers import write_history
 from pneumo_ray.train.validation import calibrated
@@ -31,7 +32,7 @@ class FitResult:
     model: str
     """Folder of the bundle."""
     model_hash: str
-    history: list[dict[str, Any]]
+    history: list[EpochRecord]
     best_epoch: int
     validation: dict[str, Any]
     """Metrics on the validation images at the operating point, calibrated."""
@@ -60,7 +61,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     write_history(run, state.history)
     net = PneumoniaNet(config.model)
     net.load_state_dict(state.best)
-    save_figure(learning_figure(state.history), run, "curves")
+    save_figure(learning_figure([record.values() for record in state.history]), run, "curves")
     folder = storage.join(run, "model")
     save_bundle(
         folder,
@@ -74,7 +75,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
     log(
         f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
         f"temperature {calibration.temperature:.2f}, intercept {calibration.intercept:+.2f}, threshold {point.threshold:.3f} ({point.rule}), "
-        f"{duration(sum(record['seconds'] for record in state.history))} of training"
+        f"{duration(sum(record.seconds for record in state.history))} of training"
     )
     log(f"curves {storage.join(run, 'curves.png')}, history {storage.join(run, 'history.jsonl')}")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pneumo_ray import storage
 from pneumo_ray.errors import StorageError
+from pneumo_ray.train.records import EpochRecord
 
 _NAME = re.compile(r"epoch-(\d{5})\.pt$")
 
@@ -45,8 +46,8 @@ class TrainState:
     """Early stopping has ended the run."""
     identity: dict[str, Any]
     """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One record per epoch, as in history.jsonl."""
+    history: list[EpochRecord] = field(default_factory=list)
+    """One record per epoch of the classifier, as in history.jsonl."""
     averaged: dict[str, Tensor] = field(default_factory=dict)
     """The moving average of the weights; empty where there is none."""
 
@@ -77,7 +78,8 @@ def save_state(run: str, state: TrainState) -> None:
         StorageError: if it cannot be written; the older state is still there then.
     """
     buffer = io.BytesIO()
-    torch.save(vars(state), buffer)
+    # Plain values only, which torch reads without running code of the file.
+    torch.save(vars(state) | {"history": [record.values() for record in state.history]}, buffer)
     storage.write_bytes(storage.join(run, "state", f"epoch-{state.epoch:05d}.pt"), buffer.getvalue())
     for epoch, name in _states(run):
         if epoch < state.epoch - 1:
@@ -95,7 +97,10 @@ def load_state(run: str) -> TrainState | None:
         return None
     uri = storage.join(run, "state", f"epoch-{epoch:05d}.pt")
     try:
-        return TrainState(**torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True))
+        saved = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+        # Earlier versions kept the epochs of the lung segmenter as well.
+        history = [EpochRecord.from_values(values) for values in saved.get("history", []) if "val_loss" in values]
+        return TrainState(**saved | {"history": history})
     except Exception as error:  # torch raises many types for a damaged file
         raise StorageError(
             f"the saved state {uri} cannot be read ({type(error).__name__}); remove it to continue from the epoch before"

@@ -6,12 +6,13 @@ from typing import Any
 from pneumo_ray import storage
 from pneumo_ray.config import as_flat
 from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.records import EpochRecord
 
 
 class Trackers:
     """Logs of rank 0. After an interruption they continue without a gap or a repeated epoch."""
 
-    def __init__(self, run: str, config: TrainConfig, history: list[dict[str, Any]]) -> None:
+    def __init__(self, run: str, config: TrainConfig, history: list[EpochRecord]) -> None:
         """Open the logs of a run that has finished the epochs in `history`."""
         self._run = run
         self._history = list(history)
@@ -36,20 +37,20 @@ class Trackers:
         if history:  # a run that died between saving an epoch and logging it
             self._send(history[-1])
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: EpochRecord) -> None:
         """Add one epoch."""
         self._history.append(record)
         write_history(self._run, self._history)
         self._send(record)
 
-    def _send(self, record: dict[str, Any]) -> None:
-        numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+    def _send(self, record: EpochRecord) -> None:
+        numbers = {name: value for name, value in record.values().items() if isinstance(value, float)}
         if self._tensorboard is not None:
             for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, record["epoch"])
+                self._tensorboard.add_scalar(name, value, record.epoch)
             self._tensorboard.flush()
         if self._mlflow is not None:
-            self._mlflow.log_metrics(numbers, step=record["epoch"])
+            self._mlflow.log_metrics(numbers, step=record.epoch)
 
     def close(self) -> None:
         """Close the logs of a run that has ended."""
@@ -59,7 +60,7 @@ class Trackers:
             self._mlflow.end_run()
 
 
-def write_history(run: str, history: list[dict[str, Any]]) -> None:
+def write_history(run: str, history: list[EpochRecord]) -> None:
     """Rewrite history.jsonl: one object per epoch, each exactly once, also after interruptions."""
-    lines = "".join(json.dumps(record) + "\n" for record in history)
+    lines = "".join(json.dumps(record.values()) + "\n" for record in history)
     storage.write_bytes(storage.join(run, "history.jsonl"), lines.encode())

@@ -8,6 +8,7 @@ from pneumo_ray.model import Preprocessing
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.records import EpochRecord
 
 CALMER = "lower --optim.lr or set --optim.clip-norm, and choose another --out"
 
@@ -31,7 +32,7 @@ class WorkerJob:
     """See `TrainState`."""
     initial_weights: Any
     """Reference to the state dict that training begins with; workers need no network of their own."""
-    monitor: Monitor
+    monitor: Monitor[EpochRecord]
     """Hears of progress."""
     guided: bool = False
     """The loss takes part in where the evidence lies: there is a weight, and there are images whose lungs are known."""

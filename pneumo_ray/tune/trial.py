@@ -26,6 +26,7 @@ from pneumo_ray.ray_cluster import quiet_ray_data
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import Reservation, fit
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
+from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
@@ -53,10 +54,10 @@ class StoppedError(PneumoError):
     """Ray Tune has ended the trial."""
 
 
-class TrialMonitor(Monitor):
+class TrialMonitor(Monitor[EpochRecord]):
     """Receives the progress of a trial in this process, and ends its loop if Ray Tune has ended the trial."""
 
-    def __init__(self, on_epoch: Callable[[dict[str, Any]], None], ended: threading.Event) -> None:
+    def __init__(self, on_epoch: Callable[[EpochRecord], None], ended: threading.Event) -> None:
         super().__init__()
         self._on_epoch, self._ended = on_epoch, ended
 
@@ -65,7 +66,7 @@ class TrialMonitor(Monitor):
         if self._ended.is_set():
             raise StoppedError("stopped early by the scheduler")
 
-    def finish_epoch(self, record: dict[str, Any]) -> None:
+    def finish_epoch(self, record: EpochRecord) -> None:
         """Called when an epoch ends."""
         self._on_epoch(record)
 
@@ -126,8 +127,8 @@ class TrialRunner(ray.tune.Trainable):
                 if ended.is_set():
                     raise StoppedError("stopped early by the scheduler")
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            news.put(dict(record))
+        def on_epoch(record: EpochRecord) -> None:
+            news.put(record.values())
             wait()
 
         try:
@@ -142,7 +143,7 @@ def run_trial(
     job: TrialJob,
     trial: Trial,
     reserved: PlacementGroup | None,
-    on_epoch: Callable[[dict[str, Any]], None],
+    on_epoch: Callable[[EpochRecord], None],
     ended: threading.Event,
 ) -> None:
     """Run one trial to its end and write its record; only errors that a restart can fix are raised.
@@ -158,9 +159,9 @@ def run_trial(
     # Ray Tune restarts a trial; restarts of the nested run as well would multiply the attempts.
     scaling = replace(config.scaling, threads_per_worker=share.threads, max_failures=0)
     config = replace(config, scaling=scaling)
-    monitor: Monitor = TrialMonitor(on_epoch, ended) if share.in_process else RemoteMonitor()
+    monitor: Monitor[EpochRecord] = TrialMonitor(on_epoch, ended) if share.in_process else RemoteMonitor()
 
-    def record_epoch(record: dict[str, Any]) -> None:
+    def record_epoch(record: EpochRecord) -> None:
         """Called when an epoch of a nested run ends; its workers wait for the decision, then continue or end in order.
 
         If only the process of the trial ended, the reservation of the workers would remain: Ray Train releases it when the
@@ -169,7 +170,7 @@ def run_trial(
         try:
             on_epoch(record)
             if job.judged:
-                monitor.judge(record["epoch"])
+                monitor.judge(record.epoch)
         except StoppedError as reason:
             monitor.fail(reason)
 
@@ -179,7 +180,7 @@ def run_trial(
     started, before = time.monotonic(), latest_epoch(config.out)
     if job.judged and before:
         for line in storage.read_bytes(storage.join(config.out, "history.jsonl")).decode().splitlines():
-            on_epoch(json.loads(line))
+            on_epoch(EpochRecord.from_values(json.loads(line)))
     if job.judged and not share.in_process:
         monitor.judge(before)
     try:
@@ -196,7 +197,7 @@ def run_trial(
         trial,
         "finished",
         checkpoint=result.model,
-        overhead=time.monotonic() - started - sum(epoch["seconds"] for epoch in result.history[before:]),
+        overhead=time.monotonic() - started - sum(epoch.seconds for epoch in result.history[before:]),
         val_ids=usable(read_manifest(config.manifest), "val")["image_id"],
         more_metrics=found,
     )
@@ -236,10 +237,10 @@ def record_trial(
         epochs=state.epoch if state else 0,
         best_epoch=state.best_epoch if state else None,
         checkpoint=checkpoint,
-        training_seconds=sum(epoch["seconds"] for epoch in state.history) if state else 0.0,
+        training_seconds=sum(epoch.seconds for epoch in state.history) if state else 0.0,
         overhead_seconds=overhead,
         metrics={**measure(state), **more_metrics} if state else {},
-        history=state.history if state else (),
+        history=[epoch.values() for epoch in state.history] if state else (),
     )
     if state and val_ids is not None:
         kept = {name: state.best_val[name].numpy() for name in ("logit", "label")}

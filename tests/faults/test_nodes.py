@@ -48,7 +48,7 @@ def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(n
     nodes.kill_node(lost)
     job.ends()
     whole, hit = load_state(str(tmp_path / "whole")), load_state(str(tmp_path / "hit"))
-    assert [record["epoch"] for record in hit.history] == list(range(1, EPOCHS + 1))
+    assert [record.epoch for record in hit.history] == list(range(1, EPOCHS + 1))
     for name, tensor in hit.model.items():
         assert torch.allclose(tensor.double(), whole.model[name].double(), rtol=0, atol=1e-6), name
 

@@ -86,10 +86,8 @@ def test_a_guidance_of_weight_0_is_the_training_without_lungs_bitwise(ray_cluste
     without, known = (load_state(str(tmp_path / name)) for name in ("without", "with"))
     assert differences(without, known, "model", "best", "best_val") == []
     for old, new in zip(without.history, known.history, strict=True):
-        assert {name: new[name] for name in ("train_loss", "val_loss", "lr")} == {
-            name: old[name] for name in ("train_loss", "val_loss", "lr")
-        }
-        assert 0 <= new["val_outside_share"] <= 1
+        assert (new.train_loss, new.val_loss, new.lr) == (old.train_loss, old.val_loss, old.lr)
+        assert 0 <= new.val_outside_share <= 1
         assert "val_outside_share" not in old
         assert "outside_share" not in old.keys() | new.keys()
 
@@ -102,7 +100,9 @@ def test_a_run_with_everything_on_continues_bitwise(everything, with_lungs, tmp_
     whole, again = load_state(str(everything)), load_state(str(tmp_path / "run"))
     assert differences(whole, again, "model", "averaged", "best", "best_val") == []
     keys = ("train_loss", "val_loss", "outside_share", "val_outside_share", "lr")
-    assert [[r[k] for k in keys] for r in whole.history] == [[r[k] for k in keys] for r in again.history]
+    assert [[getattr(r, k) for k in keys] for r in whole.history] == [
+        [getattr(r, k) for k in keys] for r in again.history
+    ]
 
 
 def test_the_bundle_is_the_average_and_says_how_images_are_fitted(everything):
@@ -142,12 +142,14 @@ def test_two_workers_guide_as_one_does(ray_cluster, with_lungs, tmp_path):
         fit(config(with_lungs, tmp_path / str(workers), workers=workers, **frozen))
     one, two = (load_state(str(tmp_path / str(workers))) for workers in (1, 2))
     for name in ("train_loss", "outside_share", "val_outside_share", "val_loss"):
-        assert [r[name] for r in two.history] == pytest.approx([r[name] for r in one.history], rel=1e-3), name
+        assert [getattr(r, name) for r in two.history] == pytest.approx(
+            [getattr(r, name) for r in one.history], rel=1e-3
+        ), name
     for field in ("model", "averaged"):
         weights = [vars(state)[field]["classifier.weight"] for state in (one, two)]
         # Adam takes a whole step where rounding turns a gradient of nearly 0 around; those are few.
         assert (weights[0] - weights[1]).abs().mean() < 1e-4
-    assert one.history[-1]["outside_share"] < one.history[0]["outside_share"]
+    assert one.history[-1].outside_share < one.history[0].outside_share
 
 
 def test_a_planned_rate_is_not_continued_to_other_epochs(everything, with_lungs):

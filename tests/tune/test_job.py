@@ -333,5 +333,5 @@ def test_trials_of_two_workers_are_runs_of_train_with_two_and_can_be_stopped(ray
     assert settings.scaling.num_workers == 2
     alone = fit(replace(settings, out=str(tmp_path / "alone")))
     assert [epoch["val_loss"] for epoch in good.history] == pytest.approx(
-        [epoch["val_loss"] for epoch in alone.history], rel=1e-4
+        [epoch.val_loss for epoch in alone.history], rel=1e-4
     )
