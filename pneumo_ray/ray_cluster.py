@@ -42,12 +42,17 @@ _ENVIRONMENT = {
 
 def start_ray() -> None:
     """Join the cluster that the job was submitted to, or start one on this machine that only this machine reaches."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     _keep_own_ray_to_loopback()
     ray.init(logging_level="warning", log_to_driver=False)
     end_on_sigterm()  # Ray installs a handler of its own, which ends without a message
     quiet_ray_data()
+
+
+def prepare_environment() -> None:
+    """Set the environment variables that Ray and Ray Tune read, where the user has not set them."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _keep_own_ray_to_loopback() -> None:

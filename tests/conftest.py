@@ -61,8 +61,9 @@ def ray_cluster():
     """One Ray for all tests that need one and kill nothing; it ends with the session."""
     import ray
 
-    from pneumo_ray.ray_cluster import quiet_ray_data
+    from pneumo_ray.ray_cluster import prepare_environment, quiet_ray_data
 
+    prepare_environment()
     ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     quiet_ray_data()
     yield ray

@@ -28,7 +28,8 @@ def dicom(
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    storage = "1.2.840.10008.5.1.4.1.1.2" if modality == "CT" else "1.2.840.10008.5.1.4.1.1.1"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = storage
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     dataset.PatientName, dataset.PatientID, dataset.Modality = "DOE^JANE", "SECRET7", modality
     colour = photometric == "RGB"
