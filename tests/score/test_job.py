@@ -167,7 +167,7 @@ def test_what_cannot_work_is_one_sentence(ray_cluster, phantom_run, model, tmp_p
         explain_archive(phantom_config(phantom_run, model, tmp_path / "b", zones="box"))
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.parquet").write_bytes(b"")
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(ConfigError, match="Parquet files"):
         explain_archive(phantom_config(phantom_run, model, tmp_path / "c"))
     twice = read_manifest(str(phantom_run / "manifest.parquet"))
     pq.write_table(pa.concat_tables([twice, twice.slice(0, 1)]), tmp_path / "twice.parquet")

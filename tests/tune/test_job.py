@@ -197,7 +197,7 @@ def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, pha
     options = {"study": None, "space": str(space), "arms": (), "seeds": None, "epochs": 1, "search": "optuna"}
     asked = study(tmp_path / "run", tmp_path / "out", max_concurrent=1, **options)
     first = run_study(asked)
-    assert "images once, for all trials" in capsys.readouterr().out
+    assert "images once for all trials" in capsys.readouterr().out
     shards = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()}
     cached = pq.read_table(tmp_path / "out/manifest.parquet")
     assert cached["cache_file"].null_count == 0
@@ -262,7 +262,7 @@ def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_comman
     driver.send_signal(signal.SIGTERM)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 143, said
-    assert "terminated; what is finished is kept, and the same command continues" in said
+    assert "terminated; finished work is kept, and the same command continues" in said
     assert "Traceback" not in said
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, "the job left processes behind"
