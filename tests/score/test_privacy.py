@@ -64,7 +64,11 @@ def write_archive(root: Path) -> None:
     dcmwrite(root / "NORMAL" / "named-window.dcm", named, enforce_file_format=True)
     path = root / "NORMAL" / "named-window.dcm"
     path.write_bytes(path.read_bytes().replace(b"1234567", name[:7]).replace(b"7654321", name[-7:]))
-    dcmwrite(root / "NORMAL" / "ct.dcm", radiograph(91, Modality="CT"), enforce_file_format=True)
+    dcmwrite(
+        root / "NORMAL" / "ct.dcm",
+        radiograph(91, Modality="CT", SOPClassUID="1.2.840.10008.5.1.4.1.1.2"),
+        enforce_file_format=True,
+    )
     for file, data in bad.items():
         (root / "NORMAL" / file).write_bytes(data)
 
