@@ -7,10 +7,7 @@ lungs. Averaging is separable, so it is one small matrix for the rows and one fo
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumo_ray.anatomy.lungs import Box
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-"""The window that is all of the image."""
+from pneumo_ray.images.framing import WHOLE, Box
 
 Floats = NDArray[np.float32]
 
@@ -34,14 +31,6 @@ def cell_means(masks: NDArray[np.bool_] | Floats, size: tuple[int, int], window:
     columns = averages(x0, x1, size[1], masks.shape[-1])
     means: Floats = rows @ masks.astype(np.float32) @ columns.T
     return means
-
-
-def window_box(box: Box, window: Box) -> Box:
-    """Return a box of the whole image as fractions of a window, cut off at its edges."""
-    x0, y0, x1, y1 = window
-    left, right = ((x - x0) / (x1 - x0) for x in (box[0], box[2]))
-    top, bottom = ((y - y0) / (y1 - y0) for y in (box[1], box[3]))
-    return max(0.0, left), max(0.0, top), min(1.0, right), min(1.0, bottom)
 
 
 def averages(low: float, high: float, cells: int, pixels: int) -> Floats:

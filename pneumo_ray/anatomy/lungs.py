@@ -148,13 +148,6 @@ def box_of(mask: Mask) -> Box:
     )
 
 
-def crop_box(box: Box, margin: float = 0.08) -> Box:
-    """Return a box with a margin on each side, as a share of its width and height, cut off at the image's edges."""
-    x0, y0, x1, y1 = box
-    dx, dy = margin * (x1 - x0), margin * (y1 - y0)
-    return max(0.0, x0 - dx), max(0.0, y0 - dy), min(1.0, x1 + dx), min(1.0, y1 + dy)
-
-
 def zone_masks(lungs: Lungs) -> list[Mask | None]:
     """Return each lung in thirds of its own height, in the order of `explain.ZONES`.
 

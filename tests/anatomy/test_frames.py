@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lung_shapes import LUNGS, rectangle
 
-from pneumo_ray.anatomy.frames import cell_means, window_box
+from pneumo_ray.anatomy.frames import cell_means
 
 
 def test_whole_cells_are_means_of_their_pixels():
@@ -37,10 +37,6 @@ def test_stacks_of_masks_are_averaged_alike():
     masks = np.stack([LUNGS, rectangle(0, 0, 64, 64)])
     cells = cell_means(masks, (7, 7), (0.1, 0.1, 0.9, 0.8))
     np.testing.assert_array_equal(cells[0], cell_means(LUNGS, (7, 7), (0.1, 0.1, 0.9, 0.8)))
-
-
-def test_boxes_move_with_the_window():
-    assert window_box((0.25, 0.5, 0.75, 1.0), (0.25, 0.25, 1.25, 0.75)) == (0.0, 0.5, 0.5, 1.0)
 
 
 def test_an_empty_window_is_refused():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lung_shapes import LEFT, LUNGS, RIGHT, SIZE, lung, rectangle
 
-from pneumo_ray.anatomy.lungs import QUALITIES, Lungs, box_of, crop_box, lung_quality, lungs_of, zone_masks
+from pneumo_ray.anatomy.lungs import QUALITIES, Lungs, box_of, lung_quality, lungs_of, zone_masks
 
 
 def test_patients_right_lung_is_on_the_left():
@@ -95,17 +95,6 @@ def test_lung_quality_refuses_other_arrays():
         lung_quality(np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match="empty"):
         box_of(np.zeros((4, 4), bool))
-
-
-@pytest.mark.parametrize(
-    ("box", "cropped"),
-    [
-        ((0.25, 0.25, 0.75, 0.5), (0.2, 0.225, 0.8, 0.525)),
-        ((0.0, 0.02, 1.0, 0.98), (0.0, 0.0, 1.0, 1.0)),
-    ],
-)
-def test_crop_box_adds_a_tenth_and_stays_inside(box, cropped):
-    assert crop_box(box, 0.1) == pytest.approx(cropped)
 
 
 def test_zones_are_thirds_of_each_lung():
