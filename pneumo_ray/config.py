@@ -24,6 +24,9 @@ Config = TypeVar("Config")
 Amp = Literal["auto", "bf16", "fp16", "off"]
 """Mixed precision: auto takes bfloat16 if the device supports it, otherwise float16 on a GPU, otherwise none."""
 
+Allocator = Literal["jemalloc", "system"]
+"""Memory allocator of processes that compute on a CPU: jemalloc where there is one, or that of the system."""
+
 CountRange = int | tuple[int, int]
 """A number of processes, or the fewest and the most of them."""
 

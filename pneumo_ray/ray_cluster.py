@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
@@ -21,9 +22,10 @@ from ray.autoscaler.sdk import request_resources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from pneumo_ray.config import end_on_sigterm
+from pneumo_ray.allocator import find_jemalloc, preloaded
+from pneumo_ray.config import Allocator, end_on_sigterm
 from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares, Node
 from pneumo_ray.errors import ClusterError
@@ -86,6 +88,41 @@ def is_retry() -> bool:
 def living_nodes() -> list[dict[str, float]]:
     """Return the resources of each node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def on_each_node(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Return what a function returns on each node that is alive, in a process of that node."""
+    remote = ray.remote(num_cpus=0)(function)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    there = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]  # soft: elsewhere if it dies meanwhile
+    results: list[Any] = ray.get([remote.options(scheduling_strategy=strategy).remote(*args) for strategy in there])
+    return results
+
+
+def compute_environment(allocator: Allocator, *, use_gpu: bool) -> dict[str, str]:
+    """Return the environment variables with which processes that compute are started on any node.
+
+    Args:
+        allocator: what they allocate tensors with on a CPU.
+        use_gpu: they compute on GPUs, where it makes no difference.
+    """
+    if allocator == "system" or use_gpu:
+        return {}
+    # A library may lie elsewhere on other nodes. With one node no process has to be started to ask it.
+    return preloaded([find_jemalloc()] if len(living_nodes()) == 1 else on_each_node(find_jemalloc))
+
+
+@contextmanager
+def trials_started_with(environment: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, Ray Tune starts the processes of trials with these environment variables as well."""
+    from ray.tune.execution import class_cache
+
+    before = class_cache.DEFAULT_ENV_VARS
+    class_cache.DEFAULT_ENV_VARS = {**before, **environment}  # Ray Tune has no runtime environment of a trial
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS = before
 
 
 def available_cpus() -> float:
@@ -287,7 +324,9 @@ def block_size(num_rows: int) -> int:
     return max(8, min(256, int(np.ceil(num_rows / (8 * available_cpus())))))
 
 
-def map_actors(kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], actors: ActorShares) -> Any:
+def map_actors(
+    kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], actors: ActorShares, environment: Mapping[str, str]
+) -> Any:
     """Return a dataset of what a pool of actors makes of whole blocks.
 
     Args:
@@ -295,6 +334,7 @@ def map_actors(kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], 
         dataset: whose blocks.
         arguments: of the constructor.
         actors: how many, with what.
+        environment: variables with which their processes are started.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ray_remote_args_fn is deprecated in Ray 2.64 without a replacement
@@ -307,6 +347,7 @@ def map_actors(kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], 
             compute=ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
             num_cpus=actors.num_cpus,
             num_gpus=actors.num_gpus,
+            runtime_env={"env_vars": dict(environment)} if environment else None,
             # Ray Data would restart an actor that died without end, and wait for ever for the node that it was on.
             ray_remote_args_fn=_no_restarts,
         )

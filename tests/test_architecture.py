@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors", "console", "storage"},
-    {"config", "run_folder", "cpu_shares", "ray_cluster"},
+    {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"model"},
     {"phantom"},

@@ -7,9 +7,7 @@ and a folder never contains the scores of two jobs.
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumo_ray import storage
@@ -20,6 +18,7 @@ from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import Bundle, Preprocessing
+from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.image_list import (
@@ -116,16 +115,12 @@ def _check_shared(uri: str) -> None:
     Raises:
         StorageError: if there is one.
     """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2 or not storage.is_local(uri):
+    if len(living_nodes()) < 2 or not storage.is_local(uri):
         return
-    look = ray.remote(num_cpus=0)(storage.exists)
-    seen = ray.get(
-        [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(uri) for n in nodes]
-    )
+    seen = on_each_node(storage.exists, uri)
     if not all(seen):
         raise StorageError(
-            f"{seen.count(False)} of {len(nodes)} nodes do not see {uri}; --out must be a folder that all nodes share, or a URI such as s3://"
+            f"{seen.count(False)} of {len(seen)} nodes do not see {uri}; --out must be a folder that all nodes share, or a URI such as s3://"
         )
 
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from pneumo_ray.config import Amp, CountRange, count_range, require, require_split
+from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
 from pneumo_ray.explain.target import Target
 from pneumo_ray.images.fit import Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
@@ -30,6 +30,8 @@ class ScoringScale:
     """Images per forward pass; 0 chooses by the memory of the device."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the trunk with frozen weights; `auto` compiles if the archive is large enough."""
+    allocator: Allocator = "jemalloc"
+    """Memory allocator of actors without a GPU: jemalloc (faster; where it is found) or system."""
     wait_seconds: float = 30.0
     """Seconds to wait for a cluster that is too small before the job fails."""
 

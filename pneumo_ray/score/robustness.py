@@ -36,7 +36,14 @@ from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
-from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
+from pneumo_ray.score.workers import (
+    collected,
+    decoding_cpus,
+    environment_of,
+    explain_rows,
+    open_explainer,
+    plan_actors,
+)
 
 MAX_IMAGES = 16
 """Largest number of images in a block."""
@@ -162,7 +169,8 @@ def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     # A block is one yield of a task. Otherwise Ray would split blocks, and batches, by size.
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
-    dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors)
+    environment = environment_of(arguments.config.scale)
+    dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors, environment)
     tables = []
     with progress("scoring conditions", len(arguments.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):

@@ -17,7 +17,15 @@ from pneumo_ray import storage
 from pneumo_ray.cpu_shares import ActorShares, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.evaluate.scores import CROP
-from pneumo_ray.ray_cluster import available_cpus, fetch_once, is_retry, map_actors, range_dataset, wait_for_scoring
+from pneumo_ray.ray_cluster import (
+    available_cpus,
+    compute_environment,
+    fetch_once,
+    is_retry,
+    map_actors,
+    range_dataset,
+    wait_for_scoring,
+)
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
@@ -71,7 +79,9 @@ def score_shards(arguments: SharedArguments, shards: Sequence[int], actors: Acto
     dataset = range_dataset(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
     # A block is one yield of a task: one shard. Otherwise Ray would split blocks by size.
     dataset.context.target_max_block_size = None
-    dataset = map_actors(_ExplainActor, dataset, (shared, actors.threads), actors)
+    dataset = map_actors(
+        _ExplainActor, dataset, (shared, actors.threads), actors, environment_of(arguments.config.scale)
+    )
     for table in collected(dataset):
         for row in table.to_pylist():
             yield ShardReport(**row)
@@ -86,6 +96,11 @@ def plan_actors(scale: ScoringScale) -> ActorShares:
     actors = (scale.min_actors, scale.max_actors)
     nodes = wait_for_scoring(actors, scale.wait_seconds, use_gpu=scale.use_gpu)
     return share_scoring(nodes, *actors, use_gpu=scale.use_gpu)
+
+
+def environment_of(scale: ScoringScale) -> dict[str, str]:
+    """Return the environment variables with which the processes that hold the model are started."""
+    return compute_environment(scale.allocator, use_gpu=scale.use_gpu)
 
 
 def decoding_cpus(actors: ActorShares) -> float:

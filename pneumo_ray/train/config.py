@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from pneumo_ray.config import Amp, CountRange, count_range, require
+from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require
 from pneumo_ray.data.config import Balance
 from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
@@ -135,6 +135,8 @@ class ScalingConfig:
     """Compute threads of a worker without a GPU; 0 divides the cores of the machine among its workers."""
     wait_seconds: float = 30.0
     """Seconds to wait for a cluster that is too small before the job fails."""
+    allocator: Allocator = "jemalloc"
+    """Memory allocator of workers without a GPU: jemalloc (faster; where it is found) or system."""
     max_failures: int = 3
     """Restarts of the workers without a finished epoch in between; 0 does not restart."""
 

@@ -24,7 +24,7 @@ from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
-from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
+from pneumo_ray.ray_cluster import compute_environment, reserve_cpus, wait_for_training
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.batches import BatchSource, TicketSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
@@ -213,6 +213,7 @@ def run_workers(
         run_config=ray.train.RunConfig(
             name="ray_train",
             storage_path=run,
+            worker_runtime_env={"env_vars": compute_environment(scaling.allocator, use_gpu=scaling.use_gpu)},
             # Workers count restarts without progress themselves; Ray Train would count over the whole run.
             failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),

@@ -21,7 +21,7 @@ from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
-from pneumo_ray.ray_cluster import living_nodes
+from pneumo_ray.ray_cluster import compute_environment, living_nodes, trials_started_with
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
@@ -199,7 +199,10 @@ def _run(
             verbose=0,
         ),
     )
-    with board.shown():
+    # The process of a trial computes only where it is the trial's one worker.
+    scaling = base.scaling
+    own = compute_environment(scaling.allocator, use_gpu=scaling.use_gpu) if share.in_process else {}
+    with board.shown(), trials_started_with(own):
         tuner.fit()
     if search:
         by_name |= search.drawn

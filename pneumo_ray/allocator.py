@@ -1,0 +1,41 @@
+"""The memory allocator of processes that compute on a CPU: jemalloc, preloaded where there is one.
+
+glibc returns every large tensor to the kernel and faults its pages in again at the next step. jemalloc with these options
+keeps them: a ResNet-50 trains 1.16 times and scores 1.35 times as fast (docs/benchmarks.md). It must be there before the
+process starts, so it is part of the environment that a process is started with.
+"""
+
+import ctypes.util
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+OPTIONS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"
+"""Of jemalloc: freed pages stay with the process, and are huge where the kernel has huge pages."""
+
+_SEPARATORS = set(" :$")
+"""What LD_PRELOAD cannot hold in a path, or Ray would expand."""
+
+
+def find_jemalloc() -> str | None:
+    """Return this machine's jemalloc as LD_PRELOAD takes it, the one in Ray's wheel or the system's; None without either."""
+    if not sys.platform.startswith("linux"):
+        return None
+    spec = find_spec("ray")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        library = Path(folder, "core", "libjemalloc.so")
+        if library.is_file() and not _SEPARATORS & set(str(library)):
+            return str(library)
+    return ctypes.util.find_library("jemalloc")
+
+
+def preloaded(libraries: Iterable[str | None]) -> dict[str, str]:
+    """Return the environment variables of a process that preloads jemalloc; none where no machine has it.
+
+    Args:
+        libraries: what `find_jemalloc` returned on each machine that the process may start on. A machine loads the one that
+            it has and passes over the others. What it preloads anyway stays first.
+    """
+    found = dict.fromkeys(library for library in libraries if library is not None)
+    return {"LD_PRELOAD": ":".join(("${LD_PRELOAD}", *found)), "MALLOC_CONF": OPTIONS} if found else {}
