@@ -4,13 +4,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pneumo_ray.config import run_job
+from pneumo_ray.config import config_from, run_job
 from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.phantom.config import PhantomConfig
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.train.config import DataConfig, OptimConfig, TrainConfig
+from pneumo_ray.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class DemoConfig:
     out: str = "runs/demo"
     """Folder for everything that the demo makes."""
     phantom: PhantomConfig = field(default_factory=lambda: PhantomConfig(difficulty=0.0))
-    image_size: int = 224
+    image_size: int = 112
     """Rows and columns of the network's input, in pixels."""
     epochs: int = 8
     """Epochs of training."""
@@ -37,14 +36,18 @@ def main(config: DemoConfig) -> None:
 
     start, out = time.monotonic(), Path(config.out)
     manifest, model, scores = str(out / "manifest.parquet"), str(out / "model"), str(out / "scores")
-    training = TrainConfig(
-        manifest=manifest,
-        out=str(out),
-        model=ModelConfig(arch="resnet18", weights="none"),
-        data=DataConfig(image_size=config.image_size),
-        optim=OptimConfig(lr=1e-3),
-        batch_size=32,
-        epochs=config.epochs,
+    training = config_from(
+        TrainConfig,
+        {
+            "recipe": "robust",
+            "manifest": manifest,
+            "out": str(out),
+            "model.arch": "resnet18",
+            "model.weights": "none",
+            "data.image_size": config.image_size,
+            "batch_size": 32,
+            "epochs": config.epochs,
+        },
     )
     log("These radiographs are synthetic: the results show how the tool works and have no medical meaning.")
     with progress("drawing", config.phantom.num_images) as tick:

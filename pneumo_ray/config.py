@@ -153,6 +153,15 @@ def load_config(config_type: type[Config], path: str) -> Config:
     return _config(config_type, read_object("--config", path, "of options"), path, {})
 
 
+def config_from(config_type: type[Config], options: dict[str, Any]) -> Config:
+    """Build a config from options by their dotted names, with the presets that they choose, such as those of a recipe.
+
+    Raises:
+        ConfigError: if an option is unknown or a value cannot work.
+    """
+    return _config(config_type, nested(options), "", {})
+
+
 def _config(config_type: type[Config], values: dict[str, Any], path: str, words: dict[str, str]) -> Config:
     """Build a config from a file and the presets that it and the command line choose.
 
