@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from dicom_builders import encapsulated, jpeg2000
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
@@ -44,7 +45,9 @@ def dicom(
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OB"
-    if syntax is not None:
+    if syntax == JPEG2000Lossless:
+        encapsulated(dataset, syntax, [jpeg2000(pixels)])
+    elif syntax is not None:
         dataset.compress(syntax, generate_instance_uid=False)
     stream = io.BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
