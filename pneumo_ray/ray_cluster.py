@@ -38,6 +38,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Ray Tune's newer output prints even with verbose=0
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # histories are written by the jobs
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a diverged trial ends without a loss
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # a busy machine or a slow disk may take minutes to import torch
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted job ends with its own sentence
 }
 
