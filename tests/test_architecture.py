@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    {"errors", "console", "storage"},
+    {"errors", "console", "storage", "records"},
     {"config", "run_folder", "cpu_shares", "ray_cluster"},
     {"images"},
     {"model"},

@@ -7,7 +7,7 @@ those of that job. A block contains few images under all conditions, and pixels 
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
+from pneumo_ray.records import JsonObject, json_of
 from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
@@ -54,7 +55,7 @@ class _SharedArguments:
     compiled: bool
 
 
-def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
+def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     """Score the labelled images of a split under all conditions and measure them. Needs a running Ray.
 
     Writes `robustness.parquet` (a row for every image and condition), `robustness.json` and `robustness.csv`; older ones
@@ -108,8 +109,8 @@ def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
         "normal": pc.sum(pc.equal(rows["label"], 0)).as_py(),
         "pneumonia": pc.sum(pc.equal(rows["label"], 1)).as_py(),
         "lung_boxes": _taken_for_lungs(scored),
-        "conditions": records,
-        "metadata_only": asdict(baseline),
+        "conditions": [json_of(record) for record in records],
+        "metadata_only": json_of(baseline),
         "seconds": round(seconds, 2),
         "images_per_second": round(len(scored) / seconds, 2),
         "use": "research use only",
