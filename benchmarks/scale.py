@@ -315,10 +315,10 @@ def _shards(folder: ScaleFolder) -> Work:
 
 def _summary(folder: ScaleFolder) -> Work:
     from pneumo_ray.score.image_list import open_source
-    from pneumo_ray.score.job import _summarise
+    from pneumo_ray.score.summary import summarise
 
     source = open_source(folder.images, _IMAGE_SIZE)
-    return lambda: {"rows": _summarise(str(folder.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
+    return lambda: {"rows": summarise(str(folder.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
 
 
 def _evaluation(folder: ScaleFolder, *, report: bool) -> Work:
@@ -327,7 +327,7 @@ def _evaluation(folder: ScaleFolder, *, report: bool) -> Work:
 
     out = folder.base / ("report" if report else "numbers")
     config = EvaluateConfig(folder.manifest, str(out), str(folder.scores), split="all", report=report)
-    return lambda: {"pictures": write_evaluation(config)["pictures"]}
+    return lambda: {"pictures": write_evaluation(config).images}
 
 
 def _numbers(folder: ScaleFolder) -> Work:

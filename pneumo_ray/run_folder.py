@@ -146,7 +146,7 @@ def folder_lock(uri: str) -> Iterator[None]:
             storage.remove(uri)
 
 
-def _host() -> str:
+def host_name() -> str:
     """Return the host name and the PID namespace, because containers may share a host name."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
@@ -163,14 +163,14 @@ def _holder(uri: str) -> str | None:
 
 
 def _beat(uri: str, token: str) -> None:
-    text = json.dumps({"token": token, "host": _host(), "pid": os.getpid(), "time": time.time()})
+    text = json.dumps({"token": token, "host": host_name(), "pid": os.getpid(), "time": time.time()})
     storage.write_bytes(uri, text.encode())
 
 
 def _refuse_living(uri: str, token: str) -> None:
     try:
         found: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        same_host = found["host"] == _host()
+        same_host = found["host"] == host_name()
         alive = time.time() - found["time"] < STALE_SECONDS and (not same_host or _is_running(int(found["pid"])))
     except (OSError, ValueError, KeyError, TypeError):
         return

@@ -228,8 +228,13 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
             retried("write", uri, write)
 
 
-def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(uri: str, columns: Sequence[str] | None = None, where_present: Sequence[str] = ()) -> pa.Table:
     """Return a Parquet file, or some columns of it.
+
+    Args:
+        uri: of the file.
+        columns: that it must have; None for all.
+        where_present: further columns, which files of earlier versions may lack.
 
     Raises:
         OSError: as the file system reports it.
@@ -239,19 +244,30 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
     def read() -> pa.Table:
         with fs.open_input_file(path) as file:
-            return pq.read_table(file, columns=columns)
+            if columns is None or not where_present:
+                return pq.read_table(file, columns=columns)
+            there = pq.read_schema(file).names
+            file.seek(0)
+            return pq.read_table(file, columns=[*columns, *(name for name in where_present if name in there)])
 
     return retried("read", uri, read)
 
 
-def read_tables(uris: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def read_tables(
+    uris: Iterable[str], columns: Sequence[str] | None = None, where_present: Sequence[str] = ()
+) -> Iterator[pa.Table]:
     """Yield Parquet files, or some columns of them, in the given order; the next `READ_AHEAD` are read meanwhile.
+
+    Args:
+        uris: of the files.
+        columns: as `read_table`.
+        where_present: as `read_table`.
 
     Raises:
         OSError: as the file system reports it, when that file is yielded.
         pyarrow.ArrowException: if one is not Parquet.
     """
-    return ahead(lambda uri: read_table(uri, columns), uris)
+    return ahead(lambda uri: read_table(uri, columns, where_present), uris)
 
 
 def ahead(action: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:

@@ -45,7 +45,6 @@ PRIVATE = {
     "benchmarks": {
         ("requests", "containers._index"),  # both are cleared, so that requests are counted as a new process makes them
         ("requests", "cache._open_shard"),
-        ("scale", "pneumo_ray.score.job"),  # measures _summarise, which is to be public
     },
 }
 

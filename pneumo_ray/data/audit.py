@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray.anatomy.lungs import PLAUSIBLE
-from pneumo_ray.data.manifest import crossing, usable
+from pneumo_ray.data.manifest import count_notes, crossing, usable
 from pneumo_ray.data.names import PassedOver
 
 CLASS_NAMES = {0: "normal", 1: "pneumonia", None: "unlabelled"}
@@ -49,6 +49,7 @@ def audit(
         "failed_by_reason": dict(
             Counter((error or "").split(":", 1)[0] for error in failed["error"].to_pylist()).most_common()
         ),
+        "decode_notes": count_notes(ok["decode_note"].to_pylist() if "decode_note" in ok.column_names else ()),
         "ignored_files": ignored_files,
         "passed_over": dict(passed_over),
         "unlabelled": ok["label"].null_count,

@@ -157,7 +157,7 @@ def _inspect(
         return
     base |= {"width": info.width, "height": info.height, "mode": info.mode}
     if info.patient_key is not None:  # the DICOM header takes precedence over the file name
-        base["patient_id"] = _pseudonym(info.patient_key, config.salt)
+        base["patient_id"] = pseudonym(info.patient_key, config.salt)
     for frame in range(info.frames):
         row = dict(base)
         if info.frames > 1:
@@ -183,7 +183,13 @@ def describe(error: Exception) -> str:
     return f"archive: {error}"
 
 
-def _pseudonym(patient: str, salt: bytes | None) -> str:
+def pseudonym(patient: str, salt: bytes | None) -> str:
+    """Return what stands for a patient in the manifest: an HMAC-SHA256 of the key of a DICOM file, 64 bits in hexadecimal.
+
+    Args:
+        patient: the key.
+        salt: of the archive; None keeps the key itself.
+    """
     if salt is None:
         return patient
     return "p" + hmac.new(salt, patient.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:16]

@@ -100,7 +100,7 @@ def _columns(labelled: Scores, records: list[Subgroup]) -> list[tuple[str, str, 
     groups: list[tuple[str, str, Mask, Mask]] = []
     for column in sorted(set(labelled.table.column_names[labelled.num_score_columns :]) - known):
         values = labelled.table[column].combine_chunks()
-        found = _groups(values)
+        found = groups_of_column(values)
         if isinstance(found, str):
             records.append(Subgroup(column, None, len(values), left_out=found))
             continue
@@ -109,8 +109,8 @@ def _columns(labelled: Scores, records: list[Subgroup]) -> list[tuple[str, str, 
     return [group for group in groups if group[2].any()]
 
 
-def _groups(values: pa.Array) -> tuple[list[str], NDArray[np.int64]] | str:
-    """Return the names of the groups, what is unknown first, and the number of each image's group; or why there are none.
+def groups_of_column(values: pa.Array) -> tuple[list[str], NDArray[np.int64]] | str:
+    """Divide a column: return the names of the groups, what is unknown first, and the number of each image's group; or why there are none.
 
     A number that is not finite is no value, like null.
     """

@@ -12,7 +12,7 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import read_scores
-from pneumo_ray.evaluate.subgroups import _groups, measure_subgroups
+from pneumo_ray.evaluate.subgroups import groups_of_column, measure_subgroups
 from pneumo_ray.report.job import write_evaluation
 
 N = 240
@@ -70,7 +70,7 @@ def test_dates_of_one_month_are_four_groups(groups):
 )
 def test_every_number_lies_within_its_printed_quarter(seed, offset, spread):
     values = (offset + spread * np.random.default_rng(seed).normal(size=80)).round(4)
-    names, which = _groups(pa.array([*values, None, float("nan")]))
+    names, which = groups_of_column(pa.array([*values, None, float("nan")]))
     assert which[-2:].tolist() == [0, 0]
     assert names[0] == "unknown"
     assert len(set(names)) == len(names)
