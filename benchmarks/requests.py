@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -78,7 +77,7 @@ def _wait(address: str) -> None:
             time.sleep(0.1)
 
 
-def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _steps(root: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the steps to count; the files that a step needs are made before it is yielded."""
     small, large = os.urandom(8_000), os.urandom(500_000)
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -41,7 +40,7 @@ _MAX_LINKS = 50_000
 """Names of one file; ext4 allows 65,000."""
 _IMAGE_SIZE = 224
 
-Facts = dict[str, Any]
+Facts = dict[str, object]
 Work = Callable[[], Facts]
 """The measured step; returns counts that show that it did its work."""
 

@@ -5,7 +5,6 @@ import hmac
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_with_note, inspect_image
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
+from pneumo_ray.records import Row
 
 INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS])
 
@@ -61,7 +61,7 @@ def inspect_entries(
         ModelError: if there is no segmenter.
         StorageError: if the cache cannot be read or written.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     sources: list[GivenLungs | None] = []  # of each row
     decoded: dict[int, np.ndarray] = {}  # by row, as the segmenter takes it
     fresh: list[tuple[Key, np.ndarray]] = []
@@ -98,7 +98,7 @@ def inspect_entries(
 
 
 def _add_lungs(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     sources: Sequence[GivenLungs | None],
     decoded: dict[int, np.ndarray],
     config: InspectConfig,
@@ -131,10 +131,10 @@ def _add_lungs(
 
 def _inspect(
     entry: Entry, content: bytes | Exception | None, config: InspectConfig, call: Call
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+) -> Iterator[tuple[Row, np.ndarray | None]]:
     """Yield a row for each frame of one entry, with its pixels where they had to be decoded."""
     facts = read_path(entry.facts_path)
-    base: dict[str, Any] = {
+    base: Row = {
         "image_id": entry.image_id,
         "uri": entry.uri,
         "member": entry.member,

@@ -9,7 +9,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pneumo_ray.anatomy.lungs import Lungs, Mask, zone_masks
 from pneumo_ray.explain.zones import ZONES, Box
 from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.records import Row
 
 NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
@@ -94,7 +94,7 @@ def passes_interval(
 
 
 def scored_case(
-    row: dict[str, Any],
+    row: Row,
     image: NDArray[np.uint8],
     map_size: tuple[int, int],
     temperature: float,
@@ -283,7 +283,7 @@ def _draw_zones(axes: Axes, case: Case) -> None:
     x0, y0, x1, y1 = case.zone_box or case.input_box
     x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, columns), min(y1, rows)
     height, width = y1 - y0, x1 - x0
-    style: dict[str, Any] = {"color": "white", "lw": 0.7, "alpha": 0.6}
+    style: Row = {"color": "white", "lw": 0.7, "alpha": 0.6}
     for third in range(4) if case.zone_box else (1, 2):
         axes.plot([x0 - 0.5, x1 - 0.5], [y0 + third * height / 3 - 0.5] * 2, **style)
     for half in range(3) if case.zone_box else (1,):

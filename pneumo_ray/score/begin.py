@@ -5,7 +5,6 @@ and a folder never contains the scores of two jobs.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 import torch
@@ -79,7 +78,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
     """
     size = bundle.preprocessing.image_size
     listed = None
-    images: Any = [storage.absolute(archive) for archive in config.archive]
+    images: list[str] | str = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
         listed = manifest_images(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
         images = list_fingerprint(listed)

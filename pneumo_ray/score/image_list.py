@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from pneumo_ray import storage
-from pneumo_ray.console import log, progress
+from pneumo_ray.console import Ticker, log, progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
@@ -25,6 +24,7 @@ from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import is_retry
+from pneumo_ray.records import Row
 
 LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
 """Columns of a manifest: the lung box of an image, in its own pixels; x1 and y1 are the first outside."""
@@ -242,14 +242,14 @@ def _chunks(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
+def _rows(chunks: Iterable[list[Entry]], tick: Ticker) -> Iterator[pa.Table]:
     """Yield the rows of the entries: one each, or one per frame."""
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
         unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
         counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
         frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for e in chunk:
             row = {"image_id": e.image_id, "uri": e.uri, "member": e.member, "frame": None, "error": e.error}
             number = frames.get((e.uri, e.member), 1)

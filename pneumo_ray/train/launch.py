@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Generic
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 import ray
@@ -25,6 +25,7 @@ from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
 from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
+from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.batches import BatchSource, TicketSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
@@ -36,6 +37,8 @@ from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.worker_job import WorkerJob
+
+Job = TypeVar("Job")
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe")
 """Options that may change when a run continues: they do not change what has been trained so far. (--epochs does where the
@@ -98,7 +101,7 @@ def fit(config: TrainConfig, reservation: Reservation[EpochRecord] | None = None
 def _fit(
     config: TrainConfig,
     folder: RunFolder,
-    identity: dict[str, Any],
+    identity: JsonObject,
     manifest: pa.Table,
     source: BatchSource,
     lungs: LungUse,
@@ -151,7 +154,7 @@ def _train(
     source: BatchSource,
     guided: bool,
     initial: dict[str, torch.Tensor],
-    identity: dict[str, Any],
+    identity: JsonObject,
     reservation: Reservation[EpochRecord],
 ) -> TrainState:
     job = WorkerJob(
@@ -172,8 +175,8 @@ def _train(
 
 
 def run_workers(
-    worker: Callable[[dict[str, Any]], None],
-    job: Any,
+    worker: Callable[[dict[str, Job]], None],
+    job: Job,
     source: TicketSource,
     epochs: int,
     scaling: ScalingConfig,
@@ -262,7 +265,7 @@ def _beside_main_thread(action: Callable[[], object]) -> None:
         raise raised[0]
 
 
-def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> dict[str, Any]:
+def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> JsonObject:
     return {
         "manifest": fingerprint(manifest),
         "lungs": lungs.fingerprint,
@@ -271,7 +274,7 @@ def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> dict[s
     }
 
 
-def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str, Any]) -> TrainState | None:
+def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: JsonObject) -> TrainState | None:
     """Return the newest state of the run, after refusing to continue it with other data or other settings.
 
     Raises:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import ray.train
@@ -16,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.learner import Learner, Trained, Validated
-from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.monitor import Monitor, Record
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import load_state, save_state
 from pneumo_ray.train.trackers import Trackers
@@ -28,9 +27,9 @@ COLUMNS = ("pixels", "label", "row", "lungs", "has_lungs", "num_lungs")
 """What the classifier takes of a ticket, as far as it is there."""
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: dict[str, WorkerJob]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
-    job: WorkerJob = settings["job"]
+    job = settings["job"]
     with failures_reported(job.monitor) as failed:
         if failed:
             return
@@ -45,7 +44,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def failures_reported(monitor: Monitor[Any]) -> Iterator[bool]:
+def failures_reported(monitor: Monitor[Record]) -> Iterator[bool]:
     """Report to the monitor a `PneumoError` that is raised within the block, and raise it.
 
     Yields:
@@ -96,7 +95,7 @@ def _train(job: WorkerJob) -> None:
                 break
 
 
-def begin_epoch(monitor: Monitor[Any], epoch: int, workers: int, max_failures: int) -> None:
+def begin_epoch(monitor: Monitor[Record], epoch: int, workers: int, max_failures: int) -> None:
     """Report to the monitor that a group of workers starts, at this epoch, counted from 0.
 
     Raises:

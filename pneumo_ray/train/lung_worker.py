@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import ray.train
@@ -16,6 +15,7 @@ import torch.distributed as dist
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.objective import dice, mask_loss
 from pneumo_ray.model.precision import amp_dtype, autocast
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.batches import PADDING, Schedule
 from pneumo_ray.train.loop import DivergedError, begin_epoch, failures_reported, tickets_of, use_threads
 from pneumo_ray.train.lung_config import LungsConfig
@@ -32,13 +32,13 @@ class LungJob:
     run: str
     schedule: Schedule
     """Schedule of a run with the minimum number of workers; there may be more."""
-    identity: dict[str, Any]
+    identity: JsonObject
     monitor: Monitor[LungEpochRecord]
 
 
-def train_lungs_worker(settings: dict[str, Any]) -> None:
+def train_lungs_worker(settings: dict[str, LungJob]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
-    job: LungJob = settings["job"]
+    job = settings["job"]
     with failures_reported(job.monitor) as failed:
         if not failed:
             _train(job)
@@ -86,7 +86,7 @@ class _Learner:
         self.job, self.schedule, self.device = job, schedule, device
         torch.manual_seed(config.seed)
         self.net = LungNet(WIDTHS).to(device).to(memory_format=torch.channels_last)
-        self.forward: Any = ray.train.torch.prepare_model(self.net, move_to_device=False)
+        self.forward: torch.nn.Module = ray.train.torch.prepare_model(self.net, move_to_device=False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.lr, total_steps=config.epochs * schedule.train_steps, pct_start=0.2
