@@ -24,8 +24,9 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.data import cache, containers
-from pneumo_ray.data.archive import list_archives, read_image
+from pneumo_ray.data.archive import list_archives
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.score.image_list import SCHEMA, write_list
 
 _LINE = re.compile(r'"(?:\x1b\[\d+m)*(GET|PUT|POST|DELETE|HEAD) (\S*)')

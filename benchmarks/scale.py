@@ -189,7 +189,7 @@ def _held(folder: ScaleFolder) -> Work:
 
 
 def _job_list(folder: ScaleFolder) -> Work:
-    from pneumo_ray.score.image_list import list_images
+    from pneumo_ray.score.listing import list_images
 
     def work() -> Facts:
         made = list_images([str(folder.tree)], str(folder.base / "listed.parquet"), _IMAGE_SIZE)
@@ -278,7 +278,8 @@ def _tickets(folder: ScaleFolder) -> Work:
 
 def _begin(folder: ScaleFolder) -> Work:
     from pneumo_ray.model import Preprocessing
-    from pneumo_ray.score.image_list import list_fingerprint, manifest_images, write_list
+    from pneumo_ray.score.image_list import list_fingerprint, write_list
+    from pneumo_ray.score.listing import manifest_images
 
     def work() -> Facts:
         listed = manifest_images(folder.manifest, Preprocessing(), boxes=False)

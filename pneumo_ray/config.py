@@ -15,15 +15,19 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pneumo_ray.errors import ConfigError, PneumoError
 from pneumo_ray.records import JsonObject
 
-if typing.TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-Config = TypeVar("Config", bound="DataclassInstance")
+class Dataclass(typing.Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
 
 
 @typing.runtime_checkable
@@ -242,20 +246,20 @@ def _build(kind: type[Config], values: JsonObject, path: str, prefix: str = "") 
     return kind(**arguments)
 
 
-def save_config(config: "DataclassInstance", uri: str) -> None:
+def save_config(config: Dataclass, uri: str) -> None:
     """Write a config as JSON; `load_config` returns an equal config."""
     from pneumo_ray import storage
 
     storage.write_json(as_plain(config), uri)
 
 
-def as_plain(config: "DataclassInstance") -> JsonObject:
+def as_plain(config: Dataclass) -> JsonObject:
     """Return a config as plain JSON values."""
     plain: JsonObject = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
-def as_flat(config: "DataclassInstance") -> JsonObject:
+def as_flat(config: Dataclass) -> JsonObject:
     """Return a config's options by their dotted names, as they are given on the command line (with underscores)."""
     return flatten(as_plain(config))
 

@@ -54,7 +54,7 @@ def test_many_tables_are_read_at_once_in_order_and_never_all_of_them(tmp_path, m
         barrier.wait(timeout=60)
         return read(uri, *columns)
 
-    monkeypatch.setattr(storage, "read_table", slow)
+    monkeypatch.setattr(storage.tables, "read_table", slow)
     tables = storage.read_tables((str(tmp_path / f"{i}.parquet") for i in range(number)), ["i"])
     assert next(tables).to_pydict() == {"i": [0]}
     assert len(begun) <= storage.READ_AHEAD + 1

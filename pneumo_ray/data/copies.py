@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.console import progress
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import CACHE_SIZE
 from pneumo_ray.data.find_lungs import find_lungs, lung_values, segmenter_input
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.sampling import virtual_copies
 from pneumo_ray.images.augment import materialise_copy, resize_grey

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.cache import read_cached
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.lungs import windows
 from pneumo_ray.errors import ManifestError, PneumoError

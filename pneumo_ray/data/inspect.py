@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import Entry, read_images
+from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, read_cached, write_shard
 from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, segmenter_input
+from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
 from pneumo_ray.errors import DecodeError, StorageError

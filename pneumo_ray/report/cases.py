@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pneumo_ray.anatomy.lungs import Lungs, lungs_of
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import seen_by_network
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.lungs import lung_masks, shapes
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.quality import contrast, sharpness

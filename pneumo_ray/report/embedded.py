@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.evaluate.metrics import Metrics
-from pneumo_ray.explain.render import passes_interval
+from pneumo_ray.explain.case import passes_interval
 from pneumo_ray.images.framing import WHOLE
 from pneumo_ray.records import JsonObject
 from pneumo_ray.report.cases import Seen, outcomes

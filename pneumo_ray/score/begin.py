@@ -21,14 +21,8 @@ from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import Bundle, Preprocessing
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
-from pneumo_ray.score.image_list import (
-    Source,
-    list_fingerprint,
-    list_images,
-    manifest_images,
-    open_source,
-    write_list,
-)
+from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
+from pneumo_ray.score.listing import list_images, manifest_images
 
 WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
 """Floating-point operations of a job from which compiling saves time."""

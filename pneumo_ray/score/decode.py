@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from pneumo_ray.anatomy.lungs import PLAUSIBLE
 from pneumo_ray.anatomy.masks import encode_mask
-from pneumo_ray.data.archive import read_images
 from pneumo_ray.data.dataset import decoding_size
+from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey

@@ -11,7 +11,8 @@ import torch
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.explain.render import Case, draw_case, draw_sheet, scored_case
+from pneumo_ray.explain.case import Case, scored_case
+from pneumo_ray.explain.render import draw_case, draw_sheet
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.images.framing import resized
 from pneumo_ray.records import Row

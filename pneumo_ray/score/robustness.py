@@ -35,7 +35,8 @@ from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
+from pneumo_ray.score.image_list import MAX_SHARD_BYTES
+from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
 from pneumo_ray.score.workers import collected, decoding_cpus, explain_rows, open_explainer, plan_actors
 
 MAX_IMAGES = 16

@@ -19,12 +19,12 @@ from pneumo_ray.data.prepare import cache_of
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.train.launch import Reservation, run_workers, whole_cluster
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms, load_masks
 from pneumo_ray.train.lung_worker import LungJob, train_lungs_worker
 from pneumo_ray.train.records import LungEpochRecord
 from pneumo_ray.train.state import TrainState, load_state
+from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
 
 _PLACES = ("manifest", "masks", "out", "scaling")
 """Options that say where, which stay out of what is shipped."""

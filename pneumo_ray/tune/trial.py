@@ -24,12 +24,13 @@ from pneumo_ray.errors import PneumoError
 from pneumo_ray.ray_cluster import quiet_ray_data
 from pneumo_ray.records import JsonObject
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.launch import Reservation, fit
+from pneumo_ray.train.launch import fit
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
+from pneumo_ray.train.workers import Reservation
 from pneumo_ray.tune.error_finding import error_finding
 from pneumo_ray.tune.records import Status, TrialRecord, save_record
 from pneumo_ray.tune.study import Trial, configure
