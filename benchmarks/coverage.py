@@ -206,7 +206,7 @@ def told_apart(scenario: Scenario, studies: int, seed: int) -> dict[str, float]:
         found["McNemar, errors"].append(mcnemar(*wrong).p < 0.05)
         found["DeLong, AUC"].append((delong(here.truth, here.prob, there.prob).p or 1.0) < 0.05)
         for name in METHODS:
-            p = difference(name, here, there)["p"]
+            p = difference(name, here, there).p
             found[f"by patient, {name}"].append(p is not None and p < 0.05)
     return {name: float(np.mean(values)) for name, values in found.items()}
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,8 +24,9 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.data import cache, containers
-from pneumo_ray.data.archive import list_archives, read_image
+from pneumo_ray.data.archive import list_archives
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.score.image_list import SCHEMA, write_list
 
 _LINE = re.compile(r'"(?:\x1b\[\d+m)*(GET|PUT|POST|DELETE|HEAD) (\S*)')
@@ -78,7 +78,7 @@ def _wait(address: str) -> None:
             time.sleep(0.1)
 
 
-def _steps(root: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _steps(root: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the steps to count; the files that a step needs are made before it is yielded."""
     small, large = os.urandom(8_000), os.urandom(500_000)
 

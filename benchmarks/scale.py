@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -41,7 +40,7 @@ _MAX_LINKS = 50_000
 """Names of one file; ext4 allows 65,000."""
 _IMAGE_SIZE = 224
 
-Facts = dict[str, Any]
+Facts = dict[str, object]
 Work = Callable[[], Facts]
 """The measured step; returns counts that show that it did its work."""
 
@@ -190,7 +189,7 @@ def _held(folder: ScaleFolder) -> Work:
 
 
 def _job_list(folder: ScaleFolder) -> Work:
-    from pneumo_ray.score.image_list import list_images
+    from pneumo_ray.score.listing import list_images
 
     def work() -> Facts:
         made = list_images([str(folder.tree)], str(folder.base / "listed.parquet"), _IMAGE_SIZE)
@@ -279,7 +278,8 @@ def _tickets(folder: ScaleFolder) -> Work:
 
 def _begin(folder: ScaleFolder) -> Work:
     from pneumo_ray.model import Preprocessing
-    from pneumo_ray.score.image_list import list_fingerprint, manifest_images, write_list
+    from pneumo_ray.score.image_list import list_fingerprint, write_list
+    from pneumo_ray.score.listing import manifest_images
 
     def work() -> Facts:
         listed = manifest_images(folder.manifest, Preprocessing(), boxes=False)
@@ -315,10 +315,10 @@ def _shards(folder: ScaleFolder) -> Work:
 
 def _summary(folder: ScaleFolder) -> Work:
     from pneumo_ray.score.image_list import open_source
-    from pneumo_ray.score.job import _summarise
+    from pneumo_ray.score.summary import summarise
 
     source = open_source(folder.images, _IMAGE_SIZE)
-    return lambda: {"rows": _summarise(str(folder.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
+    return lambda: {"rows": summarise(str(folder.scores), source, MODEL_HASH, CONFIG_HASH).num_rows}
 
 
 def _evaluation(folder: ScaleFolder, *, report: bool) -> Work:
@@ -327,7 +327,7 @@ def _evaluation(folder: ScaleFolder, *, report: bool) -> Work:
 
     out = folder.base / ("report" if report else "numbers")
     config = EvaluateConfig(folder.manifest, str(out), str(folder.scores), split="all", report=report)
-    return lambda: {"pictures": write_evaluation(config)["pictures"]}
+    return lambda: {"pictures": write_evaluation(config).images}
 
 
 def _numbers(folder: ScaleFolder) -> Work:

@@ -1,15 +1,14 @@
 """Two concurrent trials of a study compared with the same two in sequence, and the overhead of a trial."""
 
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.timing import Row
 from benchmarks.train import prepared, subset
+from pneumo_ray.tune.records import TrialRecord
 
 STEPS = 30
 """Steps per epoch, of 64 images each."""
@@ -30,11 +29,11 @@ def bench_tune(shared: Path) -> Iterator[Row]:
         together / alone,
         "<= 0.65",
     )
-    overhead = max(trial["overhead_seconds"] for trial in one[1:] + two[2:])
+    overhead = max(trial.overhead_seconds or 0.0 for trial in one[1:] + two[2:])
     yield Row("a trial beside its training, the longest", f"{overhead:.1f} s", "10 s", overhead / 10, "<= 1")
 
 
-def _trials(manifest: str, out: str, at_once: int) -> list[dict[str, Any]]:
+def _trials(manifest: str, out: str, at_once: int) -> list[TrialRecord]:
     options = [
         "--study",
         "balance",
@@ -54,8 +53,8 @@ def _trials(manifest: str, out: str, at_once: int) -> list[dict[str, Any]]:
         check=True,
         capture_output=True,
     )
-    return [json.loads(Path(f"{out}/trials/none-seed{seed}/trial.json").read_text()) for seed in range(4)]
+    return [TrialRecord.from_json(Path(f"{out}/trials/none-seed{seed}/trial.json").read_bytes()) for seed in range(4)]
 
 
-def _seconds(trial: dict[str, Any]) -> float:
-    return float(trial["training_seconds"] + trial["overhead_seconds"])
+def _seconds(trial: TrialRecord) -> float:
+    return trial.training_seconds + (trial.overhead_seconds or 0.0)

@@ -13,13 +13,32 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.records import JsonObject
 
-Config = TypeVar("Config")
+
+class Dataclass(typing.Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Dataclass)
+
+
+@typing.runtime_checkable
+class HasPresets(typing.Protocol):
+    """A config class whose defaults depend on other options."""
+
+    @classmethod
+    def presets(cls, given: Mapping[str, object]) -> JsonObject:
+        """Return the defaults, by dotted names, that follow from the options given."""
+        ...
+
 
 Amp = Literal["auto", "bf16", "fp16", "off"]
 """Mixed precision: auto takes bfloat16 if the device supports it, otherwise float16 on a GPU, otherwise none."""
@@ -115,7 +134,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     import tyro
 
     words = list(argv)
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     path = ""
     for position, word in enumerate(words):
         if word == "--config" or word.startswith("--config="):
@@ -126,7 +145,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     description = (
         config_type.__doc__ or ""
     ) + "\n\n--config FILE reads the options of an earlier run; options on the command line take precedence."
-    kwargs: dict[str, Any] = {}
+    kwargs: JsonObject = {}
     if values or hasattr(config_type, "presets"):
         kwargs["default"] = _config(config_type, values, path, given_words(words))
     return tyro.cli(config_type, args=words, description=description, prog=Path(sys.argv[0]).name, **kwargs)
@@ -153,7 +172,7 @@ def load_config(config_type: type[Config], path: str) -> Config:
     return _config(config_type, read_object("--config", path, "of options"), path, {})
 
 
-def config_from(config_type: type[Config], options: dict[str, Any]) -> Config:
+def config_from(config_type: type[Config], options: JsonObject) -> Config:
     """Build a config from options by their dotted names, with the presets that they choose, such as those of a recipe.
 
     Raises:
@@ -162,7 +181,7 @@ def config_from(config_type: type[Config], options: dict[str, Any]) -> Config:
     return _config(config_type, nested(options), "", {})
 
 
-def _config(config_type: type[Config], values: dict[str, Any], path: str, words: dict[str, str]) -> Config:
+def _config(config_type: type[Config], values: JsonObject, path: str, words: dict[str, str]) -> Config:
     """Build a config from a file and the presets that it and the command line choose.
 
     Args:
@@ -172,16 +191,17 @@ def _config(config_type: type[Config], values: dict[str, Any], path: str, words:
         words: options of the command line, of which only those count here that choose presets.
     """
     try:
-        presets: Callable[[dict[str, Any]], dict[str, Any]] | None = getattr(config_type, "presets", None)
-        if presets is not None:
+        if issubclass(config_type, HasPresets):
             of_file = flatten(values)
-            values = nested(presets(of_file) | of_file | moved_presets(config_type, of_file, of_file | words))
-        return typing.cast(Config, _build(config_type, values, path))
+            values = nested(
+                config_type.presets(of_file) | of_file | moved_presets(config_type, of_file, of_file | words)
+            )
+        return _build(config_type, values, path)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--config {path} has a value of the wrong type: {error}") from error
 
 
-def moved_presets(config_type: Any, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def moved_presets(config_type: type[HasPresets], before: JsonObject, after: JsonObject) -> JsonObject:
     """Return the presets that differ between two sets of given options, as they are after the second.
 
     Args:
@@ -189,12 +209,11 @@ def moved_presets(config_type: Any, before: dict[str, Any], after: dict[str, Any
         before: options by dotted names.
         after: the same with some changed.
     """
-    old: dict[str, Any] = config_type.presets(before)
-    new: dict[str, Any] = config_type.presets(after)
+    old, new = config_type.presets(before), config_type.presets(after)
     return {option: value for option, value in new.items() if old.get(option) != value}
 
 
-def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
+def read_object(option: str, uri: str, holds: str) -> JsonObject:
     """Return the JSON object in a file that an option names.
 
     Args:
@@ -218,14 +237,14 @@ def read_object(option: str, uri: str, holds: str) -> dict[str, Any]:
     return values
 
 
-def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> Any:
+def _build(kind: type[Config], values: JsonObject, path: str, prefix: str = "") -> Config:
     import tyro
 
     hints = typing.get_type_hints(kind)
     if unknown := [key for key in values if key not in hints]:
         hint = did_you_mean(prefix + unknown[0], [prefix + name for name in hints])
         raise ConfigError(f"--config {path} has the unknown option {prefix}{unknown[0]}{hint}")
-    arguments: dict[str, Any] = {}
+    arguments: JsonObject = {}
     for spec in dataclasses.fields(kind):
         if spec.name in values:
             value = values[spec.name]
@@ -239,39 +258,39 @@ def _build(kind: Any, values: dict[str, Any], path: str, prefix: str = "") -> An
     return kind(**arguments)
 
 
-def save_config(config: Any, uri: str) -> None:
+def save_config(config: Dataclass, uri: str) -> None:
     """Write a config as JSON; `load_config` returns an equal config."""
     from pneumo_ray import storage
 
     storage.write_json(as_plain(config), uri)
 
 
-def as_plain(config: Any) -> dict[str, Any]:
+def as_plain(config: Dataclass) -> JsonObject:
     """Return a config as plain JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    plain: JsonObject = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
 
-def as_flat(config: Any) -> dict[str, Any]:
+def as_flat(config: Dataclass) -> JsonObject:
     """Return a config's options by their dotted names, as they are given on the command line (with underscores)."""
     return flatten(as_plain(config))
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: JsonObject, prefix: str = "") -> JsonObject:
     """Return nested options by their dotted names."""
-    out: dict[str, Any] = {}
+    out: JsonObject = {}
     for name, value in values.items():
         out |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return out
 
 
-def nested(options: dict[str, Any]) -> dict[str, Any]:
+def nested(options: JsonObject) -> JsonObject:
     """Return options with dotted names as nested ones: what `flatten` undoes.
 
     Raises:
         TypeError: if an option is both a value and a group.
     """
-    out: dict[str, Any] = {}
+    out: JsonObject = {}
     for name, value in options.items():
         *groups, last = name.split(".")
         inner = out

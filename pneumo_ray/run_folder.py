@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from pneumo_ray import storage
 from pneumo_ray.errors import ConfigError, StorageError
+from pneumo_ray.records import JsonObject
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -49,7 +49,7 @@ class RunFolder:
         """Where the record is."""
         return storage.join(self.out, *self.record.split("/"))
 
-    def read(self, required: Collection[str] = ()) -> dict[str, Any] | None:
+    def read(self, required: Collection[str] = ()) -> JsonObject | None:
         """Return the record, or None where no job has begun.
 
         Args:
@@ -70,7 +70,7 @@ class RunFolder:
             )
         return found
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Mapping[str, object]) -> None:
         """Write the record."""
         storage.write_json(record, self.uri)
 
@@ -89,7 +89,7 @@ class RunFolder:
             raise ConfigError(f"{self.out} holds {what}; choose another --out")
 
     def refuse_other_options(
-        self, before: Mapping[str, Any], now: Mapping[str, Any], *, free: Collection[str] = ()
+        self, before: Mapping[str, object], now: Mapping[str, object], *, free: Collection[str] = ()
     ) -> None:
         """Refuse to continue with other options; one that the record does not know counts as equal.
 
@@ -146,7 +146,7 @@ def folder_lock(uri: str) -> Iterator[None]:
             storage.remove(uri)
 
 
-def _host() -> str:
+def host_name() -> str:
     """Return the host name and the PID namespace, because containers may share a host name."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
@@ -163,14 +163,14 @@ def _holder(uri: str) -> str | None:
 
 
 def _beat(uri: str, token: str) -> None:
-    text = json.dumps({"token": token, "host": _host(), "pid": os.getpid(), "time": time.time()})
+    text = json.dumps({"token": token, "host": host_name(), "pid": os.getpid(), "time": time.time()})
     storage.write_bytes(uri, text.encode())
 
 
 def _refuse_living(uri: str, token: str) -> None:
     try:
-        found: dict[str, Any] = json.loads(storage.read_bytes(uri))
-        same_host = found["host"] == _host()
+        found: JsonObject = json.loads(storage.read_bytes(uri))
+        same_host = found["host"] == host_name()
         alive = time.time() - found["time"] < STALE_SECONDS and (not same_host or _is_running(int(found["pid"])))
     except (OSError, ValueError, KeyError, TypeError):
         return

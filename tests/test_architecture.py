@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    {"errors", "console", "storage"},
+    {"errors", "console", "storage", "records"},
     {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"model"},
@@ -45,7 +45,6 @@ PRIVATE = {
     "benchmarks": {
         ("requests", "containers._index"),  # both are cleared, so that requests are counted as a new process makes them
         ("requests", "cache._open_shard"),
-        ("scale", "pneumo_ray.score.job"),  # measures _summarise, which is to be public
     },
 }
 

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from pneumo_ray.errors import ConfigError, StorageError
-from pneumo_ray.run_folder import STALE_SECONDS, FolderInUseError, RunFolder, _host, folder_lock
+from pneumo_ray.run_folder import STALE_SECONDS, FolderInUseError, RunFolder, folder_lock, host_name
 
 
 def other(tmp_path, **changes) -> str:
-    lock = {"token": "other", "host": _host(), "pid": 1, "time": time.time()} | changes
+    lock = {"token": "other", "host": host_name(), "pid": 1, "time": time.time()} | changes
     (tmp_path / "lock.json").write_text(json.dumps(lock))
     return str(tmp_path / "lock.json")
 

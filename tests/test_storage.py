@@ -49,12 +49,12 @@ def test_many_tables_are_read_at_once_in_order_and_never_all_of_them(tmp_path, m
         storage.write_table(pa.table({"i": [i], "other": [0]}), str(tmp_path / f"{i}.parquet"))
     barrier, read, begun = threading.Barrier(storage.READ_AHEAD), storage.read_table, []
 
-    def slow(uri: str, columns: list[str] | None) -> pa.Table:
+    def slow(uri: str, *columns: list[str]) -> pa.Table:
         begun.append(uri)
         barrier.wait(timeout=60)
-        return read(uri, columns)
+        return read(uri, *columns)
 
-    monkeypatch.setattr(storage, "read_table", slow)
+    monkeypatch.setattr(storage.tables, "read_table", slow)
     tables = storage.read_tables((str(tmp_path / f"{i}.parquet") for i in range(number)), ["i"])
     assert next(tables).to_pydict() == {"i": [0]}
     assert len(begun) <= storage.READ_AHEAD + 1
@@ -67,3 +67,13 @@ def test_a_table_that_is_missing_fails_when_its_turn_comes(tmp_path):
     assert len(next(tables)) == 1
     with pytest.raises(FileNotFoundError):
         next(tables)
+
+
+def test_a_column_that_an_earlier_version_lacks_is_read_where_it_is(tmp_path):
+    storage.write_table(pa.table({"i": [0], "note": ["x"], "other": [1]}), str(tmp_path / "0.parquet"))
+    storage.write_table(pa.table({"i": [1], "other": [1]}), str(tmp_path / "1.parquet"))
+    files = [str(tmp_path / f"{i}.parquet") for i in range(2)]
+    found = [table.to_pydict() for table in storage.read_tables(files, ["i"], where_present=["note"])]
+    assert found == [{"i": [0], "note": ["x"]}, {"i": [1]}]
+    with pytest.raises(pa.ArrowException):
+        list(storage.read_tables(files, ["i", "note"]))

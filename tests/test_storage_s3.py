@@ -14,8 +14,9 @@ import pytest
 from pyarrow import fs as pafs
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import list_archives, read_image
+from pneumo_ray.data.archive import list_archives
 from pneumo_ray.data.containers import REMOTE_BUFFER
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.label_table import read_labels
 from pneumo_ray.errors import ArchiveError, StorageError
 
@@ -93,7 +94,7 @@ class _Forward(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(s3_port: int, monkeypatch) -> Iterator[Flaky]:
     """The proxy; waits are short, and pyarrow's own 6 seconds of tries are one, so that ours are seen."""
-    monkeypatch.setattr(storage, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(storage.remote, "FIRST_WAIT", 0.01)
     with Flaky(s3_port) as proxy:
         once = pafs.AwsStandardS3RetryStrategy(max_attempts=1)
         client = pafs.S3FileSystem(
@@ -213,13 +214,13 @@ def test_a_move_whose_answer_was_lost_is_a_move(bucket, flaky):
 
     storage.write_bytes(storage.join(bucket, "a"), b"1")
     fs = Loses()
-    storage._move(fs, f"{folder}/a", f"{folder}/b")
+    storage.files.move_written(fs, f"{folder}/a", f"{folder}/b")
     assert fs.calls == 1
     assert storage.list_files(bucket) == ["b"]
 
 
 def test_a_key_in_the_address_is_not_printed(capsys, monkeypatch):
-    monkeypatch.setattr(storage, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(storage.remote, "FIRST_WAIT", 0.0)
 
     def fail() -> None:
         raise OSError("down")
@@ -291,10 +292,10 @@ def test_a_place_that_gives_no_access_is_one_sentence_about_credentials(bucket, 
     storage.write_bytes(file, b"1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    storage._client.cache_clear()
+    storage.remote.client.cache_clear()
     try:
         for action in (storage.read_bytes, storage.read_table):
             with pytest.raises(StorageError, match=r"^cannot read s3://.*/f: .*ACCESS_DENIED.*must have credentials"):
                 action(file)
     finally:
-        storage._client.cache_clear()
+        storage.remote.client.cache_clear()

@@ -1,7 +1,6 @@
 """How well a segmenter finds the lungs: overlap with annotators by class, under corruptions, and beside a constant."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from pneumo_ray.anatomy.objective import dice
 from pneumo_ray.anatomy.segmenter import LungSegmenter
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.corruptions import AS_IT_IS, SEVERITIES, Condition, apply_condition
+from pneumo_ray.records import JsonObject
 
 Grey = NDArray[np.uint8]
 
@@ -29,7 +29,7 @@ def measure(
     labels: Sequence[int | None],
     mean_mask: Mask,
     tick: Callable[[int], None] = lambda done: None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure a segmenter on images with true masks.
 
     Args:
@@ -46,7 +46,7 @@ def measure(
         `images`; `dice` {all, normal, pneumonia} of {mean, p05, images}; `dice_of_mean_mask`; `plausible`, the share of
         images with a plausible mask; `conditions`, a list of {condition, severity, dice, plausible}.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[JsonObject] = []
     clean = np.zeros(0)
     small = np.stack([resize_grey(mask, MASK_SIZE) >= 128 for mask in masks])
     for condition in CONDITIONS:
@@ -75,7 +75,7 @@ def measure(
     }
 
 
-def measured_lines(split: str, facts: dict[str, Any]) -> list[str]:
+def measured_lines(split: str, facts: JsonObject) -> list[str]:
     """Return lines of text about what `measure` returned for a split."""
     by_class = ", ".join(f"{name} {values['mean']:.4f}" for name, values in facts["dice"].items())
     lines = [

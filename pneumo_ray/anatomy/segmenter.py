@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -25,6 +24,7 @@ from pneumo_ray.anatomy.lungs import MASK_SIZE
 from pneumo_ray.anatomy.network import LungNet
 from pneumo_ray.errors import ModelError
 from pneumo_ray.model.precision import amp_dtype
+from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.lungs"
 FORMAT_VERSION = 1
@@ -41,7 +41,7 @@ class LungSegmenter:
     """In eval mode on the CPU, its normalisation folded into the convolutions."""
     hash: str
     """sha256 (hex) of the weights and of what is known of them: part of the key of whatever depends on masks."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: JsonObject = field(default_factory=dict)
     """On what it was trained, and how well it does."""
 
     def find(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -71,7 +71,7 @@ class LungSegmenter:
         return out
 
 
-def save_segmenter(uri: str, network: LungNet, provenance: dict[str, Any]) -> str:
+def save_segmenter(uri: str, network: LungNet, provenance: JsonObject) -> str:
     """Write a segmenter as one file, complete or not at all; the same arguments give the same bytes.
 
     Args:
@@ -178,7 +178,7 @@ def _folded(network: LungNet) -> nn.Module:
     return network.to(dtype).to(memory_format=torch.channels_last)
 
 
-def _hash(description: dict[str, Any], state: dict[str, Tensor]) -> str:
+def _hash(description: JsonObject, state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(description, sort_keys=True, separators=(",", ":")).encode())
     for name in sorted(state):
         tensor = state[name]

@@ -4,12 +4,9 @@ An archive is the same archive in each of these forms: `names` decides for all o
 below it are the same.
 """
 
-import gzip
-import io
 import itertools
 import os
 import stat
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,8 +16,7 @@ from pyarrow import fs as pafs
 from pneumo_ray import storage
 from pneumo_ray.data import containers
 from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
-from pneumo_ray.errors import ArchiveError, PneumoError
-from pneumo_ray.images.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
+from pneumo_ray.errors import ArchiveError
 
 _CHUNK = 512
 """Files of a folder among which those that need a look are read together, ahead where they lie in a bucket."""
@@ -243,59 +239,3 @@ def _walk_remote(root: str, passed_over: PassedOver) -> Iterator[_File]:
 
 def _is_there(fs: pafs.FileSystem, path: str) -> bool:
     return bool(storage.retried("look for", path, lambda: fs.get_file_info(path)).type != pafs.FileType.NotFound)
-
-
-def read_image(uri: str, member: str | None) -> bytes:
-    """Return the bytes of one image; those of a gzip file around it are unpacked.
-
-    Raises:
-        DecodeError: if it is empty or larger than `containers.MAX_FILE_BYTES`, or its gzip file is damaged.
-        OSError: as the file system reports it.
-        ArchiveError: if the tar or zip file around it cannot be read, or has no such member.
-    """
-    if member is None:
-        if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > containers.MAX_FILE_BYTES:
-            raise ImageTooLargeError(f"the file is larger than {containers.MAX_FILE_BYTES >> 20} MiB")
-        data = storage.read_bytes(uri)
-    else:
-        data = containers.read_member(uri, member)
-    if data.startswith(b"\x1f\x8b"):
-        data = _gunzipped(data)
-    if not data:
-        raise EmptyFileError("the file is empty")
-    return data
-
-
-def _gunzipped(data: bytes) -> bytes:
-    try:
-        unpacked = containers.read_limited(gzip.GzipFile(fileobj=io.BytesIO(data)))
-    except EOFError:
-        raise TruncatedImageError("the gzip file ends early; copy it again from its source") from None
-    except (OSError, zlib.error):
-        raise CorruptImageError("the gzip file cannot be unpacked; copy it again from its source") from None
-    if len(unpacked) > containers.MAX_FILE_BYTES:
-        raise ImageTooLargeError(f"the file unpacks to more than {containers.MAX_FILE_BYTES >> 20} MiB")
-    return unpacked
-
-
-read_picture = read_image
-"""Name of `read_image` in versions before 0.2, for scripts that use it."""
-
-
-def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
-    """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
-
-    Files in a bucket are read ahead: each takes two requests, which take longer than decoding the file.
-
-    Args:
-        places: URI and member of each.
-    """
-
-    def read(place: tuple[str, str | None]) -> bytes | PneumoError | OSError:
-        try:
-            return read_image(*place)
-        except (PneumoError, OSError) as error:
-            return error
-
-    apart = all(member is None and not storage.is_local(uri) for uri, member in places)
-    return storage.ahead(read, places) if apart else map(read, places)

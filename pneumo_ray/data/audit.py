@@ -7,15 +7,15 @@ split, and normal images that are larger and less compressed, so that the size o
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray.anatomy.lungs import PLAUSIBLE
-from pneumo_ray.data.manifest import crossing, usable
+from pneumo_ray.data.manifest import count_notes, crossing, usable
 from pneumo_ray.data.names import PassedOver
+from pneumo_ray.records import JsonObject
 
 CLASS_NAMES = {0: "normal", 1: "pneumonia", None: "unlabelled"}
 SPLIT_NAMES = ("train", "val", "test", None)
@@ -23,9 +23,7 @@ MAX_SHARE, MANY = 0.2, 20
 """Share and number of labelled images from which on one patient identifier is not believed to be one patient's."""
 
 
-def audit(
-    table: pa.Table, ignored_files: int = 0, passed_over: Mapping[str, int] = MappingProxyType({})
-) -> dict[str, Any]:
+def audit(table: pa.Table, ignored_files: int = 0, passed_over: Mapping[str, int] = MappingProxyType({})) -> JsonObject:
     """Return the facts that `prepare` prints and writes as `audit.json`.
 
     Args:
@@ -49,6 +47,7 @@ def audit(
         "failed_by_reason": dict(
             Counter((error or "").split(":", 1)[0] for error in failed["error"].to_pylist()).most_common()
         ),
+        "decode_notes": count_notes(ok["decode_note"].to_pylist() if "decode_note" in ok.column_names else ()),
         "ignored_files": ignored_files,
         "passed_over": dict(passed_over),
         "unlabelled": ok["label"].null_count,
@@ -120,7 +119,7 @@ def _by_folder(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("split"), "split", table["folder"])
 
 
-def _lungs(ok: pa.Table) -> dict[str, Any]:
+def _lungs(ok: pa.Table) -> JsonObject:
     """Return how many of the readable images have plausible lungs, and why the others have not."""
     reasons = Counter(ok["lung_quality"].to_pylist())
     looked = sum(count for reason, count in reasons.items() if reason is not None)
@@ -196,7 +195,7 @@ def _shortcut(labelled: pa.Table) -> dict[str, dict[str, float]]:
     return out
 
 
-def audit_lines(facts: dict[str, Any]) -> list[str]:
+def audit_lines(facts: JsonObject) -> list[str]:
     """Return the audit as a short table in plain text."""
     lines = [f"{'':<12}{'normal':>10}{'pneumonia':>12}{'unlabelled':>12}"]
     for part, row in facts["counts"].items():

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
+import ray
 
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
@@ -57,7 +57,7 @@ def inspect_archive(
         yield table
 
 
-def _inspect_block(block: pa.Table, config: Any) -> pa.Table:
+def _inspect_block(block: pa.Table, config: "ray.ObjectRef[InspectConfig]") -> pa.Table:
     try:
         entries = [Entry(**row) for row in block.select(_ENTRY_SCHEMA.names).to_pylist()]
         given = None

@@ -1,22 +1,22 @@
 """Copies of the smaller class as files, as in the paper; training makes the same copies in memory."""
 
 import hashlib
-from typing import Any
 
 import cv2
 import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.console import progress
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import CACHE_SIZE
 from pneumo_ray.data.find_lungs import find_lungs, lung_values, segmenter_input
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.sampling import virtual_copies
 from pneumo_ray.images.augment import materialise_copy, resize_grey
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.rng import image_key
+from pneumo_ray.records import Row
 
 
 def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
@@ -37,7 +37,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
     train = usable(manifest, "train")
     rows, copies = virtual_copies(train["label"].to_numpy())
     sources = train.to_pylist()
-    extra: list[dict[str, Any]] = []
+    extra: list[Row] = []
     with progress("copies", int((copies > 0).sum())) as tick:
         for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
             source = sources[row]
@@ -45,7 +45,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
             key = image_key(source["content_sha256"])
             made = materialise_copy(image, AugmentConfig(), seed, key, copy)
             encoded = cv2.imencode(".png", made)[1].tobytes()
-            lungs: dict[str, Any] = {}
+            lungs: Row = {}
             if "lung_quality" in source:  # the copy is turned and flipped
                 (mask,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))])
                 lungs = {name: value for name, value in lung_values(mask).items() if name in source}

@@ -5,13 +5,12 @@ the image after the first resize, so that the input is the same with and without
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.cache import read_cached
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.lungs import windows
 from pneumo_ray.errors import ManifestError, PneumoError
@@ -128,7 +127,7 @@ def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> 
     Raises:
         ManifestError: naming a file that can no longer be read.
     """
-    columns: dict[str, list[Any]] = {name: rows[name].to_pylist() for name in ("image_id", "uri", "member", "frame")}
+    columns = {name: rows[name].to_pylist() for name in ("image_id", "uri", "member", "frame")}
     images = np.empty((len(rows), size, size), np.uint8)
     cached = [False] * len(rows)
     if cache_folder is not None and size == CACHE_SIZE and "cache_file" in rows.column_names:

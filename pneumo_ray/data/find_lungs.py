@@ -1,7 +1,7 @@
 """Find the lungs of an archive's images while it is read, and write what is known of them into the columns of a manifest."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pneumo_ray.anatomy.lungs import MASK_SIZE, lungs_of
 from pneumo_ray.anatomy.masks import Mask, MaskError, decode_mask, encode_mask, read_masks, resize_mask
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.images.augment import resize_grey
+from pneumo_ray.records import Row
 
 Grey = NDArray[np.uint8]
 
@@ -109,7 +110,7 @@ def find_lungs(images: Sequence[Grey]) -> list[Mask]:
     return list(segmenter.find(np.stack(images))) if len(images) else []
 
 
-def lung_values(mask: Mask) -> dict[str, Any]:
+def lung_values(mask: Mask) -> Row:
     """Return the columns of one image, `LUNG_FIELDS`, from its mask, bool [H, W], over the whole image.
 
     A mask that is not plausible is kept as it is, so that somebody can look at it, unless it is too ragged to be small.

@@ -3,7 +3,7 @@
 import re
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import read_image
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import inspect_image
 from pneumo_ray.images.isolation import Call, unguarded

@@ -5,20 +5,21 @@ import hmac
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pneumo_ray.data.archive import Entry, read_images
+from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, read_cached, write_shard
 from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, segmenter_input
+from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import CACHE_FIELDS, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
 from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_with_note, inspect_image
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
+from pneumo_ray.records import Row
 
 INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS])
 
@@ -61,7 +62,7 @@ def inspect_entries(
         ModelError: if there is no segmenter.
         StorageError: if the cache cannot be read or written.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     sources: list[GivenLungs | None] = []  # of each row
     decoded: dict[int, np.ndarray] = {}  # by row, as the segmenter takes it
     fresh: list[tuple[Key, np.ndarray]] = []
@@ -98,7 +99,7 @@ def inspect_entries(
 
 
 def _add_lungs(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     sources: Sequence[GivenLungs | None],
     decoded: dict[int, np.ndarray],
     config: InspectConfig,
@@ -131,10 +132,10 @@ def _add_lungs(
 
 def _inspect(
     entry: Entry, content: bytes | Exception | None, config: InspectConfig, call: Call
-) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+) -> Iterator[tuple[Row, np.ndarray | None]]:
     """Yield a row for each frame of one entry, with its pixels where they had to be decoded."""
     facts = read_path(entry.facts_path)
-    base: dict[str, Any] = {
+    base: Row = {
         "image_id": entry.image_id,
         "uri": entry.uri,
         "member": entry.member,
@@ -157,7 +158,7 @@ def _inspect(
         return
     base |= {"width": info.width, "height": info.height, "mode": info.mode}
     if info.patient_key is not None:  # the DICOM header takes precedence over the file name
-        base["patient_id"] = _pseudonym(info.patient_key, config.salt)
+        base["patient_id"] = pseudonym(info.patient_key, config.salt)
     for frame in range(info.frames):
         row = dict(base)
         if info.frames > 1:
@@ -183,7 +184,13 @@ def describe(error: Exception) -> str:
     return f"archive: {error}"
 
 
-def _pseudonym(patient: str, salt: bytes | None) -> str:
+def pseudonym(patient: str, salt: bytes | None) -> str:
+    """Return what stands for a patient in the manifest: an HMAC-SHA256 of the key of a DICOM file, 64 bits in hexadecimal.
+
+    Args:
+        patient: the key.
+        salt: of the archive; None keeps the key itself.
+    """
     if salt is None:
         return patient
     return "p" + hmac.new(salt, patient.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:16]

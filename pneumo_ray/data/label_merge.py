@@ -6,7 +6,6 @@ gives to the same patient, so that a table with gaps cannot put one child on bot
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -91,7 +90,7 @@ def _one_row_an_image(facts: pa.Table, image_ids: Sequence[str], uri: str) -> tu
     if not repeated:
         return facts.take(pa.array([group[0] for group in groups.values()], pa.int64())), list(groups), words
     is_box_table = b"boxes" in (facts.schema.metadata or {})
-    columns: dict[str, Any] = {"image_id": pa.array([names[group[0]] for group in groups.values()], pa.string())}
+    columns: dict[str, pa.Array] = {"image_id": pa.array([names[group[0]] for group in groups.values()], pa.string())}
     for name in facts.column_names[1:]:
         values = facts[name].to_pylist()
         merge = sum if is_box_table and name == NUM_BOXES else _agreed(name, uri)
@@ -122,8 +121,8 @@ def _empty_rows(facts: pa.Table, names: Sequence[str | None], uri: str) -> set[i
     return set(nameless)
 
 
-def _agreed(name: str, uri: str) -> Callable[[list[Any]], Any]:
-    def merge(values: list[Any]) -> Any:
+def _agreed(name: str, uri: str) -> Callable[[list[object]], object]:
+    def merge(values: list[object]) -> object:
         known = [value for value in values if value is not None]
         if any(value != known[0] for value in known[1:]):
             raise ManifestError(

@@ -8,8 +8,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.csv
@@ -72,7 +71,7 @@ def read_labels(uri: str) -> pa.Table:
     if not found.values or not len(found.values[0]):
         raise ManifestError(f"--labels {uri} has no rows")
     chosen = _assign(found, uri)
-    table: dict[str, Any] = {role: _role_values(role, found.values[place], uri) for role, place in chosen.items()}
+    table = {role: _role_values(role, found.values[place], uri) for role, place in chosen.items()}
     rest = [place for place in range(len(found.names)) if place not in chosen.values()]
     metadata = {}
     lower = {found.names[place].lower(): place for place in rest}
@@ -188,7 +187,7 @@ _ALLOWED = {"label": "0 or normal, 1 or pneumonia, or nothing", "split": "train,
 
 def _first_wrong(role: str, values: pa.Array) -> int | None:
     """Return the row (the header is row 1) of the first cell that a column of this role cannot hold, or None."""
-    allowed: Any = _LABEL_WORDS if role == "label" else SPLIT_FOLDERS
+    allowed = _LABEL_WORDS if role == "label" else SPLIT_FOLDERS
     for number, word in enumerate(_words(values), 2):
         if word is not None and word.lower() not in allowed:
             return number
@@ -200,17 +199,17 @@ def _role_values(role: str, values: pa.Array, uri: str) -> pa.Array:
     if role in ("label", "split"):
         if row := _first_wrong(role, values):
             raise ManifestError(f"--labels {uri} has a {role} in row {row} that is none; give {_ALLOWED[role]}")
-        allowed: Any = _LABEL_WORDS if role == "label" else SPLIT_FOLDERS
+        allowed = _LABEL_WORDS if role == "label" else SPLIT_FOLDERS
         return pa.array(
             [None if w is None else allowed[w.lower()] for w in words], pa.int8() if role == "label" else pa.string()
         )
     return pa.array(words, pa.string())
 
 
-def _words(values: pa.Array, blanks: Any = _BLANKS) -> list[str | None]:
+def _words(values: pa.Array, blanks: Collection[str] = _BLANKS) -> list[str | None]:
     """Return cells as text without blanks around it, None where nothing stands there."""
 
-    def word(value: Any) -> str | None:
+    def word(value: object) -> str | None:
         if value is None:
             return None
         if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers beside empty cells

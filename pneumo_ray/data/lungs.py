@@ -6,7 +6,6 @@ All of its columns may be missing or null: lungs that nobody looked for, rows th
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -101,14 +100,15 @@ def windows(rows: pa.Table, fit: Fit, margin: float = MARGIN) -> list[Box | None
     return [window_of(fit, shape, box, margin) for shape, box in zip(shapes(rows), lung_boxes(rows), strict=True)]
 
 
-def _box(values: Sequence[Any] | None) -> Box | None:
-    if values is None or len(values) != 4 or not all(isinstance(v, float) and math.isfinite(v) for v in values):
+def _box(values: Sequence[float | None] | None) -> Box | None:
+    known = [v for v in values or () if isinstance(v, float) and math.isfinite(v)]
+    if values is None or len(values) != 4 or len(known) < 4:
         return None
-    x0, y0, x1, y1 = values
+    x0, y0, x1, y1 = known
     inside = min(x0, y0) >= -0.01 and max(x1, y1) <= 1.01
     return (x0, y0, x1, y1) if inside and min(x1 - x0, y1 - y0) >= _SMALLEST_BOX else None
 
 
-def _shape(width: Any, height: Any) -> Shape | None:
-    known = all(isinstance(side, int | float) and 0 < side < math.inf for side in (width, height))
-    return Shape(float(width), float(height)) if known else None
+def _shape(width: float | None, height: float | None) -> Shape | None:
+    known = [float(side) for side in (width, height) if isinstance(side, int | float) and 0 < side < math.inf]
+    return Shape(known[0], known[1]) if len(known) == 2 else None

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,7 @@ __all__ = [
     "SCHEMA",
     "SPLITS",
     "apply_labels",
+    "count_notes",
     "crossing",
     "fingerprint",
     "read_labels",
@@ -173,3 +175,12 @@ def refuse_leakage(table: pa.Table) -> None:
             f"{len(patients)} patient(s) and {len(contents)} exact duplicate(s) are in more than one split, so the result would be "
             "too good; prepare with --protocol grouped, or give --allow-leakage to train anyway"
         )
+
+
+def count_notes(notes: Iterable[str | None]) -> dict[str, int]:
+    """Return the number of images by what took no part in their pixels, the most frequent first.
+
+    Args:
+        notes: values of the column `decode_note`; an image with several notes counts for each.
+    """
+    return dict(Counter(note for several in notes if several for note in several.split(",")).most_common())

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +29,7 @@ from pneumo_ray.data.manifest import (
 )
 from pneumo_ray.data.split import assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ManifestError
+from pneumo_ray.records import JsonObject
 
 
 def prepare(config: PrepareConfig) -> pa.Table:
@@ -199,7 +199,7 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
     return manifest, parts[0], parts[1]
 
 
-def _see(facts: dict[str, Any], path: str) -> str:
+def _see(facts: JsonObject, path: str) -> str:
     return f", see status and error in {path}" if facts["failed"] else ""
 
 

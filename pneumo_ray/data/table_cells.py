@@ -8,7 +8,8 @@ import io
 import itertools
 import re
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -101,7 +102,7 @@ def _parse(text: str, uri: str, option: str) -> Columns:
     return Columns(names, [pa.array(column, pa.string()) for column in columns], True)
 
 
-def _records(text: str, delimiter: str) -> Any:
+def _records(text: str, delimiter: str) -> Iterator[list[str]]:
     csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))  # a report may be long; the default is 131,072 characters
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
 

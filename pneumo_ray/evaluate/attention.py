@@ -1,8 +1,7 @@
 """Agreement of maps with true boxes and with the maps of another model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +25,11 @@ from pneumo_ray.evaluate.localisation import (
 )
 from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import CROP, Scores, fact
-from pneumo_ray.evaluate.shares import mean_share, on_logit
+from pneumo_ray.evaluate.shares import Share, mean_share, on_logit
 from pneumo_ray.explain import zones
 from pneumo_ray.images.augment import center_offset
 from pneumo_ray.images.framing import Box
+from pneumo_ray.records import JsonObject
 
 HALF_MAXIMUM = 0.5
 """Share of a map's maximum from which a pixel is marked, for IoU and Dice, where no boxes of validation images are known."""
@@ -42,6 +42,26 @@ COLUMNS = (
 input's area inside the boxes, which is what a flat map has of all measures but Dice, where it has `chance_dice`."""
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How the maps of images with true boxes agree with these."""
+
+    threshold: float
+    """Share of a map's maximum from which a pixel is marked, for IoU and Dice."""
+    threshold_from: str
+    """`validation` or `fixed`."""
+    images: int
+    boxes: int
+    visible: float
+    """Share of the boxes' area that the network's input shows."""
+    level: float
+    unit: str
+    grid: int
+    groups: Mapping[str, Mapping[str, Share]]
+    """Of `all` images and of those that are `called` pneumonia: the `MEASURES`, each with chance and the difference from it,
+    and `pixels`, the average precision of the pixels of all images together."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +78,8 @@ class _Boxed:
 
 
 def measure_localisation(
-    scores: Scores, split: str | None, boxes: Mapping[str, tuple[Box, ...]], run: dict[str, Any]
-) -> tuple[dict[str, Any], list[Sequence[Any]]]:
+    scores: Scores, split: str | None, boxes: Mapping[str, tuple[Box, ...]], run: JsonObject
+) -> tuple[Localisation, list[Sequence[object]]]:
     """Measure how the maps of images with true boxes agree with these.
 
     An image counts if it has a box and its map explains pneumonia. Everything is measured in the network's input: of a
@@ -73,11 +93,7 @@ def measure_localisation(
         run: `_run.json`, for scores that do not say what part of an image their maps show.
 
     Returns:
-        What metrics.json has as `localisation`, and the rows of localisation.csv, the header first. In the record:
-        `threshold` (share of a map's maximum from which a pixel is marked, for IoU and Dice) and `threshold_from`,
-        `validation` or `fixed`; `images` and `boxes`; `visible`; `groups`, of `all` images and of those that are `called`
-        pneumonia, with `mean_share` records of the `MEASURES` and `pixels`: the average precision of the pixels of all
-        images together.
+        The record, and the rows of localisation.csv, the header first.
 
     Raises:
         ConfigError: if no image counts.
@@ -99,23 +115,23 @@ def measure_localisation(
     found["average_precision"], expected["average_precision"] = average_precision(counts), expected["energy"]
     patients = table["patient_id"].to_pylist()
     called = table["predicted"].to_numpy() == 1
-    groups = {}
+    groups: dict[str, dict[str, Share]] = {}
     for name, rows in (("all", np.ones(len(called), bool)), ("called", called)):
         ids = [patients[row] for row in np.flatnonzero(rows)]
         groups[name] = {
             measure: mean_share(found[measure][rows], ids, expected[measure][rows]) for measure in MEASURES
         } | {"pixels": _pooled(counts[rows], chance_counts[rows], ids)}
-    record = {
-        "threshold": threshold,
-        "threshold_from": origin,
-        "images": len(chosen.maps),
-        "boxes": sum(map(len, chosen.boxes)),
-        "visible": float(chosen.visible.mean()),
-        "level": LEVEL,
-        "unit": "patient",
-        "grid": GRID,
-        "groups": groups,
-    }
+    record = Localisation(
+        threshold=threshold,
+        threshold_from=origin,
+        images=len(chosen.maps),
+        boxes=sum(map(len, chosen.boxes)),
+        visible=float(chosen.visible.mean()),
+        level=LEVEL,
+        unit="patient",
+        grid=GRID,
+        groups=groups,
+    )
     columns = [table[name].to_pylist() for name in COLUMNS[:5]]
     columns += [[len(true) for true in chosen.boxes], chosen.visible.tolist()]
     columns += [[None if np.isnan(v) else v for v in found[name].tolist()] for name in MEASURES]
@@ -123,19 +139,19 @@ def measure_localisation(
     return record, [COLUMNS, *zip(*columns, strict=True)]
 
 
-def localisation_line(record: dict[str, Any]) -> str:
+def localisation_line(record: Localisation) -> str:
     """Return in plain text how maps agree with true boxes."""
-    name = "called" if record["groups"]["called"]["pointing"]["n"] else "all"
-    group = record["groups"][name]
-    hits, energy = group["pointing"], group["energy"]
+    name = "called" if record.groups["called"]["pointing"].n else "all"
+    hits, energy = (record.groups[name][measure] for measure in ("pointing", "energy"))
+    assert hits.value is not None, "there are images, and each is a hit or a miss"
     words = "images with true boxes that are called pneumonia" if name == "called" else "images with true boxes"
-    text = f"pointing game: in {round(hits['value'] * hits['n']):,} of {hits['n']:,} {words} the map's maximum lies in a box"
-    if energy["value"] is None:
+    text = f"pointing game: in {round(hits.value * hits.n):,} of {hits.n:,} {words} the map's maximum lies in a box"
+    if energy.value is None:
         return f"{text}; all maps are blank"
-    return f"{text}; {energy['value']:.0%} of the activation lies in the boxes, which are {hits['chance']:.0%} of what the network sees"
+    return f"{text}; {energy.value:.0%} of the activation lies in the boxes, which are {hits.chance:.0%} of what the network sees"
 
 
-def windows(scores: Scores, run: dict[str, Any]) -> list[Box]:
+def windows(scores: Scores, run: JsonObject) -> list[Box]:
     """Return which part of its image each map shows, as fractions of the image.
 
     Scores that do not say so are of the centre of an image that was squashed to a square, which `run` describes.
@@ -159,7 +175,7 @@ def windows(scores: Scores, run: dict[str, Any]) -> list[Box]:
     return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners.tolist()]
 
 
-def _boxed(scores: Scores, boxes: Mapping[str, tuple[Box, ...]], run: dict[str, Any]) -> _Boxed:
+def _boxed(scores: Scores, boxes: Mapping[str, tuple[Box, ...]], run: JsonObject) -> _Boxed:
     known = pc.is_in(scores.table["image_id"], value_set=pa.array(list(boxes), pa.string()))
     scores = scores.where(pc.and_(known, pc.equal(scores.table["target"], 1)))
     shown = windows(scores, run)
@@ -181,7 +197,7 @@ def _measures(
     return {"pointing": hits, "energy": energy_in_box(maps, boxes, size), "iou": iou, "dice": dice}
 
 
-def _pooled(counts: NDArray[np.int64], flat: NDArray[np.int64], patients: list[Any]) -> dict[str, Any]:
+def _pooled(counts: NDArray[np.int64], flat: NDArray[np.int64], patients: Sequence[Hashable]) -> Share:
     """Return the average precision of the pixels of all images together, by the jackknife that leaves out each patient.
 
     Args:
@@ -191,18 +207,17 @@ def _pooled(counts: NDArray[np.int64], flat: NDArray[np.int64], patients: list[A
     """
     patient_of, num_patients = number_groups(patients)
     value, chance = (float(average_precision(each.sum(0))) for each in (counts, flat))
-    out: dict[str, Any] = {"n": len(counts), "patients": num_patients, "value": None, "interval": None, "chance": None}
     if np.isnan(value):
-        return out
-    out |= {"value": value, "chance": chance}
+        return Share(len(counts), num_patients, None, None, None)
+    interval = None
     if num_patients >= MIN_PATIENTS:
         of_patient = np.zeros((num_patients, *counts.shape[1:]), np.int64)
         np.add.at(of_patient, patient_of, counts)
         without = average_precision(counts.sum(0) - of_patient)
         if np.isfinite(without).all():
             moved = (without.mean() - without) * (num_patients - 1) / num_patients
-            out["interval"] = on_logit(value, reach_of(Influence(value, moved)))
-    return out
+            interval = on_logit(value, reach_of(Influence(value, moved)))
+    return Share(len(counts), num_patients, value, interval, chance)
 
 
 def map_similarity(a: Scores, b: Scores) -> float:

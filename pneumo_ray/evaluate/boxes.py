@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -23,6 +22,7 @@ from pneumo_ray.data.label_merge import rows_meant
 from pneumo_ray.data.table_cells import Columns, read_columns
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.images.framing import Box
+from pneumo_ray.records import JsonObject
 
 OPTION = "--boxes"
 _OWN, _RSNA = ("x0", "y0", "x1", "y1"), ("x", "y", "width", "height")
@@ -122,17 +122,18 @@ def _table(uri: str) -> list[_Row]:
     sizes = [_numbers(found, keys[key], uri) if key in keys else [None] * len(corners[0]) for key in sides]
     rows = []
     for number, image in enumerate(found.values[name].to_pylist()):
-        box = [column[number] for column in corners]
-        if box == [None] * 4:  # an image without a finding
+        cells = [column[number] for column in corners]
+        box = [cell for cell in cells if cell is not None]
+        if not box:  # an image without a finding
             continue
         place = f"row {number + 2}"
-        if image is None or None in box:
+        if image is None or len(box) < len(cells):
             raise ManifestError(f"{OPTION} {uri}: {place} lacks its image or a side of its box; fill or remove it")
         rows.append(_Row(str(image), _box(box, own), (sizes[0][number], sizes[1][number]), place))
     return rows
 
 
-def _box(values: Sequence[Any], corners: bool) -> Box:
+def _box(values: Sequence[float], corners: bool) -> Box:
     a, b, c, d = (float(value) for value in values)
     return (a, b, c, d) if corners else (a, b, a + c, b + d)
 
@@ -169,7 +170,7 @@ def _coco(uri: str) -> list[_Row]:
         ) from None
 
 
-def _annotation(images: dict[Any, Any], one: dict[str, Any], number: int, uri: str) -> _Row:
+def _annotation(images: dict[object, JsonObject], one: JsonObject, number: int, uri: str) -> _Row:
     place = f"annotation {number}"
     if (image := images.get(one["image_id"])) is None:
         raise ManifestError(f"{OPTION} {uri}: {place} is of an image that its list of images lacks")

@@ -7,8 +7,7 @@ one child are not: with one to five images a patient DeLong tells two equal mode
 McNemar in about 14 %, the p-value by patient in 5 % or less (benchmarks/coverage.py).
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,9 @@ from scipy.stats import binomtest, chi2, norm
 
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.influence import Predictions, placements
-from pneumo_ray.evaluate.intervals import DIFFERENCE_METHOD, METHODS, difference
+from pneumo_ray.evaluate.intervals import DIFFERENCE_METHOD, METHODS, Difference, Interval, difference
 from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.records import ABSENT, INLINE, named
 
 EXACT_BELOW = 25
 """Number of discordant images from which McNemar's chi-square replaces the exact binomial test."""
@@ -33,7 +33,84 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def compare(scores: Scores, baseline: Scores) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DeLong:
+    """Two AUCs of the same images and their difference."""
+
+    here: float | None
+    """None, like everything else, where a class is missing."""
+    baseline: float | None
+    difference: float | None
+    """`here` minus `baseline`."""
+    standard_error: float | None
+    """None where a class has one image. 0 where the difference of placements is the same for all images, as
+    for equal rankings: there is no test then."""
+    interval: Interval | None
+    """95 %, from the normal approximation, so it can reach beyond -1 and 1; None where the standard error is 0 or None."""
+    p: float | None
+    """Two-sided, of no difference; None where `interval` is."""
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Errors of two sets on the same images; only images on which they disagree affect the difference."""
+
+    both_right: int
+    only_here_right: int
+    """McNemar's b: right here, wrong in the baseline."""
+    only_baseline_right: int
+    """McNemar's c: wrong here, right in the baseline."""
+    both_wrong: int
+    test: str
+    """Which test gave p: `exact binomial`, or `chi-square with continuity correction` from 25 discordant images."""
+    p: float
+    """Two-sided, of equal error rates; 1 where the sets disagree on no image."""
+
+
+@dataclass(frozen=True)
+class AucComparison:
+    """The AUCs, tested with images and with patients as the units."""
+
+    delong: DeLong = field(metadata=INLINE)
+    interval_by_patient: Interval | None
+    """95 %, of the same difference over whole patients."""
+
+
+@dataclass(frozen=True)
+class ErrorComparison:
+    """The errors, each set at its own stored threshold."""
+
+    threshold: float
+    threshold_baseline: float
+    share: float
+    """Of the images."""
+    share_baseline: float
+    mcnemar: McNemar = field(metadata=INLINE)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of scores of the same images. Differences are this set minus the baseline; None where undefined."""
+
+    name: str | None = field(metadata=ABSENT)
+    """Of the baseline."""
+    images: int = field(metadata=named("pictures"))
+    """Labelled, with scores in both sets."""
+    normal: int
+    pneumonia: int
+    patients: int
+    only_here: int
+    """Labelled images that the baseline lacks."""
+    only_baseline: int
+    auc: AucComparison
+    errors: ErrorComparison
+    differences: dict[str, Difference]
+    """Of every measure, with patients as the units."""
+    difference_method: str = DIFFERENCE_METHOD
+    assumes_independent_images: tuple[str, ...] = INDEPENDENT_IMAGES
+
+
+def compare(scores: Scores, baseline: Scores, name: str | None = None) -> Comparison:
     """Compare two sets of scores on the labelled images that both have, each at its own stored threshold.
 
     Images are sorted by name first, so the result does not depend on the order of rows or shards.
@@ -41,14 +118,7 @@ def compare(scores: Scores, baseline: Scores) -> dict[str, Any]:
     Args:
         scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
         baseline: the same, matched with the same manifest.
-
-    Returns:
-        Plain JSON values. `images`, `normal`, `pneumonia`, `patients` count what is compared; `only_here` and
-        `only_baseline` count labelled images that the other set lacks. `auc` holds the fields of `DeLong`, and
-        `interval_by_patient`, the 95 % interval of the same difference over whole patients. `errors` holds the
-        `threshold` and share of errors of both sets, and the fields of `McNemar`. `differences` holds for every measure
-        what `intervals.difference` returns, by `difference_method`; `assumes_independent_images` names the fields that
-        do. Differences are `scores` minus `baseline`. None where something is undefined.
+        name: of the baseline.
 
     Raises:
         ManifestError: if they have no labelled image in common, or disagree on the label of one.
@@ -74,52 +144,30 @@ def compare(scores: Scores, baseline: Scores) -> dict[str, Any]:
     differences = {name: difference(name, here_by_patient, there_by_patient) for name in METHODS}
     wrong = (prob >= scores.threshold) != (label == 1)
     wrong_baseline = (prob_baseline >= baseline.threshold) != (label == 1)
-    return {
-        "pictures": len(label),
-        "normal": int((label == 0).sum()),
-        "pneumonia": int((label == 1).sum()),
-        "patients": here_by_patient.num_patients,
-        "only_here": len(here.table) - len(a),
-        "only_baseline": len(there.table) - len(b),
-        "auc": {
-            **asdict(delong(label, prob, prob_baseline)),
-            "interval_by_patient": differences["auc"]["interval"],
-        },
-        "errors": {
-            "threshold": scores.threshold,
-            "threshold_baseline": baseline.threshold,
-            "share": float(wrong.mean()),
-            "share_baseline": float(wrong_baseline.mean()),
-            **asdict(mcnemar(wrong, wrong_baseline)),
-        },
-        "differences": differences,
-        "difference_method": DIFFERENCE_METHOD,
-        "assumes_independent_images": list(INDEPENDENT_IMAGES),
-    }
+    return Comparison(
+        name=name,
+        images=len(label),
+        normal=int((label == 0).sum()),
+        pneumonia=int((label == 1).sum()),
+        patients=here_by_patient.num_patients,
+        only_here=len(here.table) - len(a),
+        only_baseline=len(there.table) - len(b),
+        auc=AucComparison(delong(label, prob, prob_baseline), differences["auc"].interval),
+        errors=ErrorComparison(
+            threshold=scores.threshold,
+            threshold_baseline=baseline.threshold,
+            share=float(wrong.mean()),
+            share_baseline=float(wrong_baseline.mean()),
+            mcnemar=mcnemar(wrong, wrong_baseline),
+        ),
+        differences=differences,
+    )
 
 
 def _common(table: pa.Table, other: pa.Table) -> pa.Table:
     """Return the rows whose image the other table has too, by name."""
     shared = pc.is_in(table["image_id"], value_set=other["image_id"].combine_chunks())
     return table.filter(shared).sort_by("image_id").combine_chunks()
-
-
-@dataclass(frozen=True)
-class DeLong:
-    """Two AUCs of the same images and their difference."""
-
-    here: float | None
-    """None, like everything else, where a class is missing."""
-    baseline: float | None
-    difference: float | None
-    """`here` minus `baseline`."""
-    standard_error: float | None
-    """None where a class has one image. 0 where the difference of placements is the same for all images, as
-    for equal rankings: there is no test then."""
-    interval: list[float] | None
-    """95 %, from the normal approximation, so it can reach beyond -1 and 1; None where the standard error is 0 or None."""
-    p: float | None
-    """Two-sided, of no difference; None where `interval` is."""
 
 
 def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
@@ -155,25 +203,9 @@ def delong(label: Ints, prob: Floats, prob_baseline: Floats) -> DeLong:
         baseline=baseline,
         difference=difference,
         standard_error=error,
-        interval=[difference - CRITICAL * error, difference + CRITICAL * error],
+        interval=(difference - CRITICAL * error, difference + CRITICAL * error),
         p=float(2 * norm.sf(abs(difference) / error)),
     )
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Errors of two sets on the same images; only images on which they disagree affect the difference."""
-
-    both_right: int
-    only_here_right: int
-    """McNemar's b: right here, wrong in the baseline."""
-    only_baseline_right: int
-    """McNemar's c: wrong here, right in the baseline."""
-    both_wrong: int
-    test: str
-    """Which test gave p: `exact binomial`, or `chi-square with continuity correction` from 25 discordant images."""
-    p: float
-    """Two-sided, of equal error rates; 1 where the sets disagree on no image."""
 
 
 def mcnemar(wrong: Bools, wrong_baseline: Bools) -> McNemar:

@@ -1,14 +1,14 @@
 """The learning curves of a run, as a figure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
+from pneumo_ray.records import JsonObject
 
 
-def learning_figure(history: Sequence[dict[str, Any]]) -> Figure:
+def learning_figure(history: Sequence[JsonObject]) -> Figure:
     """Draw loss, AUC and learning rate by epoch, with the best epoch marked.
 
     Args:

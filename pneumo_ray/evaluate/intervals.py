@@ -13,7 +13,7 @@ Counts decide where the derivative is 0: no interval has the width 0, and none h
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from pneumo_ray.evaluate.calibration import check_predictions
 from pneumo_ray.evaluate.calibration_error import calibration_test
 from pneumo_ray.evaluate.influence import OF_CELLS, Influence, Predictions, influence
-from pneumo_ray.evaluate.metrics import classification_metrics, rates
+from pneumo_ray.evaluate.metrics import Metrics, classification_metrics, rates
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -58,6 +58,42 @@ METHODS = {
 DIFFERENCE_METHOD = "jackknife over patients with Student's t, paired"
 BOTH_CLASSES = ("auc", "average_precision", "kappa", "mcc")
 """Measures that need patients of both classes."""
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """The metrics at a threshold, with their intervals."""
+
+    threshold: float
+    values: Metrics
+    intervals: dict[str, Interval | None]
+    """By the names of `METHODS`."""
+
+
+@dataclass(frozen=True)
+class IntervalMethods:
+    """What metrics.json says of its intervals."""
+
+    level: float = LEVEL
+    unit: str = "patient"
+    min_patients: int = MIN_PATIENTS
+    min_patients_of_each_class: int = MIN_CLASS_PATIENTS
+    methods: dict[str, str] = field(default_factory=lambda: dict(METHODS))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference of a measure between two sets of scores; None where undefined or of too few patients."""
+
+    here: float | None
+    baseline: float | None
+    difference: float | None = None
+    """`here` minus `baseline`."""
+    interval: Interval | None = None
+    """None also where nothing differs, except for a proportion of which no image changed sides: as many patients bound the
+    share that do."""
+    p: float | None = None
+    """Two-sided, of no difference; None also where nothing differs."""
 
 
 def patient_intervals(
@@ -100,19 +136,10 @@ def patient_intervals(
 
 def with_intervals(
     label: IntArray, prob: FloatArray, threshold: float, patients: Iterable[Hashable], seed: int
-) -> dict[str, Any]:
-    """Return the metrics at a threshold as `threshold`, `values` and `intervals`."""
-    return {
-        "threshold": threshold,
-        "values": classification_metrics(label, prob, threshold),
-        "intervals": patient_intervals(label, prob, threshold, patients, seed=seed),
-    }
-
-
-def describe_intervals() -> dict[str, Any]:
-    """Return what metrics.json says of its intervals."""
-    return {"level": LEVEL, "unit": "patient", "min_patients": MIN_PATIENTS,
-            "min_patients_of_each_class": MIN_CLASS_PATIENTS, "methods": METHODS}  # fmt: skip
+) -> AtThreshold:
+    """Return the metrics at a threshold with their intervals."""
+    values = classification_metrics(label, prob, threshold)
+    return AtThreshold(threshold, values, patient_intervals(label, prob, threshold, patients, seed=seed))
 
 
 def proportion_interval(right: IntArray, total: IntArray, level: float = LEVEL) -> Interval | None:
@@ -243,7 +270,7 @@ def _worst_split(name: str, confusion: IntArray, level: float) -> Interval | Non
     return float(np.nanmin(low)), 1.0
 
 
-def difference(name: str, here: Predictions, baseline: Predictions, level: float = LEVEL) -> dict[str, Any]:
+def difference(name: str, here: Predictions, baseline: Predictions, level: float = LEVEL) -> Difference:
     """Return the difference of a measure between two sets of scores of the same images, with patients as the units.
 
     Args:
@@ -251,29 +278,24 @@ def difference(name: str, here: Predictions, baseline: Predictions, level: float
         here: labels, probabilities and patients.
         baseline: the same images and patients, in the same order.
         level: coverage.
-
-    Returns:
-        `here`, `baseline`, `difference` (here minus baseline), `interval` [low, high] and `p`, two-sided, of no difference.
-        None where undefined or of too few patients, as `patient_intervals`; `p` and `interval` also where nothing differs,
-        except for the interval of a proportion of which no image changed sides: as many patients bound the share that do.
     """
-    out: dict[str, Any] = dict.fromkeys(("here", "baseline", "difference", "interval", "p"))
     found, other = influence(name, here), influence(name, baseline)
-    out["here"], out["baseline"] = (None if side is None else side.value for side in (found, other))
     if found is None or other is None:
-        return out
-    out["difference"] = found.value - other.value
+        known_here, known_there = (None if side is None else side.value for side in (found, other))
+        return Difference(known_here, known_there)
+    out = Difference(found.value, other.value, apart := found.value - other.value)
     if _too_few(name, here) or (name in OF_CELLS and _bearing(name, here, baseline) < MIN_PATIENTS):
         return out
     spread = _spread(found.of_patient - other.of_patient, max(abs(found.value), abs(other.value)))
     if spread is not None:
         error, freedom = spread
         reach = error * float(student.ppf(0.5 + level / 2, freedom))
-        out["interval"] = [out["difference"] - reach, out["difference"] + reach]
-        out["p"] = float(2 * student.sf(abs(out["difference"]) / error, freedom))
-    elif name in ("accuracy", "recall", "specificity") and np.array_equal(here.confusion(), baseline.confusion()):
+        return replace(
+            out, interval=(apart - reach, apart + reach), p=float(2 * student.sf(abs(apart) / error, freedom))
+        )
+    if name in ("accuracy", "recall", "specificity") and np.array_equal(here.confusion(), baseline.confusion()):
         changed = 1 - ((1 - level) / 2) ** (1 / _bearing(name, here, baseline))
-        out["interval"] = [-changed, changed]
+        return replace(out, interval=(-changed, changed))
     return out
 
 

@@ -4,7 +4,7 @@ A map that is the same everywhere has the lungs' share of the input's area as it
 """
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +14,57 @@ from pneumo_ray.anatomy.lungs import PLAUSIBLE
 from pneumo_ray.anatomy.masks import MaskError, decode_mask
 from pneumo_ray.evaluate.intervals import LEVEL
 from pneumo_ray.evaluate.scores import CROP, Scores
-from pneumo_ray.evaluate.shares import mean_share
+from pneumo_ray.evaluate.shares import MeanShare, mean_share
 from pneumo_ray.evaluate.zone_table import groups_of
+from pneumo_ray.records import named
 
 Floats = NDArray[np.float64]
 
 
-def lung_evidence(scores: Scores) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Views:
+    """Numbers of images."""
+
+    frontal: int
+    """Whose lungs are plausible."""
+    doubtful: int
+
+
+@dataclass(frozen=True)
+class LungGroup:
+    """The evidence in the lungs of a group of labelled images, a class or an outcome as in the zone table."""
+
+    images: str = field(metadata=named("pictures"))
+    """Name of the group."""
+    explained_class: str
+    lung_share: MeanShare
+    """Share of the evidence in the lungs; chance is the lungs' share of the input's area."""
+    peak_in_lungs: MeanShare
+    """Whether the map's highest cell lies there; chance likewise."""
+
+
+@dataclass(frozen=True)
+class LungEvidence:
+    """Where the evidence of the maps lies, as far as lungs were looked for."""
+
+    views: Views
+    quality: dict[str, int]
+    """Numbers of images by `lung_quality`, the most frequent first."""
+    zones_of: str
+    """What the zones divide."""
+    level: float
+    unit: str
+    groups: list[LungGroup]
+
+
+def lung_evidence(scores: Scores) -> LungEvidence | None:
     """Return the share of the evidence that lies in the lungs, and counts of views and of lungs that are not plausible.
 
     Args:
         scores: from `numbers.match`, joined with `lung_mask` where the manifest has it: without, chance is not known.
 
     Returns:
-        Plain JSON values: `views`, the number of images that are frontal and doubtful; `quality`, by `lung_quality`; `zones_of`, what the
-        zones divide; and for each group of labelled images, classes and outcomes as in the zone table, `groups`: its
-        `pictures`, `explained_class`, and `mean_share` records of `lung_share` (with chance, the lungs' share of the input's
-        area) and `peak_in_lungs` (likewise). None for scores of which no image had its lungs looked for.
+        None for scores of which no image had its lungs looked for.
     """
     names = scores.table.column_names
     if "lung_quality" not in names or scores.table["lung_quality"].null_count == len(scores.table):
@@ -46,22 +80,17 @@ def lung_evidence(scores: Scores) -> dict[str, Any] | None:
     groups = []
     for name, explained, rows in groups_of(known):
         ids = [patients[row] for row in np.flatnonzero(rows)]
-        groups.append(
-            {
-                "pictures": name,
-                "explained_class": explained,
-                "lung_share": mean_share(share[rows], ids, area[rows]),
-                "peak_in_lungs": mean_share(peak[rows], ids, area[rows]),
-            }
-        )
-    return {
-        "views": {"frontal": quality.get(PLAUSIBLE, 0), "doubtful": sum(quality.values()) - quality.get(PLAUSIBLE, 0)},
-        "quality": quality,
-        "zones_of": scores.zone_mode,
-        "level": LEVEL,
-        "unit": "patient",
-        "groups": groups,
-    }
+        of_share, of_peak = (mean_share(values[rows], ids, area[rows]) for values in (share, peak))
+        groups.append(LungGroup(name, explained, of_share, of_peak))
+    frontal = quality.get(PLAUSIBLE, 0)
+    return LungEvidence(
+        views=Views(frontal, sum(quality.values()) - frontal),
+        quality=quality,
+        zones_of=scores.zone_mode,
+        level=LEVEL,
+        unit="patient",
+        groups=groups,
+    )
 
 
 def lung_areas(scores: Scores) -> Floats:

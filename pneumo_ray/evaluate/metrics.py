@@ -4,6 +4,7 @@ Cohen's kappa (1960) and Matthews' coefficient (1975) correct accuracy for chanc
 """
 
 from collections.abc import Hashable, Iterable
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,51 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-def classification_metrics(
-    labels: npt.ArrayLike, prob: npt.ArrayLike, threshold: float
-) -> dict[str, float | int | None]:
+@dataclass(frozen=True)
+class ConfusionMetrics:
+    """The counts of a confusion matrix and the rates that follow from them; None where a denominator is 0."""
+
+    n: int
+    tn: int
+    fp: int
+    fn: int
+    tp: int
+    accuracy: float | None
+    precision: float | None
+    recall: float | None
+    """The sensitivity."""
+    specificity: float | None
+    f1: float | None
+    kappa: float | None
+    mcc: float | None
+
+    def __getitem__(self, name: str) -> float | None:
+        """Return a measure by its name in files, for tables that list several.
+
+        Raises:
+            KeyError: if there is no such measure.
+        """
+        if name not in self.__dataclass_fields__:
+            raise KeyError(name)
+        value: float | None = getattr(self, name)
+        return value
+
+
+@dataclass(frozen=True)
+class Metrics(ConfusionMetrics):
+    """Counts and rates at one threshold, and measures that need none."""
+
+    auc: float | None
+    """None, like `average_precision`, where a class is missing."""
+    average_precision: float | None
+    brier: float | None
+    ece: float | None
+    """Expected calibration error, 15 bins."""
+    log_loss: float | None
+    """In nats."""
+
+
+def classification_metrics(labels: npt.ArrayLike, prob: npt.ArrayLike, threshold: float) -> Metrics:
     """Return counts, rates at one threshold, and threshold-free measures of discrimination and calibration.
 
     Args:
@@ -26,9 +69,7 @@ def classification_metrics(
         threshold: an image is called pneumonia where `prob >= threshold`.
 
     Returns:
-        n, tn, fp, fn, tp, accuracy, precision, recall (= sensitivity), specificity, f1, kappa, mcc, auc,
-        average_precision, brier, ece (15 bins), log_loss (nats). None where a denominator is 0, for auc and
-        average_precision where a class is missing, and for every measure where there are no images.
+        The metrics; every measure is None where there are no images.
 
     Raises:
         ValueError: as `check_predictions`.
@@ -36,18 +77,18 @@ def classification_metrics(
     scores, truth = check_predictions(prob, labels)
     tn, fp, fn, tp = np.bincount(_confusion_cell(truth, scores, threshold), minlength=4).tolist()
     both, some = tn + fp > 0 and fn + tp > 0, truth.size > 0
-    return {
-        **metrics_from_confusion(tn, fp, fn, tp),
-        "auc": float(roc_auc_score(truth, scores)) if both else None,
-        "average_precision": float(average_precision_score(truth, scores)) if both else None,
-        "brier": brier_score(scores, truth) if some else None,
-        "ece": expected_calibration_error(scores, truth) if some else None,
-        "log_loss": float(log_loss(truth, scores, labels=[0, 1])) if some else None,
-    }
+    return Metrics(
+        **asdict(metrics_from_confusion(tn, fp, fn, tp)),
+        auc=float(roc_auc_score(truth, scores)) if both else None,
+        average_precision=float(average_precision_score(truth, scores)) if both else None,
+        brier=brier_score(scores, truth) if some else None,
+        ece=expected_calibration_error(scores, truth) if some else None,
+        log_loss=float(log_loss(truth, scores, labels=[0, 1])) if some else None,
+    )
 
 
-def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float | int | None]:
-    """Return the metrics of a confusion matrix: n, the counts and the rates (None where 0/0).
+def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> ConfusionMetrics:
+    """Return the metrics of a confusion matrix.
 
     Raises:
         ValueError: if a count is negative.
@@ -56,7 +97,7 @@ def metrics_from_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, floa
         raise ValueError(f"counts cannot be negative, got tn {tn}, fp {fp}, fn {fn}, tp {tp}")
     found = rates(*(np.asarray(count, dtype=np.float64) for count in (tn, fp, fn, tp)))
     defined = {name: None if np.isnan(value) else float(value) for name, value in found.items()}
-    return {"n": tn + fp + fn + tp, "tn": tn, "fp": fp, "fn": fn, "tp": tp, **defined}
+    return ConfusionMetrics(tn + fp + fn + tp, tn, fp, fn, tp, **defined)
 
 
 def _confusion_cell(truth: IntArray, scores: FloatArray, threshold: float) -> IntArray:

@@ -1,8 +1,7 @@
-"""The numbers of an evaluation, from scores and a manifest: plain JSON values, None where undefined."""
+"""The numbers of an evaluation, from scores and a manifest."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +14,20 @@ from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA, SHAPE_FIELDS
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score
 from pneumo_ray.evaluate.calibration_error import calibration_test
+from pneumo_ray.evaluate.evaluation import (
+    Evaluation,
+    Measured,
+    OperatingPoints,
+    PredictiveValues,
+    Reliability,
+    Residual,
+    Residuals,
+    UncertaintyValue,
+)
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import describe_intervals, patient_intervals, with_intervals
-from pneumo_ray.evaluate.paper import CONFUSIONS, NOTE, TABLE_TWO
+from pneumo_ray.evaluate.intervals import IntervalMethods, patient_intervals, with_intervals
+from pneumo_ray.evaluate.metrics import ConfusionMetrics
+from pneumo_ray.evaluate.paper import Paper
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.subgroups import measure_subgroups
 from pneumo_ray.evaluate.uncertainty import (
@@ -110,7 +120,7 @@ def check_coverage(scores: Scores, manifest: pa.Table, split: str | None, name: 
         )
 
 
-def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: int = 0) -> dict[str, Any]:
+def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: int = 0) -> Evaluation:
     """Return the evaluation of scored images.
 
     Args:
@@ -122,49 +132,60 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
     chosen = scores if split is None else scores.of_split(split)
     labelled = chosen.labelled()
     prob, label = labelled.numbers("prob_mean"), labelled.table["label"].to_numpy().astype(np.int64)
-    out: dict[str, Any] = {
-        "split": split,
-        "pictures": len(chosen.table),
-        "labelled": len(label),
-        "threshold": scores.threshold,
-        "temperature": scores.temperature,
-        "intercept": scores.intercept,
-        "paper": {"table": list(TABLE_TWO), "confusion_matrices": list(CONFUSIONS), "note": NOTE},
-    }
-    if not len(label):
-        return out
+    return Evaluation(
+        split=split,
+        images=len(chosen.table),
+        labelled=len(label),
+        threshold=scores.threshold,
+        temperature=scores.temperature,
+        intercept=scores.intercept,
+        paper=Paper(),
+        measured=_measure(scores, split, labelled, label, prob, prevalence, seed) if len(label) else None,
+    )
+
+
+def _measure(
+    scores: Scores,
+    split: str | None,
+    labelled: Scores,
+    label: NDArray[np.int64],
+    prob: Floats,
+    prevalence: float | None,
+    seed: int,
+) -> Measured:
     patients = labelled.table["patient_id"].to_pylist()
-    points = {"stored": scores.threshold, "half": 0.5}
-    out["interval_methods"] = describe_intervals()
-    out["metrics"] = {
-        name: with_intervals(label, prob, threshold, patients, seed) for name, threshold in points.items()
-    }
-    out["predictive_values"] = predictive_values(out["metrics"]["stored"]["values"], prevalence)
-    out["calibration"] = _calibration(labelled, label, patients, seed)
-    out["subgroups"] = measure_subgroups(labelled, label, prob, seed)
-    out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, patients)
-    out["residuals"] = _residuals(labelled, label, prob)
-    return out
+    points = OperatingPoints(
+        *(with_intervals(label, prob, threshold, patients, seed) for threshold in (scores.threshold, 0.5))
+    )
+    return Measured(
+        interval_methods=IntervalMethods(),
+        metrics=points,
+        predictive_values=predictive_values(points.stored.values, prevalence),
+        calibration=_calibration(labelled, label, patients, seed),
+        subgroups=measure_subgroups(labelled, label, prob, seed),
+        uncertainty=_uncertainty(scores, split, labelled, label, prob, patients),
+        residuals=_residuals(labelled, label, prob),
+    )
 
 
-def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Any]:
+def predictive_values(metrics: ConfusionMetrics, prevalence: float | None) -> PredictiveValues:
     """Return the predictive values at a prevalence by Bayes' rule; None where sensitivity or specificity is.
 
     Args:
-        metrics: with `recall`, `specificity`, `tp`, `fn`, `n`.
+        metrics: of the images.
         prevalence: None takes that of the images themselves.
     """
-    sensitivity, specificity = metrics["recall"], metrics["specificity"]
-    share = (metrics["tp"] + metrics["fn"]) / metrics["n"] if prevalence is None else prevalence
+    sensitivity, specificity = metrics.recall, metrics.specificity
+    share = (metrics.tp + metrics.fn) / metrics.n if prevalence is None else prevalence
     if sensitivity is None or specificity is None:
-        return {"prevalence": share, "positive": None, "negative": None}
+        return PredictiveValues(share, None, None)
     ill, well = sensitivity * share, (1 - specificity) * (1 - share)
     missed, cleared = (1 - sensitivity) * share, specificity * (1 - share)
-    return {
-        "prevalence": share,
-        "positive": ill / (ill + well) if ill + well else None,
-        "negative": cleared / (cleared + missed) if cleared + missed else None,
-    }
+    return PredictiveValues(
+        prevalence=share,
+        positive=ill / (ill + well) if ill + well else None,
+        negative=cleared / (cleared + missed) if cleared + missed else None,
+    )
 
 
 def probabilities(scores: Scores) -> dict[str, Floats]:
@@ -194,23 +215,23 @@ def uncertainties(scores: Scores) -> dict[str, Floats]:
 
 def _calibration(
     labelled: Scores, label: NDArray[np.int64], patients: Sequence[str | None], seed: int
-) -> dict[str, Any]:
-    """Measure each probability; `ece_expected` and `ece_p` are of a calibrated model with the same probabilities."""
+) -> dict[str, Reliability]:
+    """Measure each probability."""
     out = {}
     for name, prob in probabilities(labelled).items():
         intervals = patient_intervals(label, prob, 0.5, patients, ("brier", "ece"), seed=seed)
         test = calibration_test(Predictions.of(label, prob, 0.5, patients), seed)
         assert test is not None
-        out[name] = {
-            "brier": brier_score(prob, label),
-            "brier_interval": intervals["brier"],
-            "ece": test.error,
-            "ece_interval": intervals["ece"],
-            "ece_expected": test.expected,
-            "ece_p": test.p,
-            "mean_prob": float(prob.mean()),
-            "prevalence": float(label.mean()),
-        }
+        out[name] = Reliability(
+            brier=brier_score(prob, label),
+            brier_interval=intervals["brier"],
+            ece=test.error,
+            ece_interval=intervals["ece"],
+            ece_expected=test.expected,
+            ece_p=test.p,
+            mean_prob=float(prob.mean()),
+            prevalence=float(label.mean()),
+        )
     return out
 
 
@@ -221,44 +242,40 @@ def _uncertainty(
     label: NDArray[np.int64],
     prob: Floats,
     patients: Sequence[str | None],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, UncertaintyValue]:
     """Compare every uncertainty with those that need no Monte Carlo."""
     wrong = (prob >= labelled.threshold) != (label == 1)
-    out: dict[str, dict[str, Any]] = {}
+    out = {}
     for name, value in uncertainties(labelled).items():
         ranks = rankdata(value) / max(len(value), 1)  # the same AUROC, within 0 and 1
         interval = patient_intervals(wrong.astype(np.int64), ranks, 0.5, patients, ("auc",))["auc"]
-        out[name] = {
-            "error_auroc": error_detection(value, wrong),
-            "error_auroc_interval": interval,
-            "aurc": risk_coverage(value, wrong).area,
-            "referral": referral_table(value, label, prob, labelled.threshold),
-        }
-    if split == "test":  # the threshold of the flags is chosen on validation
-        for column in ("mutual_information", "prob_std"):
-            shares = asdict(flagged_shares(scores, column))
-            out[column]["flagged"] = {
-                key: None if isinstance(v, float) and np.isnan(v) else v for key, v in shares.items()
-            }
+        # The threshold of the flags is chosen on validation.
+        flags = split == "test" and name in ("mutual_information", "prob_std")
+        out[name] = UncertaintyValue(
+            error_auroc=error_detection(value, wrong),
+            error_auroc_interval=interval,
+            aurc=risk_coverage(value, wrong).area,
+            referral=referral_table(value, label, prob, labelled.threshold),
+            flagged=flagged_shares(scores, name) if flags else None,
+        )
     return out
 
 
-def _residuals(labelled: Scores, label: NDArray[np.int64], prob: Floats) -> dict[str, Any]:
-    """Return `label - probability`: near -1 a confident false positive, near +1 a confident false negative."""
+def _residuals(labelled: Scores, label: NDArray[np.int64], prob: Floats) -> Residuals:
     residual = label - prob
     order = np.argsort(residual, kind="stable")
     names = labelled.table["image_id"].to_pylist()
     ends = {"false_positives": order[:EXTREMES], "false_negatives": order[::-1][:EXTREMES]}
-    return {
-        "mean": float(residual.mean()),
-        "skewness": float(skew(residual)) if np.ptp(residual) > 0 else None,
-        "most_extreme": {
+    return Residuals(
+        mean=float(residual.mean()),
+        skewness=float(skew(residual)) if np.ptp(residual) > 0 else None,
+        most_extreme={
             end: [
-                {"image_id": names[i], "residual": float(residual[i]), "prob_mean": float(prob[i])}
+                Residual(names[i], float(residual[i]), float(prob[i]))
                 for i in rows
                 if (prob[i] >= labelled.threshold) != (label[i] == 1)
                 and (residual[i] < 0) == (end == "false_positives")
             ]
             for end, rows in ends.items()
         },
-    }
+    )

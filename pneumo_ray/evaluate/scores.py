@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pneumo_ray import storage
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.scores 1"
 LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs")
@@ -107,7 +108,7 @@ class Scores:
         return replace(self, table=table)
 
 
-def read_run(folder: str) -> dict[str, Any]:
+def read_run(folder: str) -> JsonObject:
     """Return `_run.json` of a finished job: the options, the data and the model.
 
     Raises:
@@ -122,14 +123,14 @@ def read_run(folder: str) -> dict[str, Any]:
     return run
 
 
-def fact(run: dict[str, Any], *path: str) -> Any:
+def fact(run: JsonObject, *path: str) -> Any:
     """Return a value of `_run.json`; None if it is missing or has another structure (a foreign bundle).
 
     Args:
         run: from `read_run`.
         path: keys, from the outermost to the innermost.
     """
-    found: Any = run
+    found: object = run
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found

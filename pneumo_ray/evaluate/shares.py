@@ -6,20 +6,42 @@ scale of the logit. The difference from chance is paired: each image has a chanc
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from pneumo_ray.evaluate.influence import Influence
-from pneumo_ray.evaluate.intervals import MIN_PATIENTS, proportion_interval, reach_of
+from pneumo_ray.evaluate.intervals import MIN_PATIENTS, Interval, proportion_interval, reach_of
 from pneumo_ray.evaluate.metrics import number_groups
 
 Floats = NDArray[np.float64]
 
 
-def mean_share(values: Floats, patients: Sequence[Hashable], chance: Floats | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Share:
+    """A share between 0 and 1 beside what chance gives; None where undefined."""
+
+    n: int
+    """Images."""
+    patients: int
+    value: float | None
+    interval: Interval | None
+    """95 %, over patients."""
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class MeanShare(Share):
+    """The mean of a share over images."""
+
+    above_chance: float | None
+    """Mean of the differences over the images whose chance is known."""
+    above_chance_interval: Interval | None
+
+
+def mean_share(values: Floats, patients: Sequence[Hashable], chance: Floats | None = None) -> MeanShare:
     """Return the mean of a share over images, and how far it lies above chance.
 
     Args:
@@ -28,44 +50,41 @@ def mean_share(values: Floats, patients: Sequence[Hashable], chance: Floats | No
         chance: [n], what chance gives for each image; None or NaN where that is not known.
 
     Returns:
-        Plain JSON values, None where undefined: `n` images of `patients`, `value` and its `interval` (95 %), `chance`
-        (its mean over the images where it is known), `above_chance` (the mean of the differences there) and its
-        `above_chance_interval`. No interval is given with fewer than `MIN_PATIENTS` patients, or where nothing varies.
+        `chance` is the mean over the images where it is known. No interval is given with fewer than `MIN_PATIENTS` patients,
+        or where nothing varies.
     """
     known = np.isfinite(values)
     patient_of, _ = number_groups([patients[row] for row in np.flatnonzero(known).tolist()])
     seen = values[known].astype(np.float64)
-    found = _with_interval(seen, patient_of)
-    out = {"n": len(seen), "patients": len(np.unique(patient_of)), **found}
-    out |= dict.fromkeys(("chance", "above_chance", "above_chance_interval"))
+    value, interval = _with_interval(seen, patient_of)
+    expectation = above = above_interval = None
     if chance is not None and (both := np.isfinite(expected := chance[known])).any():
-        out["chance"] = float(expected[both].mean())
+        expectation = float(expected[both].mean())
         differences = seen[both] - expected[both]
-        out["above_chance"] = float(differences.mean())
+        above = float(differences.mean())
         reach = _reach(differences, patient_of[both])
         if reach is not None:
-            out["above_chance_interval"] = [out["above_chance"] - reach, out["above_chance"] + reach]
-    return out
+            above_interval = above - reach, above + reach
+    return MeanShare(len(seen), len(np.unique(patient_of)), value, interval, expectation, above, above_interval)
 
 
-def on_logit(value: float, reach: float | None) -> list[float] | None:
+def on_logit(value: float, reach: float | None) -> Interval | None:
     """Return the interval of a share that is symmetric on the logit, from what it reaches on its own scale."""
     if reach is None or not 0 < value < 1:
         return None
     middle, reach = float(logit(value)), reach / (value * (1 - value))
-    return [float(expit(middle - reach)), float(expit(middle + reach))]
+    return float(expit(middle - reach)), float(expit(middle + reach))
 
 
-def _with_interval(values: Floats, patient_of: NDArray[np.int64]) -> dict[str, Any]:
+def _with_interval(values: Floats, patient_of: NDArray[np.int64]) -> tuple[float | None, Interval | None]:
     if not len(values):
-        return {"value": None, "interval": None}
+        return None, None
     value = float(values.mean())
     if np.isin(values, (0, 1)).all():
         total = np.bincount(patient_of)
         right = np.bincount(patient_of, weights=values).round().astype(np.int64)
-        exact = proportion_interval(right, total)
-        return {"value": value, "interval": None if exact is None else list(exact)}
-    return {"value": value, "interval": on_logit(value, _reach(values, patient_of))}
+        return value, proportion_interval(right, total)
+    return value, on_logit(value, _reach(values, patient_of))
 
 
 def _reach(values: Floats, patient_of: NDArray[np.int64]) -> float | None:

@@ -2,15 +2,16 @@
 
 import itertools
 import math
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pneumo_ray.evaluate.intervals import MIN_CLASS_PATIENTS, MIN_PATIENTS, with_intervals
-from pneumo_ray.evaluate.metrics import number_groups
+from pneumo_ray.evaluate.intervals import MIN_CLASS_PATIENTS, MIN_PATIENTS, AtThreshold, with_intervals
+from pneumo_ray.evaluate.metrics import Metrics, number_groups
 from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.records import ABSENT, INLINE, JsonObject
 
 MIN_SUBGROUP = MIN_PATIENTS
 """Patients (of a subtype: its own, without the normals) below which a subgroup is listed but not measured."""
@@ -27,9 +28,27 @@ _NEEDS = {"auc": (0, 1), "average_precision": (0, 1), "kappa": (0, 1), "mcc": (0
 Mask = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class Subgroup:
+    """A group of images, measured if it has enough patients; or a column that is no grouping."""
+
+    column: str
+    value: str | None
+    """None of a column that is no grouping."""
+    n: int
+    normal: int | None = field(default=None, metadata=ABSENT)
+    pneumonia: int | None = field(default=None, metadata=ABSENT)
+    patients: int | None = field(default=None, metadata=ABSENT)
+    """Of a subtype: its own, without the normals."""
+    measured: AtThreshold | None = field(default=None, metadata=INLINE)
+    """None with too few patients; in it, None for what too few patients of a class would say."""
+    left_out: str | None = field(default=None, metadata=ABSENT)
+    """Why a column is no grouping."""
+
+
 def measure_subgroups(
     labelled: Scores, label: NDArray[np.int64], prob: NDArray[np.float64], seed: int
-) -> list[dict[str, Any]]:
+) -> list[Subgroup]:
     """Measure every subgroup at the stored threshold.
 
     Args:
@@ -39,30 +58,27 @@ def measure_subgroups(
         seed: of the calibration test.
 
     Returns:
-        A record per group: `column`, `value`, `n`, `normal`, `pneumonia`, `patients` (of a subtype: its own, without the
-        normals), and where there are enough patients the fields of `with_intervals`, None for what too few patients of a
-        class would say. A column that is no grouping has a
-        record with `left_out`, the reason.
+        A record per column that is no grouping, then one per group.
     """
     patient_of, _ = number_groups(labelled.table["patient_id"].to_pylist())
-    records: list[dict[str, Any]] = []
+    records: list[Subgroup] = []
     for column, value, rows, own in [*_subtypes(labelled, label), *_columns(labelled, records)]:
         seen = [_count_patients(patient_of[rows & (label == c)]) for c in (0, 1)]
-        record: dict[str, Any] = {
-            "column": column,
-            "value": value,
-            "n": int(rows.sum()),
-            "normal": int((label[rows] == 0).sum()),
-            "pneumonia": int((label[rows] == 1).sum()),
-            "patients": _count_patients(patient_of[own]),
-        }
-        if record["patients"] >= MIN_SUBGROUP:
-            record |= with_intervals(label[rows], prob[rows], labelled.threshold, patient_of[rows], seed)
-            for name, classes in _NEEDS.items():
-                if any(seen[c] < MIN_CLASS for c in classes):
-                    record["values"][name] = record["intervals"][name] = None
-        records.append(record)
+        patients = _count_patients(patient_of[own])
+        measured = None
+        if patients >= MIN_SUBGROUP:
+            measured = with_intervals(label[rows], prob[rows], labelled.threshold, patient_of[rows], seed)
+            unknown = [name for name, classes in _NEEDS.items() if any(seen[c] < MIN_CLASS for c in classes)]
+            measured = _without(measured, unknown)
+        normal, pneumonia = (int((label[rows] == c).sum()) for c in (0, 1))
+        records.append(Subgroup(column, value, int(rows.sum()), normal, pneumonia, patients, measured))
     return records
+
+
+def _without(measured: AtThreshold, names: list[str]) -> AtThreshold:
+    """Return the metrics with None for some of them."""
+    kept: JsonObject = {name: None if name in names else value for name, value in asdict(measured.values).items()}
+    return replace(measured, values=Metrics(**kept), intervals=measured.intervals | dict.fromkeys(names))
 
 
 def _count_patients(patient_of: NDArray[np.int64]) -> int:
@@ -78,23 +94,23 @@ def _subtypes(labelled: Scores, label: NDArray[np.int64]) -> list[tuple[str, str
     return groups
 
 
-def _columns(labelled: Scores, records: list[dict[str, Any]]) -> list[tuple[str, str, Mask, Mask]]:
+def _columns(labelled: Scores, records: list[Subgroup]) -> list[tuple[str, str, Mask, Mask]]:
     """Return the groups of every other column; add a record with the reason for each column that is left out."""
     known = {"label", "split", "subtype", "patient_id", "width", "height"}
     groups: list[tuple[str, str, Mask, Mask]] = []
     for column in sorted(set(labelled.table.column_names[labelled.num_score_columns :]) - known):
         values = labelled.table[column].combine_chunks()
-        found = _groups(values)
+        found = groups_of_column(values)
         if isinstance(found, str):
-            records.append({"column": column, "value": None, "n": len(values), "left_out": found})
+            records.append(Subgroup(column, None, len(values), left_out=found))
             continue
         names, which = found
         groups += [(column, name, which == number, which == number) for number, name in enumerate(names)]
     return [group for group in groups if group[2].any()]
 
 
-def _groups(values: pa.Array) -> tuple[list[str], NDArray[np.int64]] | str:
-    """Return the names of the groups, what is unknown first, and the number of each image's group; or why there are none.
+def groups_of_column(values: pa.Array) -> tuple[list[str], NDArray[np.int64]] | str:
+    """Divide a column: return the names of the groups, what is unknown first, and the number of each image's group; or why there are none.
 
     A number that is not finite is no value, like null.
     """

@@ -5,16 +5,16 @@ all others (El-Yaniv and Wiener 2010 for risk and coverage).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.metrics import Metrics, classification_metrics
 from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.records import INLINE
 
 Floats = NDArray[np.float64]
 REFERRED = (0.0, 0.05, 0.10, 0.20)
@@ -60,9 +60,20 @@ def risk_coverage(uncertainty: Floats, wrong: NDArray[np.bool_]) -> RiskCoverage
     return RiskCoverage(kept / max(len(order), 1), np.cumsum(shared) / kept)
 
 
+@dataclass(frozen=True)
+class Referral:
+    """Metrics of the images that remain after referral of a share of them."""
+
+    referred: float
+    """Share of the images."""
+    errors_referred: float | None
+    """Share of all errors; None without errors."""
+    kept: Metrics = field(metadata=INLINE)
+
+
 def referral_table(
     uncertainty: Floats, label: NDArray[np.int64], prob: Floats, threshold: float, shares: Sequence[float] = REFERRED
-) -> list[dict[str, Any]]:
+) -> list[Referral]:
     """Return the metrics of the images that remain after referral of the most uncertain ones.
 
     Args:
@@ -73,7 +84,7 @@ def referral_table(
         shares: of the images to refer.
 
     Returns:
-        One record per share: `referred`, `errors_referred` (share of all errors; None without errors), and the metrics.
+        One record per share.
     """
     order = np.argsort(uncertainty, kind="stable")
     wrong = (prob >= threshold) != (label == 1)
@@ -81,20 +92,18 @@ def referral_table(
     for share in shares:
         kept, sent = np.split(order, [len(order) - round(share * len(order))])
         caught = float(wrong[sent].sum() / wrong.sum()) if wrong.any() else None
-        records.append(
-            {"referred": share, "errors_referred": caught, **classification_metrics(label[kept], prob[kept], threshold)}
-        )
+        records.append(Referral(share, caught, classification_metrics(label[kept], prob[kept], threshold)))
     return records
 
 
 @dataclass(frozen=True)
 class FlaggedShares:
-    """Shares of images flagged by a threshold that flags a given share of the true positives of validation."""
+    """Shares of images flagged by a threshold that flags a given share of the true positives of validation; None of no images."""
 
-    threshold: float
-    true_positives: float
+    threshold: float | None
+    true_positives: float | None
     """Share flagged among the true positives of the test."""
-    false_positives: float
+    false_positives: float | None
     num_true_positives: int
     num_false_positives: int
 
@@ -116,10 +125,12 @@ def flagged_shares(scores: Scores, column: str, share: float = 0.12) -> FlaggedS
     split = np.array(table["split"].to_pylist(), dtype=object)
     called = pc.fill_null(table["predicted"], 0).to_numpy() == 1
     chosen_on = value[called & (label == 1) & (split == "val")]
-    threshold = float(np.quantile(chosen_on, 1 - share)) if len(chosen_on) else float("nan")
+    threshold = float(np.quantile(chosen_on, 1 - share)) if len(chosen_on) else None
     true = value[called & (label == 1) & (split == "test")]
     false = value[called & (label == 0) & (split == "test")]
+    # Without a threshold, nothing is flagged.
     of_true, of_false = (
-        float((values > threshold).mean()) if len(values) else float("nan") for values in (true, false)
+        float((values > (np.inf if threshold is None else threshold)).mean()) if len(values) else None
+        for values in (true, false)
     )
     return FlaggedShares(threshold, of_true, of_false, len(true), len(false))

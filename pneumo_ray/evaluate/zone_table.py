@@ -6,7 +6,7 @@ their Monte Carlo error is common and does not shrink with their number: its var
 groups of passes (random groups, Wolter 2007), is added.
 """
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.zones import ALIASES
+from pneumo_ray.records import named
 
 OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 """Number 2 label + predicted."""
@@ -33,7 +34,40 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def zone_table(scores: Scores) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ZoneRecord:
+    """The mean activation of a zone over a group of images, in logits of the explained class per cell of the map.
+
+    None where undefined.
+    """
+
+    images: str = field(metadata=named("pictures"))
+    """Name of the group."""
+    explained_class: str
+    n: int
+    """Images."""
+    patients: int
+    zone: str
+    """By the patient's side."""
+    paper_zone: str
+    """As the paper calls it."""
+    mean: float | None
+    std: float | None
+    """Over images, ddof 1."""
+    low: float | None
+    """Bounds `mean` (95 %), like `high`; None with a single patient."""
+    high: float | None
+    ratio: float | None
+    """Of `pneumonia`: its mean over that of `normal` in the same zone. None elsewhere, and where a mean is not positive."""
+    ratio_low: float | None
+    ratio_high: float | None
+    monte_carlo_error: float | None
+    """Standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it."""
+    zones_of: str
+    """What the zones divide: image (what the network sees), box (of the lungs) or lungs."""
+
+
+def zone_table(scores: Scores) -> list[ZoneRecord]:
     """Return the mean zone activation of labelled images, one record per group of images and zone.
 
     Groups are the true classes, then the outcomes at the stored threshold. Only records of one `explained_class` can be
@@ -44,15 +78,6 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
 
     Args:
         scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
-
-    Returns:
-        Plain JSON values, None where undefined. `images` names the group; `explained_class`; `n` images and their
-        `patients`; `zone` by the patient's side and `paper_zone` as the paper calls it; `mean` and `std` (over images,
-        ddof 1) in logits of the explained class per cell of the map; `low` and `high` bound the mean (95 %, None with a
-        single patient). Records of `pneumonia` also have `ratio`, its mean over that of `normal` in the same zone, with
-        `ratio_low` and `ratio_high`; None elsewhere, and where a mean is not positive. `monte_carlo_error` is the
-        standard error of `mean` over masks, which the intervals contain; None where the scores do not keep it. `zones_of`
-        is what the zones divide: image (what the network sees), box (of the lungs) or lungs.
     """
     known = scores.labelled()
     label = known.table["label"].to_numpy().astype(np.int64)
@@ -66,20 +91,11 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
         for number, (zone, values) in enumerate(columns.items()):
             rows = chosen & np.isfinite(values)
             of_passes = None if drawn is None else drawn[:, :, number]
-            records.append(
-                {
-                    "pictures": name,
-                    "explained_class": explained_class,
-                    "n": int(rows.sum()),
-                    "patients": int(np.count_nonzero(np.bincount(patient_of[rows]))),
-                    "zone": zone,
-                    "paper_zone": paper_zone[zone],
-                    **_mean(values[rows], patient_of[rows], _group_means(of_passes, rows)),
-                }
-            )
+            found = _mean(values[rows], patient_of[rows], _group_means(of_passes, rows))
+            ratio = ratio_low = ratio_high = None
             if name == "pneumonia":
                 normal = (label == 0) & np.isfinite(values)
-                records[-1] |= _ratio(
+                ratio, ratio_low, ratio_high = _ratio(
                     values[rows],
                     patient_of[rows],
                     values[normal],
@@ -87,7 +103,26 @@ def zone_table(scores: Scores) -> list[dict[str, Any]]:
                     _group_means(of_passes, rows),
                     _group_means(of_passes, normal),
                 )
-    return [record | {"zones_of": scores.zone_mode} for record in records]
+            records.append(
+                ZoneRecord(
+                    images=name,
+                    explained_class=explained_class,
+                    n=int(rows.sum()),
+                    patients=int(np.count_nonzero(np.bincount(patient_of[rows]))),
+                    zone=zone,
+                    paper_zone=paper_zone[zone],
+                    mean=found.mean,
+                    std=found.std,
+                    low=found.low,
+                    high=found.high,
+                    ratio=ratio,
+                    ratio_low=ratio_low,
+                    ratio_high=ratio_high,
+                    monte_carlo_error=found.monte_carlo_error,
+                    zones_of=scores.zone_mode,
+                )
+            )
+    return records
 
 
 def groups_of(known: Scores) -> list[tuple[str, str, NDArray[np.bool_]]]:
@@ -120,25 +155,36 @@ def _group_means(of_passes: Floats | None, rows: NDArray[np.bool_]) -> Floats | 
     return None if of_passes is None or not rows.any() else np.asarray(of_passes[rows].mean(0), np.float64)
 
 
-def _mean(values: Floats, patient_of: Ints, drawn: Floats | None) -> dict[str, float | None]:
-    """Return mean, std, the interval of the mean, its Monte Carlo error, and a ratio that is not known yet.
+@dataclass(frozen=True)
+class _Mean:
+    """As in `ZoneRecord`."""
+
+    mean: float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
+    monte_carlo_error: float | None = None
+
+
+def _mean(values: Floats, patient_of: Ints, drawn: Floats | None) -> _Mean:
+    """Return mean, std, the interval of the mean and its Monte Carlo error.
 
     Args:
         values: [n], finite.
         patient_of: [n], numbers of patients.
         drawn: [G], the mean by group of passes.
     """
-    names = ("mean", "std", "low", "high", "ratio", "ratio_low", "ratio_high", "monte_carlo_error")
-    out: dict[str, float | None] = dict.fromkeys(names)
-    if len(values):
-        mean = out["mean"] = float(values.mean())
-        out["std"] = float(values.std(ddof=1)) if len(values) > 1 else None
-        if drawn is not None and len(drawn) > 1:
-            out["monte_carlo_error"] = float(np.sqrt(_common_variance(drawn)))
-        reach = _reach((values - mean) / len(values), patient_of, drawn)
-        if reach is not None:
-            out["low"], out["high"] = mean - reach, mean + reach
-    return out
+    if not len(values):
+        return _Mean()
+    mean = float(values.mean())
+    reach = _reach((values - mean) / len(values), patient_of, drawn)
+    return _Mean(
+        mean=mean,
+        std=float(values.std(ddof=1)) if len(values) > 1 else None,
+        low=None if reach is None else mean - reach,
+        high=None if reach is None else mean + reach,
+        monte_carlo_error=None if drawn is None or len(drawn) < 2 else float(np.sqrt(_common_variance(drawn))),
+    )
 
 
 def _ratio(
@@ -148,8 +194,8 @@ def _ratio(
     patient_of_base: Ints,
     drawn: Floats | None,
     drawn_base: Floats | None,
-) -> dict[str, float | None]:
-    """Return the ratio of two means and its interval, which is symmetric on the logarithm (delta method).
+) -> tuple[float | None, float | None, float | None]:
+    """Return the ratio of two means and the ends of its interval, which is symmetric on the logarithm (delta method).
 
     A patient with images in both groups is one cluster of both, so what the two means share is taken into account.
 
@@ -161,20 +207,19 @@ def _ratio(
         drawn: [G], the mean of `values` by group of passes.
         drawn_base: [G], that of `base`.
     """
-    out: dict[str, float | None] = dict.fromkeys(("ratio", "ratio_low", "ratio_high"))
     if not len(values) or not len(base):
-        return out
+        return None, None, None
     mean, mean_base = float(values.mean()), float(base.mean())
     if mean <= 0 or mean_base <= 0:
-        return out
-    ratio = out["ratio"] = mean / mean_base
+        return None, None, None
+    ratio = mean / mean_base
     influence = np.concatenate((values / mean - 1, 1 - base / mean_base))
     influence /= np.repeat([len(values), len(base)], [len(values), len(base)])
     both = None if drawn is None or drawn_base is None else drawn / mean - drawn_base / mean_base
     reach = _reach(influence, np.concatenate((patient_of, patient_of_base)), both)
-    if reach is not None:
-        out["ratio_low"], out["ratio_high"] = ratio * float(np.exp(-reach)), ratio * float(np.exp(reach))
-    return out
+    if reach is None:
+        return ratio, None, None
+    return ratio, ratio * float(np.exp(-reach)), ratio * float(np.exp(reach))
 
 
 def _common_variance(drawn: Floats) -> float:

@@ -100,17 +100,17 @@ class AugmentConfig:
         Raises:
             ConfigError: if there is no such operation.
         """
-        off: dict[str, dict[str, Any]] = {
-            "flip": {"flip_probability": 0.0},
-            "rotation": {"rotation_degrees": 0.0},
-            "crop": {"crop_area": None},
-            "brightness": {"brightness": 0.0},
-            "contrast": {"contrast": 0.0},
-            "noise": {"noise_probability": 0.0},
+        off = {
+            "flip": lambda: dataclasses.replace(self, flip_probability=0.0),
+            "rotation": lambda: dataclasses.replace(self, rotation_degrees=0.0),
+            "crop": lambda: dataclasses.replace(self, crop_area=None),
+            "brightness": lambda: dataclasses.replace(self, brightness=0.0),
+            "contrast": lambda: dataclasses.replace(self, contrast=0.0),
+            "noise": lambda: dataclasses.replace(self, noise_probability=0.0),
         }
         if operation not in off:
             raise ConfigError(
                 f"augmentation has no operation {operation!r}{did_you_mean(operation, OPERATIONS)} "
                 f"(known: {', '.join(OPERATIONS)})"
             )
-        return dataclasses.replace(self, **off[operation])
+        return off[operation]()

@@ -47,8 +47,7 @@ def read_words(dataset: Dataset, keyword: str, *, is_little_endian: bool) -> np.
         keyword: of an element of VR US, SS or OW.
         is_little_endian: the byte order of the file.
     """
-    element = _element(dataset, keyword)
-    value: Any = None if element is None else element.value
+    value = _value(dataset, keyword)
     if value is None or isinstance(value, str):
         return None
     if isinstance(value, bytes | bytearray):
@@ -96,20 +95,19 @@ def is_usable(*numbers: float | None) -> bool:
     return all(number is not None and math.isfinite(number) for number in numbers)
 
 
-def _element(dataset: Dataset, keyword: str) -> Any:
+def _value(dataset: Dataset, keyword: str) -> Any:  # pydicom has no types; a file may hold anything
     tag = tag_for_keyword(keyword)
-    return None if tag is None or tag not in dataset else dataset.get_item(tag)
+    return None if tag is None or tag not in dataset else dataset.get_item(tag).value
 
 
-def _values(dataset: Dataset, keyword: str) -> list[Any]:
-    element = _element(dataset, keyword)
-    value: Any = None if element is None else element.value
+def _values(dataset: Dataset, keyword: str) -> list[object]:
+    value = _value(dataset, keyword)
     if value is None:
         return []
     if isinstance(value, bytes | bytearray):
         value = bytes(value).decode("latin-1")
     if isinstance(value, str):
-        return value.split("\\") if value else []
+        return [*value.split("\\")] if value else []
     try:
         return list(value)
     except TypeError:

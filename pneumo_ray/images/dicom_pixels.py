@@ -5,7 +5,7 @@ named to pydicom, which otherwise takes whatever is installed (its plugins diffe
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -126,7 +126,7 @@ def stored_frame(dataset: Dataset, frame: int) -> StoredFrame:
         raise CorruptImageError("the DICOM's Bits Stored or High Bit lies outside Bits Allocated; export it again")
     is_signed = bool(_integer(dataset, "PixelRepresentation", "Pixel Representation"))
     samples = int(dataset.get("SamplesPerPixel") or (1 if photometric[:4] in ("MONO", "PALE") else 3))
-    options: dict[str, Any] = {
+    options: DecoderOptions = {
         "rows": rows,
         "columns": columns,
         "samples_per_pixel": samples,
@@ -144,8 +144,24 @@ def stored_frame(dataset: Dataset, frame: int) -> StoredFrame:
     return StoredFrame(pixels, str(found["photometric_interpretation"]), bits, is_signed)
 
 
+class DecoderOptions(TypedDict):
+    """Facts of a frame, by the names that pydicom's decoders have for them."""
+
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    photometric_interpretation: str
+    bits_allocated: int
+    bits_stored: int
+    pixel_representation: int
+    planar_configuration: int
+    pixel_keyword: str
+    pixel_vr: str
+    is_lossy: NotRequired[bool]
+
+
 def _decode(
-    dataset: Dataset, frame: int, num_frames: int, options: dict[str, Any]
+    dataset: Dataset, frame: int, num_frames: int, options: DecoderOptions
 ) -> tuple[np.ndarray, dict[str, str | int]]:
     """Decode a frame natively or by its codec, whatever the transfer syntax says of that."""
     syntax, data = UID(dataset.file_meta.TransferSyntaxUID), dataset.PixelData

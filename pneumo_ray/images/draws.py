@@ -1,7 +1,7 @@
 """The parameters of augmentations, drawn apart from applying them: every draw is keyed by (seed, slot)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +106,16 @@ def draw_augmentations(
     )
 
 
-def draw_copies(config: AugmentConfig, seed: int, image_keys: UInt64s, copies: NDArray[np.integer]) -> dict[str, Any]:
+class CopyDraws(TypedDict):
+    """The `copy_` fields of `AugmentDraws`."""
+
+    copy_flip: Bools
+    copy_angle: Floats
+    copy_brightness: Floats
+    copy_contrast: Floats
+
+
+def draw_copies(config: AugmentConfig, seed: int, image_keys: UInt64s, copies: NDArray[np.integer]) -> CopyDraws:
     """Draw the `copy_` fields of `AugmentDraws`, the paper's on-disk copies; copy 0 is the original."""
     u = uniforms(seed, "copy", combine(image_keys, copies.astype(np.uint64)), 4)
     copied = copies > 0

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, TypeVar
+from multiprocessing.context import SpawnProcess
+from typing import ParamSpec, Protocol, TypeVar
 
 from pneumo_ray.errors import DecodeError
 
@@ -27,6 +28,7 @@ _START_SECONDS = 120.0
 _CHILD_BYTES = 4 << 30
 """Memory that one image may take in a child process."""
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -45,11 +47,11 @@ class DecoderDiedError(DecodeError):
 class Call(Protocol):
     """Calls a function that decodes."""
 
-    def __call__(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what the function returns."""
 
 
-def unguarded(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+def unguarded(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in this process without a time limit."""
     return function(*args, **kwargs)
 
@@ -75,7 +77,7 @@ def guarded(seconds: float, *, careful: bool) -> Iterator[Call]:
             child.end()
         return
 
-    def watched(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def watched(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
         try:
             return function(*args, **kwargs)
@@ -90,10 +92,10 @@ class _Child:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._process: Any = None
+        self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def __call__(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         pipe = self._pipe or self._start()
         try:
             pipe.send((function, args, kwargs))
@@ -136,6 +138,7 @@ class _Child:
 
     def _cause(self) -> str:
         process = self._process
+        assert process is not None, "a call was sent to it"
         process.join(timeout=10)
         code = process.exitcode
         self.end()

@@ -10,7 +10,7 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import safetensors.torch
 import torch
@@ -25,6 +25,7 @@ from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.network import PneumoniaNet
 from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
+from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.model"
 FORMAT_VERSION = 2
@@ -115,11 +116,11 @@ class Bundle:
     """Calibrated probability of pneumonia = sigmoid(logit / temperature + intercept)."""
     intercept: float = 0.0
     """See `temperature`; 0 in bundles of format version 1."""
-    operating_point: dict[str, Any] = field(default_factory=dict)
+    operating_point: JsonObject = field(default_factory=dict)
     """`threshold` on the calibrated probability, the `rule` that chose it, and what the rule measured."""
     classes: tuple[str, ...] = CLASSES
     """Names of label 0 and label 1."""
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: JsonObject = field(default_factory=dict)
     """Where it came from: data, configuration, versions, metrics."""
     hash: str = ""
     """sha256 (hex) of the weights file and of the canonical JSON of the rest."""
@@ -137,8 +138,8 @@ def save_bundle(
     preprocessing: Preprocessing,
     temperature: float = 1.0,
     intercept: float = 0.0,
-    operating_point: dict[str, Any] | None = None,
-    provenance: dict[str, Any] | None = None,
+    operating_point: JsonObject | None = None,
+    provenance: JsonObject | None = None,
 ) -> str:
     """Write a bundle, replacing an older one as a whole.
 
@@ -236,7 +237,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     raise ModelError(f"{_DESCRIPTION} in {folder} has been changed since it was saved; copy the original again")
 
 
-def _assemble(description: dict[str, Any], weights: bytes, digest: str) -> Bundle:
+def _assemble(description: JsonObject, weights: bytes, digest: str) -> Bundle:
     # On the meta device, because initial weights would cost time and random numbers only to be overwritten.
     with torch.device("meta"):
         model = PneumoniaNet(ModelConfig(**description["model"]))
@@ -257,7 +258,7 @@ def _assemble(description: dict[str, Any], weights: bytes, digest: str) -> Bundl
     )
 
 
-def _hash(description: dict[str, Any]) -> str:
+def _hash(description: JsonObject) -> str:
     canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -3,11 +3,9 @@
 Shapes are drawn in chest units and summed (after the analytic phantoms of tomography: Shepp and Logan, 1974).
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatImage = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
@@ -85,7 +83,7 @@ class Canvas:
         return cv2.resize(total, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
 
 
-def _smooth(points: Any, rounds: int = 3) -> FloatArray:
+def _smooth(points: ArrayLike, rounds: int = 3) -> FloatArray:
     """Round the corners of an open curve [n, 2] by Chaikin's corner cutting; its ends stay."""
     curve = np.asarray(points, np.float64)
     for _ in range(rounds):
@@ -106,7 +104,7 @@ class _Chest:
         self.breadth = 1 + view.normal(0, 0.025) * _SIDES  # rotation of the child makes one lung wider
         self._taper, self._slant = body.uniform(0.5, 0.62), body.uniform(2.2, 3.2)
 
-    def cage(self, y: Any) -> FloatArray:
+    def cage(self, y: ArrayLike) -> FloatArray:
         """Return the half-width of the rib cage at height y."""
         depth = np.clip((np.asarray(y) - self.top) / (self.dome + 0.3 - self.top), 0, 1)
         return 1 - self._taper * (1 - depth) ** self._slant

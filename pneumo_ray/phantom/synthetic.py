@@ -9,7 +9,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -117,7 +116,7 @@ def write_phantom_archive(out: Path, config: PhantomConfig, progress: Callable[[
 # ---- the archive -----------------------------------------------------------------------------------------------------
 
 
-def _read_stamp(folder: Path) -> Any:
+def _read_stamp(folder: Path) -> object:
     try:
         return json.loads((folder / "phantom.json").read_text())
     except (OSError, ValueError):
@@ -147,7 +146,7 @@ def _plan_archive(config: PhantomConfig) -> Iterator[tuple[str, int, int, bool]]
 
 
 def _write_images(root: Path, config: PhantomConfig, progress: Callable[[int], None] | None) -> None:
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[str | int, ...]] = []
     masks: list[tuple[str, bytes]] = []
     for image_id, index, patient, pneumonia in _plan_archive(config):
         size, difficulty = config.image_size, config.difficulty

@@ -7,7 +7,6 @@ the probabilities, so that the page shows neither only errors nor only easy imag
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pneumo_ray.anatomy.lungs import Lungs, lungs_of
-from pneumo_ray.data.archive import read_image
 from pneumo_ray.data.dataset import seen_by_network
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.lungs import lung_masks, shapes
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.quality import contrast, sharpness
@@ -145,13 +144,16 @@ def read_images(
         "lung_mask",
     )
     named = manifest.select([name for name in wanted if name in manifest.column_names]).take(place)
-    rows = named.select(["uri", "member", "frame"]).to_pylist()
+    places = zip(*(named[name].to_pylist() for name in ("uri", "member", "frame")), strict=True)
     base = round(DISPLAY_SIZE * resize_size / image_size)
 
-    def read(row: dict[str, Any], shape: Shape, window: Box | None, mask: NDArray[np.uint8] | None) -> Seen | None:
+    def read(
+        place: tuple[str, str | None, int | None], shape: Shape, window: Box | None, mask: NDArray[np.uint8] | None
+    ) -> Seen | None:
+        uri, member, frame = place
         try:
-            data = read_image(row["uri"], row["member"])
-            grey = decode_image(data, min_size=2 * DISPLAY_SIZE, frame=row["frame"] or 0)
+            data = read_image(uri, member)
+            grey = decode_image(data, min_size=2 * DISPLAY_SIZE, frame=frame or 0)
         except (PneumoError, OSError):
             return None
         quality = sharpness(grey), contrast(grey)
@@ -163,7 +165,7 @@ def read_images(
         return Seen(image, *quality, in_window(window, whole), lungs)
 
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(read, rows, shapes(named), seen, lung_masks(named)))
+        return list(pool.map(read, places, shapes(named), seen, lung_masks(named)))
 
 
 def _framed_lungs(lungs: Lungs, window: Box) -> Lungs:

@@ -1,11 +1,11 @@
 """Warnings of the report, derived from the numbers."""
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
+from pneumo_ray.evaluate.evaluation import Measured
+from pneumo_ray.evaluate.metrics import Metrics
+from pneumo_ray.evaluate.tables import best_uncertainties
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import words_of
 
@@ -24,13 +24,15 @@ FEW = 100
 def cautions(subject: Subject) -> list[str]:
     """Return the warnings of a report, the most severe first; empty if there are none."""
     numbers = subject.numbers
-    found = [*_permuted(subject), *_trained_on(subject), *_one_class(numbers)]
-    if "metrics" in numbers:
-        found += [*_shift(subject), *_calibration(numbers), *_few(numbers), *_uncertainty(numbers)]
+    found = [*_permuted(subject), *_trained_on(subject)]
+    if (measured := numbers.measured) is not None:
+        stored = measured.metrics.stored.values
+        found += [*_one_class(stored), *_shift(subject, stored), *_calibration(measured), *_few(stored)]
+        found += _uncertainty(measured)
     found += _shortcuts(subject)
     found += _failed(subject)
-    if numbers["labelled"] < numbers["pictures"]:
-        found.append(f"{numbers['pictures'] - numbers['labelled']:,} image(s) have no label and are not measured.")
+    if numbers.labelled < numbers.images:
+        found.append(f"{numbers.images - numbers.labelled:,} image(s) have no label and are not measured.")
     return found
 
 
@@ -43,7 +45,7 @@ def _permuted(subject: Subject) -> list[str]:
 
 
 def _trained_on(subject: Subject) -> list[str]:
-    split = subject.numbers["split"]
+    split = subject.numbers.split
     trained = pc.sum(pc.equal(subject.chosen.table["split"], "train")).as_py() or 0
     if trained and subject.own_manifest:
         return [
@@ -71,7 +73,7 @@ def _trained_on(subject: Subject) -> list[str]:
 
 def _shared(subject: Subject, column: str) -> int:
     """Count the values of a column that this split shares with train or val."""
-    split, table = subject.numbers["split"], subject.manifest
+    split, table = subject.numbers.split, subject.manifest
     if split != "test":
         return 0
     used = table.filter(pc.is_in(table["split"], value_set=pa.array(["train", "val"])))[column].drop_null()
@@ -79,18 +81,14 @@ def _shared(subject: Subject, column: str) -> int:
     return int(pc.sum(pc.is_in(here, value_set=pc.unique(used))).as_py() or 0)
 
 
-def _one_class(numbers: dict[str, Any]) -> list[str]:
-    if "metrics" not in numbers:
-        return []
-    m = numbers["metrics"]["stored"]["values"]
-    missing = [name for name, count in (("normal", m["tn"] + m["fp"]), ("pneumonia", m["fn"] + m["tp"])) if not count]
+def _one_class(m: Metrics) -> list[str]:
+    missing = [name for name, count in (("normal", m.tn + m.fp), ("pneumonia", m.fn + m.tp)) if not count]
     return [
         f"There is no {name} image among these: AUC, and the rates of that class, are undefined." for name in missing
     ]
 
 
-def _shift(subject: Subject) -> list[str]:
-    here = subject.numbers["metrics"]["stored"]["values"]
+def _shift(subject: Subject, here: Metrics) -> list[str]:
     lines = []
     for name, words in (("recall", "sensitivity"), ("specificity", "specificity")):
         before, after = subject.provenance("validation", name), here[name]
@@ -102,19 +100,18 @@ def _shift(subject: Subject) -> list[str]:
     return lines
 
 
-def _calibration(numbers: dict[str, Any]) -> list[str]:
-    found = numbers["calibration"]["monte_carlo_mean"]
-    if found["ece"] <= BAD_CALIBRATION or found["ece_p"] > CHANCE:
+def _calibration(measured: Measured) -> list[str]:
+    found = measured.calibration["monte_carlo_mean"]
+    if found.ece <= BAD_CALIBRATION or found.ece_p > CHANCE:
         return []
     return [
-        f"The probabilities are off by {found['ece']:.2f} on average (expected calibration error; {found['ece_expected']:.2f} is what a calibrated model "
+        f"The probabilities are off by {found.ece:.2f} on average (expected calibration error; {found.ece_expected:.2f} is what a calibrated model "
         "would show on these images): use them to rank images, not as probabilities."
     ]
 
 
-def _few(numbers: dict[str, Any]) -> list[str]:
-    m = numbers["metrics"]["stored"]["values"]
-    counts = {"normal": m["tn"] + m["fp"], "pneumonia": m["fn"] + m["tp"]}
+def _few(m: Metrics) -> list[str]:
+    counts = {"normal": m.tn + m.fp, "pneumonia": m.fn + m.tp}
     return [
         f"Only {count:,} {name} image(s): rely on the intervals, not on the estimates."
         for name, count in counts.items()
@@ -123,7 +120,7 @@ def _few(numbers: dict[str, Any]) -> list[str]:
 
 
 def _failed(subject: Subject) -> list[str]:
-    failed, split = subject.failed, subject.numbers["split"]
+    failed, split = subject.failed, subject.numbers.split
     here = failed if split is None else failed.filter(pc.equal(failed["split"], split))
     lines = []
     if len(here):
@@ -138,17 +135,16 @@ def _failed(subject: Subject) -> list[str]:
     return lines
 
 
-def _uncertainty(numbers: dict[str, Any]) -> list[str]:
-    found = {name: record["error_auroc"] for name, record in numbers["uncertainty"].items()}
-    if any(value is None for value in found.values()):
+def _uncertainty(measured: Measured) -> list[str]:
+    compared = best_uncertainties(measured)
+    if compared is None:
         return []
-    plain = max(WITHOUT_PASSES, key=lambda name: found[name])
-    best = max((name for name in found if name not in WITHOUT_PASSES), key=lambda name: found[name])
-    if found[best] > found[plain]:
+    (best, best_auroc), (plain, plain_auroc) = compared
+    if best_auroc > plain_auroc:
         return []
     return [
-        f"No uncertainty of the passes finds the errors better (best: {words_of(best)}, AUROC {found[best]:.3f}) than the plain probability "
-        f"does ({plain}: {found[plain]:.3f}): referral does not need the passes here."
+        f"No uncertainty of the passes finds the errors better (best: {words_of(best)}, AUROC {best_auroc:.3f}) than the plain probability "
+        f"does ({plain}: {plain_auroc:.3f}): referral does not need the passes here."
     ]
 
 

@@ -2,28 +2,30 @@
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumo_ray.explain.render import passes_interval
+from pneumo_ray.evaluate.metrics import Metrics
+from pneumo_ray.explain.case import passes_interval
 from pneumo_ray.images.framing import WHOLE
+from pneumo_ray.records import JsonObject
 from pneumo_ray.report.cases import Seen, outcomes
 from pneumo_ray.report.subject import Subject
 
 _JPEG_QUALITY = 80
 
 
-def script_data(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> dict[str, Any]:
+def script_data(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> JsonObject:
     """Return the data for the script of the page."""
+    measured = subject.numbers.measured
     return {
         "map_size": list(subject.chosen.map_size),
         "pictures": len(subject.chosen.table),
         "colours": {name: _colour_table(name) for name in ("inferno", "viridis")},
-        "slider": _slider(subject) if "metrics" in subject.numbers else None,
+        "slider": None if measured is None else _slider(subject, measured.metrics.stored.values),
         "cases": _cases(subject, shown, images),
     }
 
@@ -44,22 +46,21 @@ def threshold_counts(label: NDArray[np.int64], prob: NDArray[np.float64]) -> tup
     return ill.tolist(), well.tolist()
 
 
-def _slider(subject: Subject) -> dict[str, Any]:
+def _slider(subject: Subject, stored: Metrics) -> JsonObject:
     labelled = subject.chosen.labelled()
     positive, negative = threshold_counts(
         labelled.table["label"].to_numpy().astype(np.int64), labelled.numbers("prob_mean")
     )
-    m = subject.numbers["metrics"]["stored"]["values"]
     return {
         "positive": positive,
         "negative": negative,
         "positives": positive[0],
         "negatives": negative[0],
-        "stored": {"threshold": subject.numbers["threshold"], "counts": [m["tp"], m["fp"]]},
+        "stored": {"threshold": subject.numbers.threshold, "counts": [stored.tp, stored.fp]},
     }
 
 
-def _cases(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> list[dict[str, Any]]:
+def _cases(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]) -> list[JsonObject]:
     scores = subject.chosen
     outcome = outcomes(scores)
     maps = {kind: scores.maps(f"cam_{kind}").reshape(len(scores.table), -1) for kind in ("mean", "std")}

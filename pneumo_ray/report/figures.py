@@ -1,7 +1,6 @@
 """The figures of an evaluation: every one a function from numbers to a matplotlib figure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,9 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumo_ray.evaluate.bands import roc_band
 from pneumo_ray.evaluate.calibration import ReliabilityTable
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
+from pneumo_ray.evaluate.metrics import ConfusionMetrics
 from pneumo_ray.evaluate.uncertainty import RiskCoverage
+from pneumo_ray.evaluate.zone_table import ZoneRecord
 
 _MAX_POINTS = 600
 """Largest number of points of a curve; more are not visible, and a million cannot be opened."""
@@ -106,16 +107,16 @@ def reliability_figure(tables: dict[str, ReliabilityTable]) -> Figure:
     return figure
 
 
-def confusion_figure(points: dict[str, dict[str, Any]]) -> Figure:
+def confusion_figure(points: dict[str, ConfusionMetrics]) -> Figure:
     """Draw confusion matrices side by side, each cell with its count and its share of the true class.
 
     Args:
-        points: title and metrics with `tn`, `fp`, `fn`, `tp`.
+        points: title and metrics.
     """
     with house_style():
         figure = Figure(figsize=(3.4 * len(points), 3.2), layout="constrained")
         for axes, (title, m) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
-            counts = np.array([[m["tn"], m["fp"]], [m["fn"], m["tp"]]])
+            counts = np.array([[m.tn, m.fp], [m.fn, m.tp]])
             shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
             for row, column in np.ndindex(2, 2):
@@ -187,15 +188,15 @@ def risk_coverage_figure(curves: dict[str, RiskCoverage]) -> Figure:
     return figure
 
 
-def zone_figure(records: Sequence[dict[str, Any]], zones: Sequence[str]) -> Figure:
+def zone_figure(records: Sequence[ZoneRecord], zones: Sequence[str]) -> Figure:
     """Draw the mean activation of the six zones arranged as in the image, for each group of images.
 
     Args:
         records: of `zone_table`.
         zones: their names, right and left in turn, from top to bottom.
     """
-    groups = list(dict.fromkeys(record["pictures"] for record in records))
-    means = {(r["pictures"], r["zone"]): np.nan if r["mean"] is None else r["mean"] for r in records}
+    groups = list(dict.fromkeys(record.images for record in records))
+    means = {(r.images, r.zone): np.nan if r.mean is None else r.mean for r in records}
     grids = [np.array([means[name, zone] for zone in zones]).reshape(-1, 2) for name in groups]
     top = max((float(np.nanmax(grid)) for grid in grids if np.isfinite(grid).any()), default=1.0) or 1.0
     with house_style():

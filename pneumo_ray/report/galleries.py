@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.explain.render import Case, draw_panels, scored_case
+from pneumo_ray.explain.case import Case, scored_case
+from pneumo_ray.explain.render import draw_panels
 from pneumo_ray.report.cases import Seen, outcomes
 
 PER_SHEET = 3

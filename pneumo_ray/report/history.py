@@ -1,16 +1,16 @@
 """The history of the training run, if it is beside the model."""
 
 import json
-from typing import Any
 
 from pneumo_ray import storage
 from pneumo_ray.evaluate.scores import fact
+from pneumo_ray.records import JsonObject
 
 _MAX_BYTES = 1 << 24
 _NUMBERS = ("epoch", "train_loss", "val_loss", "val_auc", "lr")
 
 
-def read_history(run: dict[str, Any]) -> list[dict[str, Any]]:
+def read_history(run: JsonObject) -> list[JsonObject]:
     """Return the records of history.jsonl; empty where it is not beside the model, or not the history of this model.
 
     Args:

@@ -38,10 +38,10 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
         ("Initial weights", _weights(subject)),
         ("Threshold and its rationale", _threshold(subject)),
         ("Calibration method", _calibration(subject)),
-        ("Discrimination and calibration with intervals", "sections Discrimination and Calibration" if "metrics" in numbers else NOT_AVAILABLE),
-        ("Subgroups and fairness", "section Subgroups" if numbers.get("subgroups") else NOT_AVAILABLE),
+        ("Discrimination and calibration with intervals", "sections Discrimination and Calibration" if numbers.measured else NOT_AVAILABLE),
+        ("Subgroups and fairness", "section Subgroups" if numbers.measured and numbers.measured.subgroups else NOT_AVAILABLE),
         ("Robustness", "section Shortcuts and robustness" if subject.robustness else NOT_AVAILABLE),
-        ("Failure analysis", "sections Residuals, Images and Failures" if "metrics" in numbers else NOT_AVAILABLE),
+        ("Failure analysis", "sections Residuals, Images and Failures" if numbers.measured else NOT_AVAILABLE),
         ("Explanations and their validation", f"BayesGrad-CAM, {subject.fact('config', 'passes') or '?'} passes; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
         ("External validation", NOT_AVAILABLE),
         ("Comparison with human readers", NOT_AVAILABLE),
@@ -54,13 +54,13 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
 
 
 def _flow(subject: Subject) -> str:
-    table, split = subject.manifest, subject.numbers["split"]
+    table, split = subject.manifest, subject.numbers.split
     unreadable = pc.sum(pc.equal(table["status"], "failed")).as_py() or 0
     ok = table.filter(pc.equal(table["status"], "ok"))
     unused = pc.sum(pc.and_(pc.is_null(ok["split"]), pc.is_valid(ok["label"]))).as_py() or 0
     return (
         f"{len(table):,} images in the manifest; {unreadable:,} unreadable, {ok['label'].null_count:,} without a label, {unused:,} labelled "
-        f"but in no split; {subject.numbers['labelled']:,} of {'all splits' if split is None else f'the split {split}'} measured here"
+        f"but in no split; {subject.numbers.labelled:,} of {'all splits' if split is None else f'the split {split}'} measured here"
     )
 
 
@@ -119,13 +119,13 @@ def _weights(subject: Subject) -> str:
 def _threshold(subject: Subject) -> str:
     rule = subject.fact("operating_point", "rule")
     if rule is None:
-        return f"{subject.numbers['threshold']:.4f} on the calibrated probability; how it was chosen: {NOT_AVAILABLE}"
-    return f"{subject.numbers['threshold']:.4f} on the calibrated probability; rule: {rule}, on validation"
+        return f"{subject.numbers.threshold:.4f} on the calibrated probability; how it was chosen: {NOT_AVAILABLE}"
+    return f"{subject.numbers.threshold:.4f} on the calibrated probability; rule: {rule}, on validation"
 
 
 def _calibration(subject: Subject) -> str:
     numbers = subject.numbers
-    text = f"logistic, temperature {numbers['temperature']:.3f} and intercept {numbers['intercept']:+.3f}"
+    text = f"logistic, temperature {numbers.temperature:.3f} and intercept {numbers.intercept:+.3f}"
     return (
         f"{text}, fitted on validation"
         if subject.provenance("validation") is not None

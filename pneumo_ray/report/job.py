@@ -1,8 +1,7 @@
 """The evaluation job: from scores and a manifest to numbers, tables, figures and a report, without a model or Ray."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -12,21 +11,23 @@ from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.attention import localisation_line, measure_localisation
 from pneumo_ray.evaluate.boxes import read_boxes
-from pneumo_ray.evaluate.compare import compare
+from pneumo_ray.evaluate.compare import Comparison, compare
 from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.evaluation import Evaluation
 from pneumo_ray.evaluate.lung_evidence import lung_evidence
 from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
-from pneumo_ray.evaluate.tables import summary_lines, tables_of
+from pneumo_ray.evaluate.tables import Rows, summary_lines, tables_of
 from pneumo_ray.evaluate.zone_table import zone_table
+from pneumo_ray.records import JsonObject, json_of
 from pneumo_ray.report.history import read_history
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
 
 
-def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate and write the files; return what metrics.json holds.
+def write_evaluation(config: EvaluateConfig) -> Evaluation:
+    """Evaluate and write the files; return what metrics.json holds, as a record.
 
     Raises:
         PneumoError: if scores and manifest do not fit together or there is nothing to measure.
@@ -44,30 +45,30 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         )
     out = storage.absolute(config.out)
     storage.require_writable(out)
-    numbers = evaluate(scores, split, config.prevalence, config.seed)
-    numbers["failed_files"] = len(everything.table) - len(scores.table)
-    comparison = None if config.baseline is None else _compared(config, chosen, manifest, split)
-    numbers["comparison"] = comparison
-    numbers["lungs"] = lung_evidence(
-        chosen.joined(manifest, ("lung_mask",)) if "lung_mask" in manifest.column_names else chosen
-    )
-    localised: list[Sequence[Any]] = []
+    with_masks = chosen.joined(manifest, ("lung_mask",)) if "lung_mask" in manifest.column_names else chosen
+    localisation, localised = None, Rows()
     if config.boxes is not None:
-        numbers["localisation"], localised = measure_localisation(
-            scores, split, read_boxes(storage.absolute(config.boxes), manifest), run
-        )
-    storage.write_json(numbers, storage.join(out, "metrics.json"), allow_nan=False)
+        boxes = read_boxes(storage.absolute(config.boxes), manifest)
+        localisation, localised = measure_localisation(scores, split, boxes, run)
+    numbers = replace(
+        evaluate(scores, split, config.prevalence, config.seed),
+        failed_files=len(everything.table) - len(scores.table),
+        comparison=None if config.baseline is None else _compared(config, chosen, manifest, split),
+        lungs=lung_evidence(with_masks),
+        localisation=localisation,
+    )
+    storage.write_json(json_of(numbers), storage.join(out, "metrics.json"), allow_nan=False)
     failed = everything.failed().joined(manifest, ("label", "split")).table
-    zones = zone_table(chosen) if "metrics" in numbers else []
+    zones = [] if numbers.measured is None else zone_table(chosen)
     tables = tables_of(numbers, zones, failed)
-    if localised:
+    if localisation is not None:
         tables["localisation.csv"] = localised
     for line in summary_lines(numbers):
         log(line)
-    if localised:
-        log(localisation_line(numbers["localisation"]))
-    if comparison is not None:
-        log(_comparison_line(comparison))
+    if localisation is not None:
+        log(localisation_line(localisation))
+    if numbers.comparison is not None:
+        log(_comparison_line(numbers.comparison))
     written = ["metrics.json", *tables]
     if config.report:
         seen = fingerprint(manifest)
@@ -81,7 +82,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
             failed=failed,
             history=read_history(run),
             zones=zones,
-            robustness=_robustness(out, run, config.split, numbers, seen),
+            robustness=_robustness(out, run, config.split, numbers.threshold, seen),
         )
         tables["misclassified.csv"] = write_report(subject, out, config.gallery, config.prevalence, config.seed)
         written += ["misclassified.csv", "figures/"]
@@ -93,25 +94,24 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     return numbers
 
 
-def _compared(config: EvaluateConfig, chosen: Scores, manifest: pa.Table, split: str | None) -> dict[str, Any]:
+def _compared(config: EvaluateConfig, chosen: Scores, manifest: pa.Table, split: str | None) -> Comparison:
     assert config.baseline is not None
     other = match(read_scores(config.baseline), manifest, config.manifest)
-    found = compare(chosen, other if split is None else other.of_split(split))
-    return {"name": config.baseline, **found}
+    return compare(chosen, other if split is None else other.of_split(split), config.baseline)
 
 
-def _comparison_line(found: dict[str, Any]) -> str:
-    auc, errors = found["auc"], found["errors"]
-    of_auc, of_accuracy = (found["differences"][name]["p"] for name in ("auc", "accuracy"))
-    if auc["difference"] is None:
+def _comparison_line(found: Comparison) -> str:
+    auc, errors = found.auc.delong, found.errors
+    of_auc, of_accuracy = (found.differences[name].p for name in ("auc", "accuracy"))
+    if auc.difference is None:
         ranked = "AUC undefined, a class is missing"
-    elif auc["p"] is None:
-        ranked = f"AUC differs by {auc['difference']:+.4f} (no test, they rank alike)"
+    elif auc.p is None:
+        ranked = f"AUC differs by {auc.difference:+.4f} (no test, they rank alike)"
     else:
-        ranked = f"AUC differs by {auc['difference']:+.4f} ({_by_patient(of_auc)}; DeLong p {auc['p']:.3g})"
+        ranked = f"AUC differs by {auc.difference:+.4f} ({_by_patient(of_auc)}; DeLong p {auc.p:.3g})"
     return (
-        f"against {found['name']} on {found['pictures']:,} images: {ranked}; errors {errors['share']:.1%} against "
-        f"{errors['share_baseline']:.1%} ({_by_patient(of_accuracy)}; McNemar p {errors['p']:.3g}); DeLong and McNemar "
+        f"against {found.name} on {found.images:,} images: {ranked}; errors {errors.share:.1%} against "
+        f"{errors.share_baseline:.1%} ({_by_patient(of_accuracy)}; McNemar p {errors.mcnemar.p:.3g}); DeLong and McNemar "
         "assume independent images"
     )
 
@@ -136,9 +136,7 @@ def check_same_model(scores: str, model: str) -> None:
         )
 
 
-def _robustness(
-    out: str, run: dict[str, Any], split: str, numbers: dict[str, Any], manifest: str
-) -> dict[str, Any] | None:
+def _robustness(out: str, run: JsonObject, split: str, threshold: float, manifest: str) -> JsonObject | None:
     """Return robustness.json of the report's folder, if it is of this model, manifest, split and threshold."""
     try:
         found = json.loads(storage.read_bytes(storage.join(out, "robustness.json")))
@@ -149,7 +147,7 @@ def _robustness(
         "model_hash": fact(run, "model", "hash"),
         "manifest_fingerprint": manifest,
         "split": split,
-        "threshold": numbers["threshold"],
+        "threshold": threshold,
     }
     if not isinstance(found, dict) or any(found.get(name) != value for name, value in expected.items()):
         log("robustness.json is of another model, manifest or split and is not in the report; repeat --robustness")

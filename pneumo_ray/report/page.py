@@ -6,30 +6,32 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 
 from pneumo_ray.config import flatten
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
 from pneumo_ray.evaluate.zone_table import OUTCOMES
+from pneumo_ray.records import JsonObject
 from pneumo_ray.report.cases import UNKNOWN, Seen, outcomes
 from pneumo_ray.report.cautions import cautions
 from pneumo_ray.report.embedded import script_data
-from pneumo_ray.report.evidence import lungs_and_boxes
+from pneumo_ray.report.evidence import box_table, lung_table
 from pneumo_ray.report.items import reporting_items
 from pneumo_ray.report.sections import (
+    Context,
+    ErrorRecord,
     comparison,
     error_rows,
     errors_about,
     failed_rows,
-    measured,
+    measured_sections,
     paper_confusions,
     paper_rows,
     robustness,
 )
 from pneumo_ray.report.subject import Subject
-from pneumo_ray.report.wording import figure_text, percent_text, plain_text
+from pneumo_ray.report.wording import Cell, figure_text, percent_text, plain_text
 
 
 def render_page(
@@ -37,7 +39,7 @@ def render_page(
     figures: dict[str, str],
     shown: Sequence[int],
     images: Sequence[Seen | None],
-    errors: Sequence[dict[str, Any]],
+    errors: Sequence[ErrorRecord],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
 ) -> str:
@@ -55,34 +57,36 @@ def render_page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JSON.parse refuses NaN
     environment.filters |= {"figure": figure_text, "percent": percent_text}
+    environment.tests["cell"] = lambda value: isinstance(value, Cell)
     folder = files(__package__) / "template"
     template = environment.from_string((folder / "report.html").read_text("utf-8"))
     script = (folder / "report.js").read_text("utf-8")
     numbers = subject.numbers
-    context = {
+    lungs, boxes = lung_table(numbers.lungs), box_table(numbers.localisation)
+    context: Context = {
         "css": (folder / "report.css").read_text("utf-8"),
         "js": script,
         "js_hash": _hash_source(script),
-        "title": f"Pneumonia scores: {numbers['split'] or 'all images'}",
+        "title": f"Pneumonia scores: {numbers.split or 'all images'}",
         "subtitle": _subtitle(subject),
-        "labelled": "metrics" in numbers,
+        "labelled": numbers.measured is not None,
         "about": _about(subject),
         "warnings": cautions(subject),
         "figures": figures,
         "numbers_shown": [],
-        "threshold": numbers["threshold"],
-        "temperature": numbers["temperature"],
-        "intercept": numbers["intercept"],
+        "threshold": numbers.threshold,
+        "temperature": numbers.temperature,
+        "intercept": numbers.intercept,
         "origins": _origins(subject),
         "gallery_about": _gallery_about(subject, len(shown)),
         "gallery_outcomes": [name for name in (*OUTCOMES, UNKNOWN) if name in set(outcomes(subject.chosen)[list(shown)])],
         "num_cases": len(shown),
         "error_rows": [], "errors_about": "",
         "failed_rows": failed_rows(subject),
-        **lungs_and_boxes(numbers),
-        **robustness(subject),
-        "comparison": comparison(subject),
-        "paper_note": numbers["paper"]["note"],
+        "lung_rows": lungs.rows, "lungs_about": lungs.about, "box_rows": boxes.rows, "boxes_about": boxes.about,
+        **robustness(subject.robustness),
+        "comparison": comparison(numbers.comparison),
+        "paper_note": numbers.paper.note,
         "paper_rows": paper_rows(numbers),
         "paper_confusions": paper_confusions(numbers),
         "hyperparameters": [[name, plain_text(value)] for name, value in flatten(subject.training).items()],
@@ -90,11 +94,11 @@ def render_page(
         "made": _made(subject),
         "data": script_data(subject, shown, images),
     }  # fmt: skip
-    if "metrics" in numbers:
-        context |= measured(subject)
-        context["prevalence"] = numbers["predictive_values"]["prevalence"] if prevalence is None else prevalence
+    if (measured := numbers.measured) is not None:
+        context |= measured_sections(measured, subject.zones)
+        context["prevalence"] = measured.predictive_values.prevalence if prevalence is None else prevalence
         context["error_rows"] = error_rows(errors)
-        context["errors_about"] = errors_about(numbers, right_quality)
+        context["errors_about"] = errors_about(measured.metrics.stored.values, right_quality)
     context["sections"] = _sections(context)
     return template.render(context)
 
@@ -132,7 +136,7 @@ def _hash_source(script: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
+def _sections(context: Context) -> list[tuple[str, str]]:
     measured = [
         ("operating", "Threshold"), ("discrimination", "Discrimination"), ("calibration", "Calibration"),
         ("subgroups", "Subgroups"), ("uncertainty", "Uncertainty"), ("residuals", "Residuals"), ("zones", "Zones"),
@@ -157,15 +161,15 @@ def _about(subject: Subject) -> list[str]:
     numbers = subject.numbers
     patients = subject.chosen.table["patient_id"].drop_null().unique()
     lines = [
-        f"{numbers['pictures']:,} images of the split {numbers['split'] or 'all'}"
+        f"{numbers.images:,} images of the split {numbers.split or 'all'}"
         + (f" of {len(patients):,} known patients" if len(patients) else "")
-        + f", {numbers['labelled']:,} of them labelled. {_unit(subject)}"
+        + f", {numbers.labelled:,} of them labelled. {_unit(subject)}"
     ]
-    if "metrics" in numbers:
-        m = numbers["metrics"]["stored"]["values"]
+    if numbers.measured is not None:
+        m = numbers.measured.metrics.stored.values
         lines.append(
-            f"At the threshold {numbers['threshold']:.3f}, stored with the model, {m['tp']:,} of {m['tp'] + m['fn']:,} pneumonias are found, "
-            f"and {m['fp']:,} of {m['fp'] + m['tn']:,} normal images are called pneumonia."
+            f"At the threshold {numbers.threshold:.3f}, stored with the model, {m.tp:,} of {m.tp + m.fn:,} pneumonias are found, "
+            f"and {m.fp:,} of {m.fp + m.tn:,} normal images are called pneumonia."
         )
     return lines
 
@@ -179,7 +183,7 @@ def _gallery_about(subject: Subject, count: int) -> str:
     )
 
 
-def _versions(subject: Subject) -> dict[str, Any]:
+def _versions(subject: Subject) -> JsonObject:
     found = subject.fact("versions")
     return found if isinstance(found, dict) else {}
 

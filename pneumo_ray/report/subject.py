@@ -5,7 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pneumo_ray.evaluate.evaluation import Evaluation
 from pneumo_ray.evaluate.scores import Scores, fact
+from pneumo_ray.evaluate.zone_table import ZoneRecord
+from pneumo_ray.records import JsonObject
 
 
 @dataclass(frozen=True)
@@ -18,17 +21,17 @@ class Subject:
     manifest_name: str
     manifest_fingerprint: str
     """Of `manifest`, as training and --robustness note it."""
-    numbers: dict[str, Any]
+    numbers: Evaluation
     """From `numbers.evaluate`."""
-    run: dict[str, Any]
+    run: JsonObject
     """`_run.json` of the scores."""
     failed: pa.Table
     """Rows of the scores of the split that failed, joined with `label`."""
-    history: list[dict[str, Any]]
+    history: list[JsonObject]
     """Records of the run's history.jsonl; empty if it is not found."""
-    zones: list[dict[str, Any]]
+    zones: list[ZoneRecord]
     """From `zone_table`."""
-    robustness: dict[str, Any] | None = None
+    robustness: JsonObject | None = None
     """robustness.json, where it was measured with this model on this split."""
 
     def fact(self, *path: str) -> Any:
@@ -45,7 +48,7 @@ class Subject:
         return bool(self.provenance("manifest", "fingerprint") == self.manifest_fingerprint)
 
     @property
-    def training(self) -> dict[str, Any]:
+    def training(self) -> JsonObject:
         """The configuration that the model was trained with; empty where it is not known."""
         found = self.provenance("config")
         return found if isinstance(found, dict) else {}

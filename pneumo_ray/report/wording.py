@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 _WORDS = {
     "prob_std": "standard deviation of the probability",
@@ -11,6 +11,18 @@ _WORDS = {
     "after_temperature": "calibrated, without dropout",
     "monte_carlo_mean": "calibrated, mean over the passes",
 }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that shows one thing and sorts by another."""
+
+    value: float | None
+    text: str
+
+
+CellValue = str | float | int | None | Cell
+"""What a table of the page can show; None is a dash."""
 
 
 def figure_text(value: float | int | None) -> str:
@@ -41,22 +53,22 @@ def words_of(name: str) -> str:
     return _WORDS.get(name, name.replace("_", " "))
 
 
-def range_cell(interval: Sequence[float] | None) -> dict[str, Any]:
+def range_cell(interval: Sequence[float] | None) -> Cell:
     """Return a cell with an interval, which sorts by its lower end."""
-    return {"value": None if interval is None else interval[0], "text": interval_text(interval)}
+    return Cell(None if interval is None else interval[0], interval_text(interval))
 
 
-def percent_cell(value: float | None) -> dict[str, Any]:
+def percent_cell(value: float | None) -> Cell:
     """Return a cell with a share in whole per cent."""
-    return {"value": value, "text": "-" if value is None else f"{100 * value:.0f} %"}
+    return Cell(value, "-" if value is None else f"{100 * value:.0f} %")
 
 
-def with_range(value: float | None, interval: Sequence[float] | None) -> dict[str, Any]:
+def with_range(value: float | None, interval: Sequence[float] | None) -> Cell:
     """Return a cell with a value and its interval below it."""
     below = "" if interval is None else f"\n({interval_text(interval)})"
-    return {"value": value, "text": ("-" if value is None else figure_text(value)) + below}
+    return Cell(value, ("-" if value is None else figure_text(value)) + below)
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: object) -> str:
     """Return the value of an option as JSON, strings without quotes."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,7 +1,6 @@
 """Write the report: choose and read the images, draw the figures, fill the page."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import astuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,17 +14,18 @@ from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.numbers import WITHOUT_PASSES, probabilities, uncertainties
 from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.tables import Rows
 from pneumo_ray.evaluate.uncertainty import risk_coverage
 from pneumo_ray.report import figures
 from pneumo_ray.report.cases import Chosen, Seen, choose, crops, outcomes, read_images
 from pneumo_ray.report.galleries import draw_galleries
 from pneumo_ray.report.page import render_page
-from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS
+from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS, ErrorRecord
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import interval_text, words_of
 
 
-def write_report(subject: Subject, out: str, gallery: int, prevalence: float | None, seed: int) -> list[Sequence[Any]]:
+def write_report(subject: Subject, out: str, gallery: int, prevalence: float | None, seed: int) -> Rows:
     """Write `figures/` and `report.html`; return the rows of misclassified.csv, the header first.
 
     Args:
@@ -47,7 +47,7 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     errors = _errors(subject.chosen, chosen, seen)
     page = render_page(subject, drawn, shown, of_shown, errors, _right_quality(subject.chosen, seen), prevalence)
     storage.write_bytes(storage.join(out, "report.html"), page.encode("utf-8", "replace"))
-    return [ERROR_COLUMNS, *([error[name] for name in ERROR_COLUMNS] for error in errors)]
+    return [ERROR_COLUMNS, *map(astuple, errors)]
 
 
 def _read(subject: Subject, wanted: NDArray[np.int64]) -> dict[int, Seen]:
@@ -79,22 +79,22 @@ def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
     drawn: dict[str, Figure] = {}
     if subject.history:
         drawn["learning"] = learning_figure(subject.history)
-    if "metrics" not in subject.numbers:
+    if (measured := subject.numbers.measured) is None:
         return drawn
-    labelled, threshold = subject.chosen.labelled(), subject.numbers["threshold"]
+    labelled, threshold = subject.chosen.labelled(), subject.numbers.threshold
     label, prob = labelled.table["label"].to_numpy().astype(np.int64), labelled.numbers("prob_mean")
-    stored, half = (subject.numbers["metrics"][name] for name in ("stored", "half"))
-    if stored["values"]["auc"] is not None:
-        text = f"{stored['values']['auc']:.3f}"
-        if stored["intervals"]["auc"] is not None:
-            text += f" ({interval_text(stored['intervals']['auc'])})"
+    stored, half = measured.metrics.stored, measured.metrics.half
+    if stored.values.auc is not None and stored.values.average_precision is not None:
+        text = f"{stored.values.auc:.3f}"
+        if stored.intervals["auc"] is not None:
+            text += f" ({interval_text(stored.intervals['auc'])})"
         patients = labelled.table["patient_id"].to_pylist()
         drawn["roc"] = figures.roc_figure(label, prob, patients, threshold, text, seed)
         drawn["precision_recall"] = figures.precision_recall_figure(
-            label, prob, threshold, stored["values"]["average_precision"]
+            label, prob, threshold, stored.values.average_precision
         )
     drawn["confusion"] = figures.confusion_figure(
-        {f"stored threshold {threshold:.3f}": stored["values"], "threshold 0.5": half["values"]}
+        {f"stored threshold {threshold:.3f}": stored.values, "threshold 0.5": half.values}
     )
     ways = {words_of(name): reliability_table(p, label) for name, p in probabilities(labelled).items()}
     drawn["reliability"] = figures.reliability_figure(ways)
@@ -108,7 +108,7 @@ def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
     return drawn
 
 
-def _errors(scores: Scores, chosen: Chosen, seen: dict[int, Seen]) -> list[dict[str, Any]]:
+def _errors(scores: Scores, chosen: Chosen, seen: dict[int, Seen]) -> list[ErrorRecord]:
     """Return a record for each misclassified image, the largest residual first."""
     outcome = outcomes(scores)
     table = scores.table.select(["image_id", "label", "prob_mean", "mutual_information"]).take(pa.array(chosen.errors))
@@ -116,14 +116,14 @@ def _errors(scores: Scores, chosen: Chosen, seen: dict[int, Seen]) -> list[dict[
     for number, row in zip(chosen.errors.tolist(), table.to_pylist(), strict=True):
         found = seen.get(number)
         records.append(
-            {
-                "image_id": row["image_id"],
-                "outcome": str(outcome[number]),
-                "prob_mean": row["prob_mean"],
-                "residual": row["label"] - row["prob_mean"],
-                "mutual_information": row["mutual_information"],
-                "sharpness": None if found is None else found.sharpness,
-                "contrast": None if found is None else found.contrast,
-            }
+            ErrorRecord(
+                image_id=row["image_id"],
+                outcome=str(outcome[number]),
+                prob_mean=row["prob_mean"],
+                residual=row["label"] - row["prob_mean"],
+                mutual_information=row["mutual_information"],
+                sharpness=None if found is None else found.sharpness,
+                contrast=None if found is None else found.contrast,
+            )
         )
     return records

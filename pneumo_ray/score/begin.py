@@ -5,7 +5,6 @@ and a folder never contains the scores of two jobs.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,14 +20,8 @@ from pneumo_ray.model import Bundle, Preprocessing
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
-from pneumo_ray.score.image_list import (
-    Source,
-    list_fingerprint,
-    list_images,
-    manifest_images,
-    open_source,
-    write_list,
-)
+from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
+from pneumo_ray.score.listing import list_images, manifest_images
 
 WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
 """Floating-point operations of a job from which compiling saves time."""
@@ -78,7 +71,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
     """
     size = bundle.preprocessing.image_size
     listed = None
-    images: Any = [storage.absolute(archive) for archive in config.archive]
+    images: list[str] | str = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
         listed = manifest_images(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
         images = list_fingerprint(listed)

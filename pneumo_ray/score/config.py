@@ -3,13 +3,14 @@
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
 from pneumo_ray.explain.target import Target
 from pneumo_ray.images.fit import Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
+from pneumo_ray.records import JsonObject
 
 ZoneMode = Literal["image", "box", "lungs"]
 
@@ -115,7 +116,7 @@ class ExplainConfig:
         return fit == "lungs" or self.zones == "lungs"
 
     @property
-    def method(self) -> dict[str, Any]:
+    def method(self) -> JsonObject:
         """The options that determine the numbers of a row, besides model and image."""
         return {name: getattr(self, name) for name in ("passes", "seed", "target", "zones", "refer_z", "amp")}
 

@@ -1,14 +1,14 @@
 """Decoding of listed images to the network's inputs and their frames, or to the stage and the reason of a failure."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pneumo_ray.anatomy.lungs import PLAUSIBLE
 from pneumo_ray.anatomy.masks import encode_mask
-from pneumo_ray.data.archive import read_images
 from pneumo_ray.data.dataset import decoding_size
+from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
@@ -16,6 +16,7 @@ from pneumo_ray.images.decode import decode_with_note, inspect_image
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.records import Row
 from pneumo_ray.score.frame import (
     NUM_FUNCTIONALS,
     Decoded,
@@ -58,7 +59,7 @@ def load_image(uri: str, member: str | None, frame: int | None, preprocessing: P
 
 
 def load_images(
-    listed: list[dict[str, Any]],
+    listed: list[Row],
     preprocessing: Preprocessing,
     *,
     find: bool,
@@ -149,13 +150,13 @@ def load_shard(
     )
 
 
-def _box(row: dict[str, Any], frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:
+def _box(row: Row, frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:
     if frame is None or row["image_box"] is None:
         return row["box"]
     return box_in_input(row["image_box"], frame.window, size)
 
 
-def _decode(content: bytes | Exception, row: dict[str, Any], size: int, call: Call) -> Decoded | Failure:
+def _decode(content: bytes | Exception, row: Row, size: int, call: Call) -> Decoded | Failure:
     if isinstance(content, Exception):
         return Failure("read", describe(content))
     try:

@@ -3,8 +3,9 @@
 Independent of Ray: used by the actors of the job and for drawing single cases.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class Explainer:
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
         self.compiled = compiled
-        self._feature_maps: Any = self.net.feature_maps
+        self._feature_maps: Callable[[Tensor], Tensor] = self.net.feature_maps
         if self.compiled:
             self._feature_maps = _frozen(self.net)
 
@@ -167,7 +168,7 @@ class Explainer:
         return columns
 
 
-def _frozen(net: PneumoniaNet) -> Any:
+def _frozen(net: PneumoniaNet) -> Callable[[Tensor], Tensor]:
     """Return the trunk, compiled at its first batch with the weights as constants, so that BatchNorm folds into convolutions.
 
     Torch 2.15 has no public switch for it: `torch.compile(..., options={"freezing": True})` reaches the backend but not the

@@ -6,7 +6,6 @@ matrices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from pneumo_ray.explain.zones import ZONES
 from pneumo_ray.images.augment import center_crop, center_offset, resize_grey
 from pneumo_ray.images.framing import Box, Shape, framed, in_window, window_of
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.records import Row
 
 Grey = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -72,7 +72,7 @@ def frame_images(
     return [_framed(image, found, preprocessing) for image, found in zip(images, lungs, strict=True)]
 
 
-def known_lungs(row: dict[str, Any]) -> Lungs | None:
+def known_lungs(row: Row) -> Lungs | None:
     """Return the lungs that a row of the list names; None where it names none, or a mask that cannot be read."""
     quality, png = row["lung_quality"], row["lung_mask"]
     if quality is None:

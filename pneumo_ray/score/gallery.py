@@ -3,8 +3,6 @@
 Only these images are read and explained again.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,9 +11,11 @@ import torch
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import read_manifest
-from pneumo_ray.explain.render import Case, draw_case, draw_sheet, scored_case
+from pneumo_ray.explain.case import Case, scored_case
+from pneumo_ray.explain.render import draw_case, draw_sheet
 from pneumo_ray.explain.zones import Box
 from pneumo_ray.images.framing import resized
+from pneumo_ray.records import Row
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_images
 from pneumo_ray.score.explainer import Explainer, ModelPayload
@@ -72,9 +72,7 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
     return sheets
 
 
-def _explained_case(
-    explainer: Explainer, image: Framed, scored: dict[str, Any], listed: dict[str, Any], label: int | None
-) -> Case:
+def _explained_case(explainer: Explainer, image: Framed, scored: Row, listed: Row, label: int | None) -> Case:
     """Return a case with the values of the scores and the map without dropout, which they do not contain."""
     facts = explainer.model.facts
     e = explainer.explain(image.pixels[None], target="pneumonia" if scored["target"] else "normal")
@@ -102,7 +100,7 @@ def _whole(image: Framed) -> np.ndarray:
     return resized(image.decoded.square, max(1, round(scale * shape.width)), max(1, round(scale * shape.height)))
 
 
-def _zone_box(listed: dict[str, Any], image: Framed, whole: np.ndarray) -> Box | None:
+def _zone_box(listed: Row, image: Framed, whole: np.ndarray) -> Box | None:
     """Return the box that the zones divide, in pixels of the whole image; None where the list has none."""
     box = listed["image_box"]
     if listed["box"] is not None:

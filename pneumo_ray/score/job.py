@@ -5,14 +5,9 @@ that explained it. The files in the folder are the state of the job: an image ca
 workers that outlive their driver, and a reader of the folder never sees half a file.
 """
 
-import json
 import platform
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
@@ -26,21 +21,11 @@ from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import MONTE_CARLO, part_name
+from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
 
 MAX_FRUITLESS = 5
 """Consecutive deaths of workers without a new file of scores after which the job ends."""
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """Summary of a finished job."""
-
-    out: str
-    num_rows: int
-    num_failed: int
-    failures: dict[str, int]
-    """Number of failures by `stage: kind`."""
 
 
 def explain_archive(config: ExplainConfig) -> ScoreSummary:
@@ -64,7 +49,7 @@ def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSumma
     done = set(storage.list_files(out))
     left = _left(source, done)
     if not left and "_run.json" in done:
-        summary = _read_summary(out)
+        summary = read_summary(out)
         log(
             f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images added to the archive since need another --out)"
         )
@@ -122,7 +107,7 @@ def _score(
                 )
                 actors = plan_actors(config.scale)
     seconds = time.monotonic() - started
-    summary = _summarise(out, source, bundle.hash, config.config_hash)
+    summary = summarise(out, source, bundle.hash, config.config_hash)
     facts = {
         "config": as_plain(config),
         "model": {
@@ -140,6 +125,7 @@ def _score(
         "ok": summary.num_rows - summary.num_failed,
         "failed": summary.num_failed,
         "failures": summary.failures,
+        "decode_notes": summary.decode_notes,
         "passed_over": dict(source.passed_over),
         "scored_in_this_run": total,
         "seconds": round(seconds, 2),
@@ -167,35 +153,3 @@ def _steady_rate(finished: list[tuple[float, int]]) -> float | None:
         return None
     seconds = finished[-1][0] - finished[0][0]
     return round(sum(rows for _, rows in finished[1:]) / seconds, 2) if seconds > 0 else None
-
-
-def _summarise(out: str, source: Source, model_hash: str, config_hash: str) -> ScoreSummary:
-    """Count the rows of every shard and check them against the list.
-
-    Raises:
-        StorageError: naming a file that is damaged, or of another job.
-    """
-    failures: dict[str, int] = {}
-    rows = 0
-    names = (storage.join(out, part_name(shard)) for shard in range(source.num_shards))
-    tables = storage.read_tables(names, ["error_stage", "error"])
-    for shard in range(source.num_shards):
-        try:
-            table = next(tables)
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(f"{part_name(shard)} in {out} is damaged; remove it and repeat the command") from error
-        facts = table.schema.metadata or {}
-        hashes = (facts.get(b"model_hash", b"").decode(), facts.get(b"config_hash", b"").decode())
-        if len(table) != source.length(shard) or hashes != (model_hash, config_hash):
-            raise StorageError(f"{part_name(shard)} in {out} belongs to another job; remove it and repeat the command")
-        rows += len(table)
-        failed = table.filter(pc.is_valid(table["error_stage"]))
-        for stage, reason in zip(*(failed[name].to_pylist() for name in ("error_stage", "error")), strict=True):
-            kind = f"{stage}: {reason.split(':', 1)[0]}"
-            failures[kind] = failures.get(kind, 0) + 1
-    return ScoreSummary(out, rows, sum(failures.values()), dict(sorted(failures.items(), key=lambda item: -item[1])))
-
-
-def _read_summary(out: str) -> ScoreSummary:
-    facts = json.loads(storage.read_bytes(storage.join(out, "_run.json")))
-    return ScoreSummary(out, facts["rows"], facts["failed"], facts["failures"])

@@ -7,9 +7,8 @@ those of that job. A block contains few images under all conditions, and pixels 
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,13 +28,15 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
-from pneumo_ray.model import load_bundle
+from pneumo_ray.model import Preprocessing, load_bundle
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
+from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.image_list import LUNG_COLUMNS, MAX_SHARD_BYTES, manifest_images
+from pneumo_ray.score.image_list import MAX_SHARD_BYTES
+from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
 from pneumo_ray.score.workers import (
     collected,
     decoding_cpus,
@@ -61,7 +62,7 @@ class _SharedArguments:
     compiled: bool
 
 
-def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
+def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     """Score the labelled images of a split under all conditions and measure them. Needs a running Ray.
 
     Writes `robustness.parquet` (a row for every image and condition), `robustness.json` and `robustness.csv`; older ones
@@ -115,8 +116,8 @@ def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
         "normal": pc.sum(pc.equal(rows["label"], 0)).as_py(),
         "pneumonia": pc.sum(pc.equal(rows["label"], 1)).as_py(),
         "lung_boxes": _taken_for_lungs(scored),
-        "conditions": records,
-        "metadata_only": asdict(baseline),
+        "conditions": [json_of(record) for record in records],
+        "metadata_only": json_of(baseline),
         "seconds": round(seconds, 2),
         "images_per_second": round(len(scored) / seconds, 2),
         "use": "research use only",
@@ -132,7 +133,7 @@ def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
     return numbers
 
 
-def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Any, split: str) -> pa.Table:
+def _labelled(config: ExplainConfig, table: pa.Table, preprocessing: Preprocessing, split: str) -> pa.Table:
     """Return the list of the labelled images of a split, those that preparing could not read included.
 
     Raises:
@@ -179,7 +180,7 @@ def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
+def _make_conditions(batch: dict[str, np.ndarray], shared: "ray.ObjectRef[_SharedArguments]") -> Iterator[pa.Table]:
     """Decode a few images and yield them under each condition, with the columns of `load_shard` and of the row."""
     cv2.setNumThreads(1)
     arguments: _SharedArguments = fetch_once(shared)
@@ -216,7 +217,7 @@ def _make_conditions(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.T
             )
 
 
-def _lungs(row: dict[str, Any], size: int) -> tuple[int, int, int, int] | NDArray[np.bool_] | None:
+def _lungs(row: Row, size: int) -> tuple[int, int, int, int] | NDArray[np.bool_] | None:
     """Return the lungs in the frame of the input: a mask, bool [size, size], or a box; None where neither is known."""
     if row["lung_mask"] is None:
         return None if row["box"] is None else (row["box"][0], row["box"][1], row["box"][2], row["box"][3])
@@ -224,7 +225,7 @@ def _lungs(row: dict[str, Any], size: int) -> tuple[int, int, int, int] | NDArra
     return np.asarray(cell_means(decode_mask(row["lung_mask"]), (size, size), (x0, y0, x1, y1)) >= 0.5)
 
 
-def _taken_for_lungs(scored: pa.Table) -> dict[str, Any]:
+def _taken_for_lungs(scored: pa.Table) -> JsonObject:
     """Count the images by what was taken for their lungs."""
     plain = scored.filter(pc.equal(scored["condition"], AS_IT_IS.name))
     counts = Counter(plain["lungs"].to_pylist())
@@ -239,7 +240,7 @@ def _taken_for_lungs(scored: pa.Table) -> dict[str, Any]:
 class _ConditionActor:
     """Actor with the model; turns images under conditions into rows of `SCHEMA`."""
 
-    def __init__(self, shared: Any, threads: int) -> None:
+    def __init__(self, shared: "ray.ObjectRef[_SharedArguments]", threads: int) -> None:
         arguments: _SharedArguments = ray.get(shared)
         self._explainer = open_explainer(arguments.model, arguments.config, threads, compiled=arguments.compiled)
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.explain import ZONES, Explanation
 from pneumo_ray.explain.masks import MAX_GROUPS
 from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.records import JsonObject
 
 NUMBERS = (
     "prob_mean",
@@ -64,7 +64,7 @@ class ScoreFacts:
     threshold: float
     """On the calibrated probability: pneumonia is predicted where `prob_mean >= threshold`."""
     temperature: float
-    method: dict[str, Any]
+    method: JsonObject
     num_groups: int = MAX_GROUPS
     """Independent groups of Monte Carlo passes."""
     intercept: float = 0.0
@@ -158,7 +158,7 @@ class ScoreFacts:
         constant = {"model_hash": self.model_hash, "config_hash": self.config_hash}
         stages = [None if failure is None else failure[0] for failure in failures]
         errors = [None if failure is None else failure[1] for failure in failures]
-        columns: dict[str, Any] = {
+        columns: JsonObject = {
             "image_id": list(image_ids),
             "status": ["ok" if failure is None else "failed" for failure in failures],
             "error_stage": stages,

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -175,7 +174,9 @@ def _functionals(column: pa.ChunkedArray, num_cells: int) -> np.ndarray | None:
     return np.stack(found)
 
 
-def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator[pa.Table]:
+def _decode(
+    batch: dict[str, np.ndarray], shared: "ray.ObjectRef[SharedArguments]", numbers: "ray.ObjectRef[list[int]]"
+) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
     arguments: SharedArguments = fetch_once(shared)
     for position in batch["id"]:
@@ -194,7 +195,7 @@ def _decode(batch: dict[str, np.ndarray], shared: Any, numbers: Any) -> Iterator
 class _ExplainActor:
     """Actor with the model; turns decoded shards into files."""
 
-    def __init__(self, shared: Any, threads: int) -> None:
+    def __init__(self, shared: "ray.ObjectRef[SharedArguments]", threads: int) -> None:
         self._arguments: SharedArguments = ray.get(shared)
         self._explainer = open_explainer(
             self._arguments.model, self._arguments.config, threads, compiled=self._arguments.compiled
@@ -204,7 +205,7 @@ class _ExplainActor:
         self._explainer.at_once = max(1, at_once >> self._arguments.halvings)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        reports: dict[str, list[Any]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}
+        reports: dict[str, list[int | str | bool | None]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}
         numbers = block["shard"].to_numpy()
         for shard in np.unique(numbers):
             rows = block.filter(pa.array(numbers == shard))

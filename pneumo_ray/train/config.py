@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require
 from pneumo_ray.data.config import Balance
@@ -10,6 +10,7 @@ from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.recipes import RECIPES, Recipe, recipe_settings
 
 FitChoice = Fit | Literal["auto"]
@@ -234,6 +235,6 @@ class TrainConfig:
         )
 
     @classmethod
-    def presets(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+    def presets(cls, given: Mapping[str, object]) -> JsonObject:
         """Return the defaults, by dotted names, that follow from the options given: those of the recipe."""
-        return recipe_settings(given.get("recipe", cls.recipe), given.get("model.arch", ModelConfig.arch))
+        return recipe_settings(str(given.get("recipe", cls.recipe)), str(given.get("model.arch", ModelConfig.arch)))

@@ -1,60 +1,38 @@
 """Run a training from its config to a model bundle: check everything, train on the cluster, calibrate, write."""
 
-import threading
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Generic
 
 import pyarrow as pa
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_flat, as_plain, flatten
 from pneumo_ray.console import log
-from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
 from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
-from pneumo_ray.ray_cluster import compute_environment, reserve_cpus, wait_for_training
+from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.train.batches import BatchSource, TicketSource
-from pneumo_ray.train.config import ScalingConfig, TrainConfig
-from pneumo_ray.train.loop import STREAM, train_worker
+from pneumo_ray.train.batches import BatchSource
+from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.train.loop import train_worker
 from pneumo_ray.train.lungs_use import LungUse, decide_lungs
-from pneumo_ray.train.monitor import Monitor, Record, RemoteMonitor, epoch_line, followed
-from pneumo_ray.train.ray_stream import StreamConfig
+from pneumo_ray.train.monitor import epoch_line
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_result, write_results
-from pneumo_ray.train.state import TrainState, latest_epoch, load_state
+from pneumo_ray.train.state import TrainState, load_state
 from pneumo_ray.train.worker_job import WorkerJob
+from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
 
 NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe")
 """Options that may change when a run continues: they do not change what has been trained so far. (--epochs does where the
 learning rate falls over all of them.)"""
-
-
-@dataclass(frozen=True)
-class Reservation(Generic[Record]):
-    """Reserved resources of a run that is one of several."""
-
-    shares: TrainShares
-    monitor: Monitor[Record]
-    """Receives progress instead of the terminal."""
-    reserved: PlacementGroup | None
-    """Placement group of the tasks that prepare images."""
-    in_process: bool
-    """Train in the calling process, which is then the only worker."""
-    on_epoch: Callable[[Record], None]
-    """Called with the record of every finished epoch."""
 
 
 def fit(config: TrainConfig, reservation: Reservation[EpochRecord] | None = None) -> FitResult:
@@ -98,7 +76,7 @@ def fit(config: TrainConfig, reservation: Reservation[EpochRecord] | None = None
 def _fit(
     config: TrainConfig,
     folder: RunFolder,
-    identity: dict[str, Any],
+    identity: JsonObject,
     manifest: pa.Table,
     source: BatchSource,
     lungs: LungUse,
@@ -151,7 +129,7 @@ def _train(
     source: BatchSource,
     guided: bool,
     initial: dict[str, torch.Tensor],
-    identity: dict[str, Any],
+    identity: JsonObject,
     reservation: Reservation[EpochRecord],
 ) -> TrainState:
     job = WorkerJob(
@@ -171,99 +149,7 @@ def _train(
     return state
 
 
-def run_workers(
-    worker: Callable[[dict[str, Any]], None],
-    job: Any,
-    source: TicketSource,
-    epochs: int,
-    scaling: ScalingConfig,
-    run: str,
-    reservation: Reservation[Record],
-) -> None:
-    """Run workers over a stream of tickets, from where the run stands to its last epoch, and print what they report.
-
-    Args:
-        worker: takes {"job": job} in each worker; an error that no restart can fix goes to `reservation.monitor`.
-        job: arguments shared by all workers.
-        source: makes the tickets.
-        epochs: of the run.
-        scaling: how many workers, and on what.
-        run: folder of the run, where its state is.
-        reservation: the resources that the run uses, and what receives its progress.
-
-    Raises:
-        PneumoError: that a worker reported to the monitor.
-    """
-    gpus = {"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}
-    own = reserve_cpus(reservation.shares.set_aside) if reservation.shares.set_aside else None
-    reserved = own or reservation.reserved
-    stream = StreamConfig(ray.put(source), epochs, lambda: latest_epoch(run), reservation.shares.per_task, reserved)
-    workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=0 if reservation.in_process else workers,  # 0 makes Ray Train use this process
-            use_gpu=scaling.use_gpu,
-            resources_per_worker={"CPU": reservation.shares.per_worker} | gpus,
-        ),
-        # A placeholder: the stream depends on the epoch where the run continues, so `StreamConfig` makes it at that time.
-        datasets={STREAM: stream.stream(1) if reservation.in_process else ray.data.range(1)},
-        dataset_config=stream,
-        run_config=ray.train.RunConfig(
-            name="ray_train",
-            storage_path=run,
-            worker_runtime_env={"env_vars": compute_environment(scaling.allocator, use_gpu=scaling.use_gpu)},
-            # Workers count restarts without progress themselves; Ray Train would count over the whole run.
-            failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
-        ),
-    )
-    with nullcontext() if reservation.in_process else followed(reservation.monitor, epochs, reservation.on_epoch):
-        try:
-            trainer.fit() if reservation.in_process else _beside_main_thread(trainer.fit)
-        except Exception:
-            if reservation.monitor.failure() is None:
-                raise
-        finally:
-            if own is not None:
-                remove_placement_group(own)
-    if (reason := reservation.monitor.failure()) is not None:
-        raise reason
-
-
-def whole_cluster(scaling: ScalingConfig, on_epoch: Callable[[Record], None]) -> Reservation[Record]:
-    """Wait until the cluster has room for the run, and share all of it.
-
-    Raises:
-        ClusterError: if there is none after `scaling.wait_seconds`.
-    """
-    workers = (scaling.min_workers, scaling.max_workers)
-    nodes = wait_for_training(workers, scaling.cpus_per_worker, scaling.wait_seconds, use_gpu=scaling.use_gpu)
-    if scaling.is_elastic:
-        shares = share_elastic_training(nodes, scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
-    else:
-        shares = share_training(nodes, scaling.max_workers, scaling.cpus_per_worker)
-    return Reservation(shares, RemoteMonitor(), None, in_process=False, on_epoch=on_epoch)
-
-
-def _beside_main_thread(action: Callable[[], object]) -> None:
-    """Run an action in its own thread: in the main thread Ray Train handles Ctrl-C itself and ends without a message."""
-    raised: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            action()
-        except BaseException as error:  # raised again in the waiting thread
-            raised.append(error)
-
-    thread = threading.Thread(target=act, name="trainer", daemon=True)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-
-
-def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> dict[str, Any]:
+def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> JsonObject:
     return {
         "manifest": fingerprint(manifest),
         "lungs": lungs.fingerprint,
@@ -272,7 +158,7 @@ def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> dict[s
     }
 
 
-def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: dict[str, Any]) -> TrainState | None:
+def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: JsonObject) -> TrainState | None:
     """Return the newest state of the run, after refusing to continue it with other data or other settings.
 
     Raises:

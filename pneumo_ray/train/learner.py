@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 import ray
@@ -63,7 +63,7 @@ class Learner:
         self.net: PneumoniaNet = net
         self.average = AveragedWeights(net, optim.ema) if optim.ema > 0 else None
         wrapped: nn.Module = ray.train.torch.prepare_model(net, move_to_device=False)
-        self.forward: Any = torch.compile(wrapped) if job.config.compile else wrapped
+        self.forward = cast(nn.Module, torch.compile(wrapped)) if job.config.compile else wrapped
         trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=optim.lr, weight_decay=optim.weight_decay)
         self.rate = RateSchedule(self.optimizer, optim, schedule.train_steps, job.config.epochs)

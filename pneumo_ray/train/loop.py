@@ -4,8 +4,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray.train
@@ -15,10 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.train.batches import Schedule
+from pneumo_ray.train.config import ScalingConfig
 from pneumo_ray.train.learner import Learner, Trained, Validated
-from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.monitor import Monitor, Record
 from pneumo_ray.train.records import EpochRecord
-from pneumo_ray.train.state import load_state, save_state
+from pneumo_ray.train.state import TrainState, load_state, save_state
 from pneumo_ray.train.trackers import Trackers
 from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
 
@@ -28,9 +28,9 @@ COLUMNS = ("pixels", "label", "row", "lungs", "has_lungs", "num_lungs")
 """What the classifier takes of a ticket, as far as it is there."""
 
 
-def train_worker(settings: dict[str, Any]) -> None:
+def train_worker(settings: dict[str, WorkerJob]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
-    job: WorkerJob = settings["job"]
+    job = settings["job"]
     with failures_reported(job.monitor) as failed:
         if failed:
             return
@@ -45,7 +45,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 @contextmanager
-def failures_reported(monitor: Monitor[Any]) -> Iterator[bool]:
+def failures_reported(monitor: Monitor[Record]) -> Iterator[bool]:
     """Report to the monitor a `PneumoError` that is raised within the block, and raise it.
 
     Yields:
@@ -59,17 +59,12 @@ def failures_reported(monitor: Monitor[Any]) -> Iterator[bool]:
 
 
 def _train(job: WorkerJob) -> None:
-    config, context = job.config, ray.train.get_context()
-    rank, schedule = context.get_world_rank(), replace(job.schedule, world_size=context.get_world_size())
-    device = ray.train.torch.get_device()
-    use_threads(device, config.scaling.threads_per_worker)
-    state = load_state(job.run)
-    first_epoch = state.epoch if state else 0
-    if state and (state.stopped or first_epoch >= config.epochs):
+    config = job.config
+    start = start_worker(job.run, job.schedule, config.epochs, config.scaling, job.monitor)
+    if start is None:
         return
-    if rank == 0:
-        begin_epoch(job.monitor, first_epoch, schedule.world_size, config.scaling.max_failures)
-    learner = Learner(job, schedule, device)
+    rank, schedule, first_epoch, state = start.rank, start.schedule, start.first_epoch, start.state
+    learner = Learner(job, schedule, start.device)
     if state:
         learner.restore(state)
     else:
@@ -80,11 +75,11 @@ def _train(job: WorkerJob) -> None:
         if trackers is not None:
             open_logs.callback(trackers.close)
         for epoch in range(first_epoch, config.epochs):
-            start = time.monotonic()
+            began = time.monotonic()
             trained = learner.train_epoch(tickets, epoch, rank)
-            train_seconds = time.monotonic() - start
+            train_seconds = time.monotonic() - began
             validated = learner.validate(tickets)
-            record = _record(epoch, trained, validated, learner.lr, schedule, train_seconds, time.monotonic() - start)
+            record = _record(epoch, trained, validated, learner.lr, schedule, train_seconds, time.monotonic() - began)
             record = learner.advance(state, record, validated)
             if trackers is not None:
                 save_state(job.run, state)
@@ -96,7 +91,51 @@ def _train(job: WorkerJob) -> None:
                 break
 
 
-def begin_epoch(monitor: Monitor[Any], epoch: int, workers: int, max_failures: int) -> None:
+@dataclass(frozen=True)
+class WorkerStart:
+    """Where a worker of a run starts."""
+
+    rank: int
+    schedule: Schedule
+    """Of the number of workers that there are."""
+    device: torch.device
+    state: TrainState | None
+    """None at the beginning of the run."""
+
+    @property
+    def first_epoch(self) -> int:
+        """Epochs that are finished: the next one, counted from 0."""
+        return self.state.epoch if self.state else 0
+
+
+def start_worker(
+    run: str, schedule: Schedule, epochs: int, scaling: ScalingConfig, monitor: Monitor[Record]
+) -> WorkerStart | None:
+    """Return where this worker starts; None if the run has ended.
+
+    Args:
+        run: folder of the run.
+        schedule: of any number of workers.
+        epochs: of the run.
+        scaling: how many workers, and on what.
+        monitor: rank 0 reports to it that the group starts.
+
+    Raises:
+        ClusterError: as `begin_epoch`.
+    """
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device()
+    use_threads(device, scaling.threads_per_worker)
+    world_size = context.get_world_size()
+    start = WorkerStart(context.get_world_rank(), replace(schedule, world_size=world_size), device, load_state(run))
+    if start.state and (start.state.stopped or start.first_epoch >= epochs):
+        return None
+    if start.rank == 0:
+        begin_epoch(monitor, start.first_epoch, world_size, scaling.max_failures)
+    return start
+
+
+def begin_epoch(monitor: Monitor[Record], epoch: int, workers: int, max_failures: int) -> None:
     """Report to the monitor that a group of workers starts, at this epoch, counted from 0.
 
     Raises:

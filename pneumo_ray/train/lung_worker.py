@@ -4,8 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import ray.train
@@ -16,12 +15,13 @@ import torch.distributed as dist
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.objective import dice, mask_loss
 from pneumo_ray.model.precision import amp_dtype, autocast
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.batches import PADDING, Schedule
-from pneumo_ray.train.loop import DivergedError, begin_epoch, failures_reported, tickets_of, use_threads
+from pneumo_ray.train.loop import DivergedError, failures_reported, start_worker, tickets_of
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.monitor import Monitor
 from pneumo_ray.train.records import LungEpochRecord
-from pneumo_ray.train.state import TrainState, load_state, save_state
+from pneumo_ray.train.state import TrainState, save_state
 
 
 @dataclass(frozen=True)
@@ -32,34 +32,29 @@ class LungJob:
     run: str
     schedule: Schedule
     """Schedule of a run with the minimum number of workers; there may be more."""
-    identity: dict[str, Any]
+    identity: JsonObject
     monitor: Monitor[LungEpochRecord]
 
 
-def train_lungs_worker(settings: dict[str, Any]) -> None:
+def train_lungs_worker(settings: dict[str, LungJob]) -> None:
     """Run one worker from the state of the run to its end; failures that no restart can fix are reported to the monitor."""
-    job: LungJob = settings["job"]
+    job = settings["job"]
     with failures_reported(job.monitor) as failed:
         if not failed:
             _train(job)
 
 
 def _train(job: LungJob) -> None:
-    config, context = job.config, ray.train.get_context()
-    rank, schedule = context.get_world_rank(), replace(job.schedule, world_size=context.get_world_size())
-    device = ray.train.torch.get_device()
-    use_threads(device, config.scaling.threads_per_worker)
-    state = load_state(job.run)
-    first_epoch = state.epoch if state else 0
-    if first_epoch >= config.epochs:
+    config = job.config
+    start = start_worker(job.run, job.schedule, config.epochs, config.scaling, job.monitor)
+    if start is None:
         return
-    if rank == 0:
-        begin_epoch(job.monitor, first_epoch, schedule.world_size, config.scaling.max_failures)
-    learner = _Learner(job, schedule, device)
-    state = learner.restored(state) if state else learner.fresh_state()
+    rank, schedule, first_epoch = start.rank, start.schedule, start.first_epoch
+    learner = _Learner(job, schedule, start.device)
+    state = learner.restored(start.state) if start.state else learner.fresh_state()
     with closing(tickets_of(rank, schedule, first_epoch, ("pixels", "mask", "row"))) as tickets:
         for epoch in range(first_epoch, config.epochs):
-            start = time.monotonic()
+            began = time.monotonic()
             loss = learner.train_epoch(tickets, epoch, rank)
             trained = time.monotonic()
             overlap = learner.validate(tickets)
@@ -68,8 +63,8 @@ def _train(job: LungJob) -> None:
                 train_loss=loss,
                 val_dice=overlap,
                 lr=float(learner.optimizer.param_groups[0]["lr"]),
-                images_per_second=schedule.train_slots / (trained - start),
-                seconds=time.monotonic() - start,
+                images_per_second=schedule.train_slots / (trained - began),
+                seconds=time.monotonic() - began,
             )
             learner.advance(state, record)
             if rank == 0:
@@ -86,7 +81,7 @@ class _Learner:
         self.job, self.schedule, self.device = job, schedule, device
         torch.manual_seed(config.seed)
         self.net = LungNet(WIDTHS).to(device).to(memory_format=torch.channels_last)
-        self.forward: Any = ray.train.torch.prepare_model(self.net, move_to_device=False)
+        self.forward: torch.nn.Module = ray.train.torch.prepare_model(self.net, move_to_device=False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.lr, total_steps=config.epochs * schedule.train_steps, pct_start=0.2

@@ -1,7 +1,6 @@
 """Train the lung segmenter on a manifest with masks: the same stream, workers and state as the classifier's training."""
 
 import hashlib
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,19 +17,20 @@ from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cache_of
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.train.launch import Reservation, run_workers, whole_cluster
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms, load_masks
 from pneumo_ray.train.lung_worker import LungJob, train_lungs_worker
 from pneumo_ray.train.records import LungEpochRecord
 from pneumo_ray.train.state import TrainState, load_state
+from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
 
 _PLACES = ("manifest", "masks", "out", "scaling")
 """Options that say where, which stay out of what is shipped."""
 
 
-def fit_lungs(config: LungsConfig) -> dict[str, Any]:
+def fit_lungs(config: LungsConfig) -> JsonObject:
     """Train, or continue, then measure; return what dice.json holds. Needs a running Ray.
 
     Raises:
@@ -58,7 +58,7 @@ def _train_from(
     config: LungsConfig,
     folder: RunFolder,
     state: TrainState | None,
-    identity: dict[str, Any],
+    identity: JsonObject,
     parts: dict[str, pa.Table],
     cache_folder: str | None,
 ) -> TrainState:
@@ -103,7 +103,7 @@ def _with_masks(manifest: pa.Table, uri: str) -> pa.Table:
     return rows.filter(pc.is_valid(rows[MASK_COLUMN]))
 
 
-def _identity(config: LungsConfig, manifest: pa.Table, rows: pa.Table) -> dict[str, Any]:
+def _identity(config: LungsConfig, manifest: pa.Table, rows: pa.Table) -> JsonObject:
     masks = hashlib.sha256()
     for png in rows[MASK_COLUMN].to_pylist():
         masks.update(hashlib.sha256(png).digest())
@@ -124,7 +124,7 @@ def _line(record: LungEpochRecord, epochs: int) -> str:
 
 def _write(
     config: LungsConfig, run: str, state: TrainState, parts: dict[str, pa.Table], cache_folder: str | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write the segmenter of the best epoch, and what it was measured at."""
     network = LungNet(WIDTHS)
     network.load_state_dict(state.best)
@@ -140,7 +140,7 @@ def _write(
     save_segmenter(path, network, provenance)
     segmenter = load_segmenter(path)
     mean_mask = load_masks(parts["train"]).mean(axis=0) >= 127.5
-    facts: dict[str, Any] = {"hash": segmenter.hash, "provenance": provenance, "splits": {}}
+    facts: JsonObject = {"hash": segmenter.hash, "provenance": provenance, "splits": {}}
     for split in config.measure:
         rows = parts[split]
         with progress(f"measuring {split}", None) as tick:

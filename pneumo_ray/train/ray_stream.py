@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -50,7 +49,9 @@ class StreamConfig(DataConfig):
             self._source, self._first_epoch(), self._epochs, world_size, self._cpus_per_task, self._reserved
         )
 
-    def configure(self, datasets: dict[str, Any], world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def configure(
+        self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: object, **kwargs: object
+    ) -> list[dict[str, ray.data.DataIterator]]:
         """Return each worker's share of the stream, under the name of the placeholder dataset given to the trainer."""
         (name,) = datasets
         return [{name: share} for share in self.stream(world_size).streaming_split(world_size, equal=True)]
@@ -80,7 +81,7 @@ def ticket_stream(
 
 
 def _make_tickets(
-    batch: dict[str, np.ndarray], source: Any, first: int, world_size: int
+    batch: dict[str, np.ndarray], source: "ray.ObjectRef[TicketSource]", first: int, world_size: int
 ) -> Iterator[dict[str, np.ndarray]]:
     cv2.setNumThreads(1)
     loaded = fetch_once(source)
@@ -96,5 +97,6 @@ def _make_tickets(
 
 
 @lru_cache(maxsize=2)
-def _schedule(source: Any, world_size: int) -> Schedule:
-    return fetch_once(source).schedule(world_size)
+def _schedule(source: "ray.ObjectRef[TicketSource]", world_size: int) -> Schedule:
+    loaded: TicketSource = fetch_once(source)
+    return loaded.schedule(world_size)

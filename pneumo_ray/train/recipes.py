@@ -1,13 +1,14 @@
 """Named sets of training options: the paper's, and one for other hospitals and for maps that look at the lungs."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from pneumo_ray.model.config import can_stride
+from pneumo_ray.records import JsonObject
 
 Recipe = Literal["paper", "robust"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
-_ROBUST: dict[str, tuple[Any, Any]] = {
+_ROBUST: dict[str, tuple[object, object]] = {
     "model.output_stride": (32, 16),
     "data.fit": ("squash", "auto"),
     "balance": ("copies", "sampler"),  # copies would give one class alone a second draw of the strong contrast
@@ -29,7 +30,7 @@ _ROBUST: dict[str, tuple[Any, Any]] = {
 """Options by their dotted names: the paper's value, which is the default of its class, and that of `robust`."""
 
 
-def recipe_settings(recipe: str, arch: str) -> dict[str, Any]:
+def recipe_settings(recipe: str, arch: str) -> JsonObject:
     """Return the options that a recipe sets, by their dotted names; those that the recipes share are left to the classes.
 
     Args:
@@ -38,7 +39,7 @@ def recipe_settings(recipe: str, arch: str) -> dict[str, Any]:
     """
     if recipe not in RECIPES:
         return {}
-    settings = {option: values[RECIPES.index(recipe)] for option, values in _ROBUST.items()}
+    settings: JsonObject = {option: values[RECIPES.index(recipe)] for option, values in _ROBUST.items()}
     if not can_stride(arch):
         settings["model.output_stride"] = 32
     return settings

@@ -1,8 +1,9 @@
 """The record of a finished epoch: a line of history.jsonl."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Self
+
+from pneumo_ray.records import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ class EpochRecord:
     """Log loss in nats of the calibrated probabilities at the best epoch so far (`validation.SELECTED_BY`)."""
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> Self:
+    def from_values(cls, values: JsonObject) -> Self:
         """Return the record that a file holds; fields of other versions are passed over."""
         return cls(**{spec.name: values[spec.name] for spec in fields(cls) if spec.name in values})
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> JsonObject:
         """Return the fields that are known, as a file holds them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 

@@ -4,7 +4,6 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import pyarrow as pa
 
@@ -14,10 +13,11 @@ from pneumo_ray.console import duration, log
 from pneumo_ray.evaluate.calibration import tells_nothing
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
-from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.metrics import Metrics, classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.images.augment import base_size
 from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
+from pneumo_ray.records import JsonObject, json_of
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState
@@ -34,7 +34,7 @@ class FitResult:
     model_hash: str
     history: list[EpochRecord]
     best_epoch: int
-    validation: dict[str, Any]
+    validation: JsonObject
     """Metrics on the validation images at the operating point, calibrated."""
 
 
@@ -73,7 +73,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
         provenance=_provenance(config, state, manifest, metrics),
     )
     log(
-        f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics['auc']:.4f}, "
+        f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics.auc:.4f}, "
         f"temperature {calibration.temperature:.2f}, intercept {calibration.intercept:+.2f}, threshold {point.threshold:.3f} ({point.rule}), "
         f"{duration(sum(record.seconds for record in state.history))} of training"
     )
@@ -90,12 +90,12 @@ def read_result(run: str, state: TrainState) -> FitResult:
     )
 
 
-def _described(run: str) -> dict[str, Any] | None:
+def _described(run: str) -> JsonObject | None:
     """Return model.json of a run, or None if it has no bundle yet."""
     uri = storage.join(run, "model", "model.json")
     if not storage.exists(uri):
         return None
-    description: dict[str, Any] = json.loads(storage.read_bytes(uri))
+    description: JsonObject = json.loads(storage.read_bytes(uri))
     return description
 
 
@@ -106,7 +106,7 @@ def is_written(config: TrainConfig, run: str, state: TrainState) -> bool:
     return provenance.get("epochs") == state.epoch and rule == as_plain(config.operating_point)
 
 
-def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metrics: dict[str, Any]) -> dict[str, Any]:
+def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metrics: Metrics) -> JsonObject:
     facts = manifest.schema.metadata or {}
     return {
         "config": as_plain(config),
@@ -116,7 +116,7 @@ def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metr
         },
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
-        "validation": metrics,
+        "validation": json_of(metrics),
         "fitted_on": {
             "what": "calibration and threshold, on the mean over the Monte Carlo passes of the validation images",
             "passes": state.applied_logits.shape[1] if state.applied_logits.ndim == 2 else 0,

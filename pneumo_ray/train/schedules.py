@@ -1,10 +1,10 @@
 """The learning rate of every step: a plan that is arithmetic in the step, or a plateau that follows the validation loss."""
 
 import math
-from typing import Any
 
 import torch
 
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.config import OptimConfig
 
 _RISE = 0.3
@@ -54,11 +54,11 @@ class RateSchedule:
             self._plateau.step(val_loss)
             self._plateau_lr = self.lr
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """Return what `restore` takes, at the end of an epoch."""
         return {} if self._plateau is None else self._plateau.state_dict()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: JsonObject) -> None:
         """Continue; the optimiser has been restored."""
         if self._plateau is not None:
             self._plateau.load_state_dict(state)

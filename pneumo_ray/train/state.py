@@ -8,7 +8,6 @@ Random numbers need no saving, because all of them are keyed by seed and slot.
 import io
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from pneumo_ray import storage
 from pneumo_ray.errors import StorageError
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.records import EpochRecord
 
 _NAME = re.compile(r"epoch-(\d{5})\.pt$")
@@ -29,9 +29,9 @@ class TrainState:
     epoch: int
     """Epochs finished."""
     model: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
-    scaler: dict[str, Any]
+    optimizer: JsonObject
+    scheduler: JsonObject
+    scaler: JsonObject
     best: dict[str, Tensor]
     """Weights of the epoch with the lowest validation loss: their average where there is one."""
     best_epoch: int
@@ -44,7 +44,7 @@ class TrainState:
     """Epochs since the best one."""
     stopped: bool
     """Early stopping has ended the run."""
-    identity: dict[str, Any]
+    identity: JsonObject
     """The manifest's fingerprint, which a run that continues must share; its seed and number of workers, for the record."""
     history: list[EpochRecord] = field(default_factory=list)
     """One record per epoch of the classifier, as in history.jsonl."""

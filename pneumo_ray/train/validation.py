@@ -30,7 +30,7 @@ def calibrated(passes: Floats, labels: NDArray[np.int64]) -> tuple[Calibration, 
 
 def calibrated_loss(passes: Floats, labels: NDArray[np.int64]) -> float:
     """Return `SELECTED_BY`: the log loss in nats of the calibrated probabilities."""
-    loss = classification_metrics(labels, calibrated(passes, labels)[1], 0.5)["log_loss"]
+    loss = classification_metrics(labels, calibrated(passes, labels)[1], 0.5).log_loss
     assert loss is not None, "there are validation images"
     return float(loss)
 
@@ -54,12 +54,12 @@ def validation_metrics(
     raw = classification_metrics(labels, expit(logits), 0.5)
     scaled = classification_metrics(labels, prob, 0.5)
     return {
-        "val_loss": raw["log_loss"],
-        "val_auc": raw["auc"],
+        "val_loss": raw.log_loss,
+        "val_auc": raw.auc,
         **{name: raw[name] for name in ("ece", "brier", "accuracy", "recall", "specificity")},
         "bias": float(expit(logits).mean() - labels.mean()),
         "temperature": calibration.temperature,
-        "ece_scaled": scaled["ece"],
-        "loss_scaled": scaled["log_loss"],
+        "ece_scaled": scaled.ece,
+        "loss_scaled": scaled.log_loss,
         "intercept": calibration.intercept,
     }

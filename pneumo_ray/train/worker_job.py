@@ -1,10 +1,13 @@
 """Arguments of the workers of a training run, and the error that ends it."""
 
 from dataclasses import dataclass
-from typing import Any
+
+import ray
+import torch
 
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.monitor import Monitor
@@ -28,9 +31,9 @@ class WorkerJob:
     schedule: Schedule
     """Of a run with the fewest workers; there may be more."""
     positive_weight: float
-    identity: dict[str, Any]
+    identity: JsonObject
     """See `TrainState`."""
-    initial_weights: Any
+    initial_weights: "ray.ObjectRef[dict[str, torch.Tensor]]"
     """Reference to the state dict that training begins with; workers need no network of their own."""
     monitor: Monitor[EpochRecord]
     """Hears of progress."""

@@ -5,14 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
 from rich import box, get_console
 from rich.live import Live
 from rich.table import Table
 
 from pneumo_ray.console import QUIET_SECONDS, duration, log
+from pneumo_ray.records import JsonObject
 from pneumo_ray.tune.study import Study, Trial
 
 
@@ -38,12 +39,12 @@ class Board(tune.Callback):
         """
         self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
         self._status_of = status_of
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, JsonObject] = {}
         self._start = time.monotonic()
         self.errors: dict[str, str] = {}
         """Trial -> reason of its failure after all attempts."""
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial starts or restarts."""
         name = trial.config["name"]
         row = self._rows.setdefault(name, {})
@@ -51,7 +52,7 @@ class Board(tune.Callback):
         row["settings"] = trial.config.get("settings", self._trials[name].settings)
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: JsonObject, **info: object
     ) -> None:
         """Called when an epoch ends."""
         row = self._rows[trial.config["name"]]
@@ -59,13 +60,13 @@ class Board(tune.Callback):
         if "val_loss" in result:
             row["best"] = min(row.get("best", result["val_loss"]), result["val_loss"])
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial ends."""
         name = trial.config["name"]
         status = "stopped" if name in self._stopped else self._status_of(name)
         self._end(name, "done" if status in (None, "finished") else str(status))
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial failed in all attempts."""
         error = trial.get_error()
         lines = str(error).strip().splitlines() or ["unknown"]
@@ -79,7 +80,7 @@ class Board(tune.Callback):
             over = sum(row["status"] != "running" for row in self._rows.values())
             log(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
 
-    def _numbers(self, row: dict[str, Any]) -> str:
+    def _numbers(self, row: JsonObject) -> str:
         if "epoch" not in row:
             return ""
         return f"  epoch {row['epoch']}/{self._epochs}  best val loss {row['best']:.4f}  val AUC {row['val_auc']:.4f}"
@@ -151,5 +152,5 @@ class Board(tune.Callback):
         return table
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)

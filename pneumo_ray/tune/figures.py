@@ -6,13 +6,14 @@ it is named or marked where possible and never hides the others.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeGuard
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.typing import ColorType
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.tune.comparison import best_record, differences, value_of
@@ -109,14 +110,25 @@ def map_figure(study: Study, records: Sequence[TrialRecord]) -> Figure | None:
             if group:
                 x, y = _places(group)
                 losses = [best_loss(r) for r in group]
-                colours: dict[str, Any] = {"c": losses, "cmap": COLOURS, "norm": scale, "edgecolors": INK}
-                axes.scatter(x, y, s=55, marker=marker, linewidths=0.6, label=label, **colours)
+                axes.scatter(
+                    x,
+                    y,
+                    s=55,
+                    marker=marker,
+                    linewidths=0.6,
+                    label=label,
+                    c=losses,
+                    cmap=COLOURS,
+                    norm=scale,
+                    edgecolors=INK,
+                )
         if lost := [r for r in drawn if r.status not in ("finished", "stopped") or best_loss(r) is None]:
             axes.scatter(*_places(lost), s=45, marker="x", color=INK, label="diverged or failed")
         best = best_record(study, drawn)
         if best is not None:
-            ring: dict[str, Any] = {"s": 190, "facecolors": "none", "edgecolors": PNEUMONIA, "linewidths": 2}
-            axes.scatter(*_places([best]), marker="o", label=f"best, {best.name}", **ring)
+            x, y = _places([best])
+            label = f"best, {best.name}"
+            axes.scatter(x, y, s=190, marker="o", facecolors="none", edgecolors=PNEUMONIA, linewidths=2, label=label)
         if scale is not None:
             _colourbar(figure, axes, scale, "best validation loss (nats)")
         for axis in (axes.xaxis, axes.yaxis):
@@ -186,11 +198,11 @@ def _curve(record: TrialRecord) -> list[tuple[int, float]]:
     return [(e["epoch"], e["val_loss"]) for e in record.history if _finite(e.get("val_loss"))]
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> TypeGuard[float]:
     return _finite(value) and value > 0
 
 
@@ -227,7 +239,7 @@ def _colourbar(figure: Figure, axes: Axes, scale: Normalize, label: str) -> None
     figure.colorbar(mappable, ax=axes, label=label, extend="max").outline.set_visible(False)
 
 
-def _arm_colour(arm: str, arms: Sequence[str], reference: str | None) -> Any:
+def _arm_colour(arm: str, arms: Sequence[str], reference: str | None) -> ColorType:
     if arm == reference:
         return INK
     others = [other for other in arms if other != reference]

@@ -8,9 +8,10 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from pneumo_ray import storage
@@ -22,6 +23,7 @@ from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
 from pneumo_ray.ray_cluster import compute_environment, living_nodes, trials_started_with
+from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
@@ -50,7 +52,7 @@ class Halving(ASHAScheduler):
         self._epochs = epochs
         self.stopped: set[str] = set()
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: JsonObject) -> str:
         """Decide, and record a stopped trial."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if result.get("epoch", 0) >= self._epochs:  # stopping saves nothing, and the model is not written yet
@@ -155,7 +157,7 @@ def _run(
     log(
         f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) per trial"
     )
-    scheduler: Any = FIFOScheduler()
+    scheduler: FIFOScheduler = FIFOScheduler()
     if study.is_search:
         scheduler = Halving(base.epochs)
         for record in past:
@@ -216,9 +218,7 @@ def _run(
             record_trial(folder, trial, "stopped", reason="stopped early by successive halving")
 
 
-def _refuse_other_study(
-    folder: RunFolder, before: dict[str, Any], study: Study, base: TrainConfig, manifest: str
-) -> None:
+def _refuse_other_study(folder: RunFolder, before: JsonObject, study: Study, base: TrainConfig, manifest: str) -> None:
     """Refuse a folder of another study; more arms, seeds or trials extend the same study.
 
     Raises:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pneumo_ray import storage
 from pneumo_ray.errors import PneumoError
+from pneumo_ray.records import JsonObject
 
 RECORD = "trial.json"
 """Name of the file in a trial's folder that records that the trial ended, and how."""
@@ -22,7 +23,7 @@ class TrialRecord:
     name: str
     arm: str
     seed: int
-    settings: Mapping[str, Any]
+    settings: JsonObject
     """Options by dotted names."""
     status: Status
     reason: str | None = None
@@ -37,7 +38,7 @@ class TrialRecord:
     """Seconds outside training; None where it did not finish."""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     """Of the best epoch, by name."""
-    history: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[JsonObject] = ()
     """Its epochs, as in history.jsonl."""
 
     @classmethod

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ from pneumo_ray import storage
 from pneumo_ray.config import save_config
 from pneumo_ray.console import log
 from pneumo_ray.evaluate.drawing import save_figure
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.comparison import Difference, best_record, by_arm, differences
@@ -63,7 +63,7 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[T
     log(f"wrote {', '.join(written)} to {out}")
 
 
-def study_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+def study_rows(records: Sequence[TrialRecord]) -> list[JsonObject]:
     """Return one flat row per trial, all with the same columns."""
     options = sorted({option for record in records for option in record.settings})
     metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
@@ -90,7 +90,7 @@ def study_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     return rows
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: object) -> object:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 

@@ -7,12 +7,12 @@ options, and the results of earlier commands are given to Optuna again: its own 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import optuna
 from ray.tune.search import Searcher
 
 from pneumo_ray import storage
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.comparison import value_of
 from pneumo_ray.tune.records import TrialRecord
@@ -55,7 +55,7 @@ class OptunaSearch(Searcher):
                     )
                 )
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> JsonObject | None:
         """Return the config of the next trial for Ray Tune."""
         if not self._left:
             return None
@@ -73,12 +73,12 @@ class OptunaSearch(Searcher):
         self.drawn[name] = replace(trial, settings=settings)
         return {"name": name, "settings": settings}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: JsonObject) -> None:
         """Called when an epoch ends; its record holds the loss of the run's best epoch so far."""
         if SELECTED_BY in result:
             self._newest[trial_id] = result[SELECTED_BY]
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: JsonObject | None = None, error: bool = False) -> None:
         """Called when a trial ends or is stopped; its best epoch counts."""
         asked = self._asked.pop(trial_id)
         if trial_id in self._newest:
@@ -101,20 +101,20 @@ class OptunaSearch(Searcher):
             for option, values in self._space.items()
         }
 
-    def _settings(self, params: Mapping[str, Any]) -> Settings:
+    def _settings(self, params: JsonObject) -> Settings:
         return {
             option: values.rounded(params[option]) if isinstance(values, Range) else values[params[option]]
             for option, values in self._space.items()
         }
 
-    def _params(self, settings: Settings) -> dict[str, Any]:
+    def _params(self, settings: Settings) -> JsonObject:
         return {
             option: settings[option] if isinstance(values, Range) else _place(values, settings[option])
             for option, values in self._space.items()
         }
 
 
-def _place(values: Sequence[Any], value: Any) -> int:
+def _place(values: Sequence[object], value: object) -> int:
     """Return the index of a value that went through JSON, which has no tuples."""
     plain = [json.loads(json.dumps(one)) for one in values]
     return plain.index(json.loads(json.dumps(value)))

@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pneumo_ray import storage
-from pneumo_ray.config import as_flat, did_you_mean, moved_presets, read_object, require
+from pneumo_ray.config import Config, as_flat, did_you_mean, moved_presets, read_object, require
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.config import TrainConfig
 
-Settings = Mapping[str, Any]
+Settings = JsonObject
 """Options of jobs/train.py by their dotted names, with underscores: {"optim.lr": 1e-4}."""
 
 
@@ -59,7 +60,7 @@ class Study:
     """Short description of what it varies."""
     arms: Mapping[str, Settings] = field(default_factory=dict)
     """An ablation: name -> its settings; every arm runs with every seed."""
-    space: Mapping[str, Range | tuple[Any, ...]] = field(default_factory=dict)
+    space: Mapping[str, Range | tuple[object, ...]] = field(default_factory=dict)
     """A search: option -> a range or a tuple of choices."""
     seeds: int = 1
     """Seeds of every arm."""
@@ -132,7 +133,7 @@ def plan(study: Study, base: TrainConfig) -> list[Trial]:
 
 def _draw(study: Study, seed: int, number: int) -> Trial:
     rng = np.random.default_rng([seed, number])
-    settings: dict[str, Any] = {}
+    settings: JsonObject = {}
     for option, values in study.space.items():
         settings[option] = values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
     return Trial(f"{number:03d}", f"{number:03d}", settings, seed)
@@ -147,14 +148,13 @@ def configure(base: TrainConfig, trial: Trial) -> TrainConfig:
     out = storage.join(base.out, "trials", trial.name)
     given = as_flat(base)
     moved = moved_presets(TrainConfig, given, given | dict(trial.settings))
-    config: TrainConfig = _with(base, {**moved, **trial.settings, "seed": trial.seed, "out": out})
-    return config
+    return _with(base, {**moved, **trial.settings, "seed": trial.seed, "out": out})
 
 
-def _with(config: Any, settings: Settings, prefix: str = "") -> Any:
+def _with(config: Config, settings: Settings, prefix: str = "") -> Config:
     hints = get_type_hints(type(config))
-    changes: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
+    changes: JsonObject = {}
+    nested: dict[str, JsonObject] = {}
     for option, value in settings.items():
         name, _, rest = option.partition(".")
         if name not in hints or dataclasses.is_dataclass(hints[name]) != bool(rest):
@@ -169,15 +169,16 @@ def _with(config: Any, settings: Settings, prefix: str = "") -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _options(config: Any, prefix: str = "") -> list[str]:
+def _options(config: Config, prefix: str = "") -> list[str]:
     names: list[str] = []
     for spec in dataclasses.fields(config):
         value = getattr(config, spec.name)
-        names += _options(value, f"{prefix}{spec.name}.") if dataclasses.is_dataclass(value) else [prefix + spec.name]
+        is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        names += _options(value, f"{prefix}{spec.name}.") if is_group else [prefix + spec.name]
     return names
 
 
-def _checked(hint: Any, value: Any, option: str) -> Any:
+def _checked(hint: Any, value: object, option: str) -> object:
     """Return a value as the option's type, or refuse it; the config checks its range."""
     if get_origin(hint) is Literal and value not in get_args(hint):
         raise ConfigError(
@@ -186,7 +187,7 @@ def _checked(hint: Any, value: Any, option: str) -> Any:
     if isinstance(value, list):
         return tuple(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number:
+    if hint is float and isinstance(value, int) and number:
         return float(value)
     fits = {
         int: isinstance(value, int) and number,
@@ -217,7 +218,7 @@ def read_study(uri: str) -> Study:
             for option, value in values.get("space", {}).items()
         }
         name = storage.base_name(uri).removesuffix(".json")
-        fields: dict[str, Any] = {"name": name, "varies": ", ".join(values["space"]) or "its arms"} | values
+        fields: JsonObject = {"name": name, "varies": ", ".join(values["space"]) or "its arms"} | values
         return Study(**fields)
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"--space {uri} has a value of the wrong type: {error}") from error

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import pyarrow as pa
 import ray.tune
@@ -23,13 +22,15 @@ from pneumo_ray.cpu_shares import TrialShares
 from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.ray_cluster import quiet_ray_data
+from pneumo_ray.records import JsonObject
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.train.launch import Reservation, fit
+from pneumo_ray.train.launch import fit
 from pneumo_ray.train.monitor import Monitor, RemoteMonitor
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
+from pneumo_ray.train.workers import Reservation
 from pneumo_ray.tune.error_finding import error_finding
 from pneumo_ray.tune.records import Status, TrialRecord, save_record
 from pneumo_ray.tune.study import Trial, configure
@@ -74,7 +75,7 @@ class TrialMonitor(Monitor[EpochRecord]):
 class TrialRunner(ray.tune.Trainable):
     """Ray Tune trainable: runs the trial in a thread, one epoch per step, one trial after the other in one process."""
 
-    def setup(self, config: dict[str, Any], job: TrialJob) -> None:
+    def setup(self, config: JsonObject, job: TrialJob) -> None:
         """Begin the first trial."""
         quiet_ray_data()
         self._job = job
@@ -82,14 +83,14 @@ class TrialRunner(ray.tune.Trainable):
         self._reserved = get_current_placement_group()
         self._begin(config)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
+    def reset_config(self, new_config: JsonObject) -> bool:
         """Start the next trial; return whether this process can."""
         if not self._end():
             return False
         self._begin(new_config)
         return True
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> JsonObject:
         """Wait for an epoch."""
         self._turns.release()
         news = self._news.get()
@@ -101,11 +102,11 @@ class TrialRunner(ray.tune.Trainable):
         """End the trial."""
         self._end()
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begin(self, config: JsonObject) -> None:
         trial = self._job.trials[config["name"]]
         if "settings" in config:
             trial = replace(trial, settings=config["settings"])
-        self._news: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+        self._news: queue.Queue[JsonObject | BaseException | None] = queue.Queue()
         self._ended = threading.Event()
         self._turns = threading.Semaphore(0)
         self._thread = threading.Thread(
@@ -121,7 +122,13 @@ class TrialRunner(ray.tune.Trainable):
         self._thread.join(timeout=60 if share.in_process or self._job.judged else 1)
         return not self._thread.is_alive()
 
-    def _run(self, trial: Trial, news: queue.Queue[Any], ended: threading.Event, turns: threading.Semaphore) -> None:
+    def _run(
+        self,
+        trial: Trial,
+        news: queue.Queue[JsonObject | BaseException | None],
+        ended: threading.Event,
+        turns: threading.Semaphore,
+    ) -> None:
         def wait() -> None:
             while self._job.judged and not turns.acquire(timeout=0.5):
                 if ended.is_set():

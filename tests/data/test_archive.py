@@ -7,7 +7,8 @@ import zipfile
 import pytest
 
 from pneumo_ray.data import containers
-from pneumo_ray.data.archive import ListingCount, list_archives, read_image
+from pneumo_ray.data.archive import ListingCount, list_archives
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError, TruncatedImageError
 

@@ -9,7 +9,7 @@ from dicom_builders import radiograph, ramp, to_bytes
 from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.cache import cache_folder, read_cached, scan_cache
 from pneumo_ray.data.cluster_tasks import inspect_archive
-from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries, pseudonym
 from pneumo_ray.errors import StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_image, decode_with_note
@@ -91,11 +91,9 @@ def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_
 
 
 def test_patients_of_dicom_files_are_hashed_with_the_salt():
-    from pneumo_ray.data.inspect import _pseudonym
-
-    assert _pseudonym("Doe^Jane", b"salt") == _pseudonym("Doe^Jane", b"salt") != _pseudonym("Doe^Jane", b"other")
-    assert "Doe" not in _pseudonym("Doe^Jane", b"salt")
-    assert _pseudonym("Doe^Jane", None) == "Doe^Jane"
+    assert pseudonym("Doe^Jane", b"salt") == pseudonym("Doe^Jane", b"salt") != pseudonym("Doe^Jane", b"other")
+    assert "Doe" not in pseudonym("Doe^Jane", b"salt")
+    assert pseudonym("Doe^Jane", None) == "Doe^Jane"
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(ray_cluster, archive, tmp_path):

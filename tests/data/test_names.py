@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pneumo_ray import storage
-from pneumo_ray.data.archive import ListingCount, list_archives, read_image
+from pneumo_ray.data.archive import ListingCount, list_archives
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.names import REASONS, Found, PassedOver, Sieve, judge, judge_bytes, slashed
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 

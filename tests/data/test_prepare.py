@@ -65,13 +65,29 @@ def test_one_patient_for_the_whole_archive_is_named_before_training(tmp_path):
     ],
 )
 def test_the_audit_warns_of_patients_that_part_nothing(tmp_path, patients, sentence):
-    path = training_manifest(tmp_path / "m.parquet", patients, ["train"] * len(patients))
-    table = read_manifest(path)
+    table = inspected(tmp_path, patients)
+    warnings = [line for line in audit_lines(audit(table)) if line.startswith("warning")]
+    assert [sentence in line for line in warnings] == [True] if sentence else not warnings
+
+
+def inspected(tmp_path, patients: list) -> pa.Table:
+    """A manifest whose images all have one size, file size and mode."""
+    table = read_manifest(training_manifest(tmp_path / "m.parquet", patients, ["train"] * len(patients)))
     for name in ("width", "height", "num_bytes"):
         position = table.column_names.index(name)
         table = table.set_column(
             position, table.schema.field(name), pa.array([9] * len(table), table.schema.field(name).type)
         )
-    table = table.set_column(table.column_names.index("mode"), "mode", pa.array(["L"] * len(table)))
-    warnings = [line for line in audit_lines(audit(table)) if line.startswith("warning")]
-    assert [sentence in line for line in warnings] == [True] if sentence else not warnings
+    return table.set_column(table.column_names.index("mode"), "mode", pa.array(["L"] * len(table)))
+
+
+def test_the_audit_counts_each_note_of_the_decoder_once_an_image(tmp_path):
+    table = inspected(tmp_path, [f"p{i // 2}" for i in range(5)])
+    assert audit(table)["decode_notes"] == {}
+    notes = pa.array(
+        ["window_left_one_grey", None, "overlays_left_out,window_left_one_grey", None, "overlays_left_out"]
+    )
+    unreadable = pa.array(["ok"] * 4 + ["failed"])
+    table = table.append_column("decode_note", notes)
+    table = table.set_column(table.column_names.index("status"), "status", unreadable)
+    assert audit(table)["decode_notes"] == {"window_left_one_grey": 2, "overlays_left_out": 1}

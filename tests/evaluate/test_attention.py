@@ -58,11 +58,11 @@ def test_images_with_boxes_whose_pneumonia_is_explained_count():
     maps = np.stack([corner(1, 1), corner(5, 5), corner(1, 1), corner(1, 1), corner(1, 1)])
     found = scored(maps, predicted=pa.array([1, 1, 0, 0, 1], pa.int8()), target=pa.array([1, 1, 1, 0, 1], pa.int8()))
     record, rows = measure_localisation(found, "test", {str(i): (TOP,) for i in range(4)}, RUN)
-    hits = {name: group["pointing"] for name, group in record["groups"].items()}
-    assert (hits["called"]["value"], hits["called"]["n"]) == (0.5, 2)
-    assert (hits["all"]["value"], hits["all"]["n"]) == (pytest.approx(2 / 3), 3)
-    assert hits["called"]["chance"] == pytest.approx(0.25)
-    assert record["groups"]["called"]["energy"]["value"] == pytest.approx(0.5, abs=0.02)
+    hits = {name: group["pointing"] for name, group in record.groups.items()}
+    assert (hits["called"].value, hits["called"].n) == (0.5, 2)
+    assert (hits["all"].value, hits["all"].n) == (pytest.approx(2 / 3), 3)
+    assert hits["called"].chance == pytest.approx(0.25)
+    assert record.groups["called"]["energy"].value == pytest.approx(0.5, abs=0.02)
     assert [row[0] for row in rows[1:]] == ["0", "1", "2"]
     assert len(rows[0]) == len(rows[1])
 
@@ -84,9 +84,9 @@ def test_a_flat_map_has_what_chance_has_in_its_window():
         assert column[name] == pytest.approx(area), name
     assert column["dice"] == column["chance_dice"] == pytest.approx([2 * a / (1 + a) for a in area])
     assert column["visible"] == pytest.approx([0.25, 1.0, 0.5])
-    group = record["groups"]["all"]
-    assert group["energy"]["above_chance"] == pytest.approx(0, abs=1e-9)
-    assert group["pixels"]["value"] == group["pixels"]["chance"] == pytest.approx(np.mean(area))
+    group = record.groups["all"]
+    assert group["energy"].above_chance == pytest.approx(0, abs=1e-9)
+    assert group["pixels"].value == group["pixels"].chance == pytest.approx(np.mean(area))
 
 
 def test_measures_are_those_of_the_upsampled_map_at_its_window():
@@ -138,10 +138,10 @@ def test_the_threshold_comes_from_validation_where_boxes_are_there():
     maps = np.stack([corner(1, 1) + 0.3, corner(1, 1) + 0.3])
     found = scored(maps, split=["val", "test"])
     record, _ = measure_localisation(found, "test", {"1": (TOP,)}, RUN)
-    assert (record["threshold"], record["threshold_from"]) == (0.5, "fixed")
+    assert (record.threshold, record.threshold_from) == (0.5, "fixed")
     record, _ = measure_localisation(found, "test", {"0": (TOP,), "1": (TOP,)}, RUN)
-    assert record["threshold_from"] == "validation"
-    assert record["images"] == 1
+    assert record.threshold_from == "validation"
+    assert record.images == 1
     with pytest.raises(ConfigError, match="no box of an image of the split test"):
         measure_localisation(found, "test", {"0": (TOP,)}, RUN)
 
@@ -154,14 +154,14 @@ def test_pooled_pixels_and_their_interval_are_those_of_patients():
     patients = [f"p{i // 2}" for i in range(n)]
     boxes = {str(i): ((0.0, 0.0, 0.4, 0.4),) for i in range(n)}
     record, _ = measure_localisation(scored(maps, patient_id=patients), "test", boxes, RUN)
-    pooled = record["groups"]["all"]["pixels"]
+    pooled = record.groups["all"]["pixels"]
     counts = pixel_counts(maps.astype(np.float32), [[(0, 0, 90, 90)]] * n, (GRID, GRID))
-    assert pooled["value"] == pytest.approx(float(average_precision(counts.sum(0))))
+    assert pooled.value == pytest.approx(float(average_precision(counts.sum(0))))
     pairs = counts.reshape(20, 2, *counts.shape[1:]).sum(1)
     drawn = [float(average_precision(pairs[rng.integers(0, 20, 20)].sum(0))) for _ in range(500)]
-    low, high = pooled["interval"]
+    low, high = pooled.interval
     assert high - low == pytest.approx(2 * 2.09 * np.std(drawn), rel=0.2)  # Student's t of 19 degrees
-    assert low < pooled["value"] < high
+    assert low < pooled.value < high
 
 
 def test_the_threshold_of_flags_comes_from_validation_and_is_applied_to_the_test():

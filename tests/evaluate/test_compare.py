@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import METHODS, difference
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain import ZONES
+from pneumo_ray.records import json_of
 
 
 def scores(prob: Any, label: Any, patients: Any = None, names: Any = None, threshold: float = 0.5) -> Scores:
@@ -100,13 +102,13 @@ def test_delongs_p_is_uniform_where_two_scores_are_equally_good() -> None:
 def test_the_same_scores_do_not_differ_and_have_no_test() -> None:
     label, a, _ = drawn(60, seed=1, decimals=3)
     found = compare(scores(a, label), scores(a, label))
-    assert (found["auc"]["difference"], found["auc"]["standard_error"]) == (0.0, 0.0)
-    assert (found["auc"]["interval"], found["auc"]["p"]) == (None, None)
-    assert found["auc"]["interval_by_patient"] is None
-    assert {found["differences"][name]["difference"] for name in METHODS} == {0.0}
-    assert {found["differences"][name]["p"] for name in METHODS} == {None}
-    assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (0, 0)
-    assert found["errors"]["p"] == 1.0
+    assert (found.auc.delong.difference, found.auc.delong.standard_error) == (0.0, 0.0)
+    assert (found.auc.delong.interval, found.auc.delong.p) == (None, None)
+    assert found.auc.interval_by_patient is None
+    assert {found.differences[name].difference for name in METHODS} == {0.0}
+    assert {found.differences[name].p for name in METHODS} == {None}
+    assert (found.errors.mcnemar.only_here_right, found.errors.mcnemar.only_baseline_right) == (0, 0)
+    assert found.errors.mcnemar.p == 1.0
 
 
 @pytest.mark.parametrize("to", [lambda p: p**3, lambda p: 2 * p - 7, lambda p: np.log(p + 1)])
@@ -125,9 +127,9 @@ def test_swapping_the_sets_changes_the_sign_and_nothing_else() -> None:
 
 def test_one_class_leaves_the_areas_undefined_and_still_counts_errors() -> None:
     found = compare(scores([0.2, 0.9, 0.8], [1, 1, 1]), scores([0.9, 0.9, 0.1], [1, 1, 1]))
-    assert set(found["auc"].values()) == {None}
-    assert (found["errors"]["share"], found["errors"]["share_baseline"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
-    assert (found["errors"]["only_here_right"], found["errors"]["only_baseline_right"]) == (1, 1)
+    assert set(astuple(found.auc.delong)) == {None}
+    assert (found.errors.share, found.errors.share_baseline) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (found.errors.mcnemar.only_here_right, found.errors.mcnemar.only_baseline_right) == (1, 1)
 
 
 def test_a_single_image_of_a_class_has_an_area_and_no_error() -> None:
@@ -173,9 +175,9 @@ def test_errors_are_counted_at_each_sets_own_threshold() -> None:
     found = compare(
         scores([0.35, 0.1, 0.25], [1, 0, 0], threshold=0.25), scores([0.35, 0.1, 0.25], [1, 0, 0], threshold=0.5)
     )
-    errors = found["errors"]
-    assert (errors["threshold"], errors["threshold_baseline"]) == (0.25, 0.5)
-    assert (errors["only_here_right"], errors["only_baseline_right"], errors["both_right"]) == (1, 1, 1)
+    errors = found.errors
+    assert (errors.threshold, errors.threshold_baseline) == (0.25, 0.5)
+    assert (errors.mcnemar.only_here_right, errors.mcnemar.only_baseline_right, errors.mcnemar.both_right) == (1, 1, 1)
 
 
 def by_patient(name: str, label: np.ndarray, a: np.ndarray, b: np.ndarray, patients: Any) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def test_the_interval_over_patients_is_about_that_of_a_bootstrap() -> None:
         rows = np.concatenate([rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))])
         differences.append(roc_auc_score(label[rows], a[rows]) - roc_auc_score(label[rows], b[rows]))
     low, high = np.quantile(differences, [0.025, 0.975])
-    found = by_patient("auc", label, a, b, patients)["interval"]
+    found = by_patient("auc", label, a, b, patients).interval
     assert found == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
@@ -202,31 +204,31 @@ def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
     found = delong(label, a, b)
     assert found.interval is not None
     alone = by_patient("auc", label, a, b, [None] * 500)
-    assert alone["interval"] == pytest.approx(found.interval, abs=0.02 * (found.interval[1] - found.interval[0]))
-    assert alone["p"] == pytest.approx(found.p, abs=0.01)
+    assert alone.interval == pytest.approx(found.interval, abs=0.02 * (found.interval[1] - found.interval[0]))
+    assert alone.p == pytest.approx(found.p, abs=0.01)
 
 
 def test_every_measure_is_compared_at_each_sets_own_threshold() -> None:
     label, a, b = drawn(200, seed=11, decimals=3)
     found = compare(scores(a, label, threshold=0.4), scores(b, label, threshold=0.6))
-    assert set(found["differences"]) == set(METHODS)
+    assert set(found.differences) == set(METHODS)
     a, b = (np.asarray(p, np.float32).astype(float) for p in (a, b))
-    accuracy = found["differences"]["accuracy"]
-    assert accuracy["here"] == pytest.approx(np.mean((a >= 0.4) == label))
-    assert accuracy["baseline"] == pytest.approx(np.mean((b >= 0.6) == label))
-    brier = found["differences"]["brier"]
-    assert brier["difference"] == pytest.approx(np.mean((a - label) ** 2) - np.mean((b - label) ** 2))
-    assert brier["interval"][0] < brier["difference"] < brier["interval"][1]
+    accuracy = found.differences["accuracy"]
+    assert accuracy.here == pytest.approx(np.mean((a >= 0.4) == label))
+    assert accuracy.baseline == pytest.approx(np.mean((b >= 0.6) == label))
+    brier = found.differences["brier"]
+    assert brier.difference == pytest.approx(np.mean((a - label) ** 2) - np.mean((b - label) ** 2))
+    assert brier.interval[0] < brier.difference < brier.interval[1]
 
 
 def test_what_assumes_independent_images_is_named() -> None:
     label, a, b = drawn(100, seed=12)
     found = compare(scores(a, label), scores(b, label))
-    for path in found["assumes_independent_images"]:
+    for path in found.assumes_independent_images:
         part, field = path.split(".")
-        assert field in found[part]
-    assert {"auc.p", "errors.p"} <= set(found["assumes_independent_images"])
-    assert "patients" in found["difference_method"]
+        assert field in json_of(found)[part]
+    assert {"auc.p", "errors.p"} <= set(found.assumes_independent_images)
+    assert "patients" in found.difference_method
 
 
 def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
@@ -242,8 +244,8 @@ def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
         )
         apart["mcnemar"] += mcnemar((a >= 0.5) != label, (b >= 0.5) != label).p < 0.05
         apart["delong"] += (delong(label, a, b).p or 1) < 0.05
-        apart["accuracy by patient"] += by_patient("accuracy", label, a, b, of)["p"] < 0.05
-        apart["auc by patient"] += by_patient("auc", label, a, b, of)["p"] < 0.05
+        apart["accuracy by patient"] += by_patient("accuracy", label, a, b, of).p < 0.05
+        apart["auc by patient"] += by_patient("auc", label, a, b, of).p < 0.05
     assert min(apart["mcnemar"], apart["delong"]) / 300 > 0.088
     assert max(apart["accuracy by patient"], apart["auc by patient"]) / 300 <= 0.088
 
@@ -254,17 +256,19 @@ def test_copies_of_a_image_fool_delong_and_not_the_interval_over_patients() -> N
     once = compare(scores(a, label), scores(b, label))
     fourfold = [np.repeat(values, 4) for values in (a, b, label, np.arange(200))]
     copied = compare(scores(fourfold[0], fourfold[2], fourfold[3]), scores(fourfold[1], fourfold[2], fourfold[3]))
-    assert copied["auc"]["difference"] == pytest.approx(once["auc"]["difference"])
-    assert copied["auc"]["interval_by_patient"] == pytest.approx(once["auc"]["interval_by_patient"])
+    assert copied.auc.delong.difference == pytest.approx(once.auc.delong.difference)
+    assert copied.auc.interval_by_patient == pytest.approx(once.auc.interval_by_patient)
     for field in ("interval", "p"):
-        assert copied["differences"]["accuracy"][field] == pytest.approx(once["differences"]["accuracy"][field])
-    assert copied["auc"]["standard_error"] == pytest.approx(once["auc"]["standard_error"] / 2, rel=0.01)
-    assert copied["patients"] == 200
+        assert getattr(copied.differences["accuracy"], field) == pytest.approx(
+            getattr(once.differences["accuracy"], field)
+        )
+    assert copied.auc.delong.standard_error == pytest.approx(once.auc.delong.standard_error / 2, rel=0.01)
+    assert copied.patients == 200
 
 
 def test_one_patient_tells_nothing_of_others() -> None:
     label, a, b = drawn(30, seed=7)
-    assert by_patient("auc", label, a, b, ["p"] * 30)["interval"] is None
+    assert by_patient("auc", label, a, b, ["p"] * 30).interval is None
 
 
 def test_the_order_of_rows_changes_no_digit() -> None:
@@ -283,17 +287,17 @@ def test_images_of_one_set_alone_are_counted_and_left_out() -> None:
     found = compare(
         scores(a[:30], label[:30], np.arange(30), names[:30]), scores(b[3:], label[3:], np.arange(3, 40), names[3:])
     )
-    assert (found["pictures"], found["only_here"], found["only_baseline"]) == (27, 3, 10)
+    assert (found.images, found.only_here, found.only_baseline) == (27, 3, 10)
     common = slice(3, 30)
-    assert found["normal"] + found["pneumonia"] == found["patients"] == 27
+    assert found.normal + found.pneumonia == found.patients == 27
     areas, variance = delong_1988(label[common], a[common], b[common])
-    assert [found["auc"]["here"], found["auc"]["baseline"]] == pytest.approx(areas.tolist())
-    assert found["auc"]["standard_error"] == pytest.approx(math.sqrt(variance))
+    assert [found.auc.delong.here, found.auc.delong.baseline] == pytest.approx(areas.tolist())
+    assert found.auc.delong.standard_error == pytest.approx(math.sqrt(variance))
 
 
 def test_images_without_a_label_are_not_compared() -> None:
     found = compare(scores([0.1, 0.9, 0.5], [0, 1, None]), scores([0.3, 0.7, 0.5], [0, 1, None]))
-    assert (found["pictures"], found["only_here"], found["only_baseline"]) == (2, 0, 0)
+    assert (found.images, found.only_here, found.only_baseline) == (2, 0, 0)
 
 
 def test_scores_that_cannot_be_compared_are_refused_in_one_sentence() -> None:
@@ -309,4 +313,5 @@ def test_scores_that_cannot_be_compared_are_refused_in_one_sentence() -> None:
 def test_the_result_is_json() -> None:
     label, a, b = drawn(40, seed=10)
     found = compare(scores(a, label), scores(b, label))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    plain = json_of(found)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain

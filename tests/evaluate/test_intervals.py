@@ -204,10 +204,10 @@ def test_equal_models_are_told_apart_in_five_percent(patients):
         here, there = (Predictions.of(label, prob, 0.5, of) for prob in (first, second))
         for name in names:
             found = difference(name, here, there)
-            if found["p"] is None:  # too few normal patients
+            if found.p is None:  # too few normal patients
                 continue
-            apart[name] += found["p"] < 0.05
-            assert (found["p"] < 0.05) == (not found["interval"][0] <= 0 <= found["interval"][1])
+            apart[name] += found.p < 0.05
+            assert (found.p < 0.05) == (not found.interval[0] <= 0 <= found.interval[1])
     assert max(apart.values()) / 400 <= 0.083, apart
 
 
@@ -216,9 +216,9 @@ def test_a_better_model_is_told_apart():
     label, of, good, noise = study(np.random.default_rng(8), 300, 0.95, models=2)
     worse = expit(0.5 * np.log(good / (1 - good)) + np.random.default_rng(9).normal(0, 2, len(good)))
     found = difference("auc", Predictions.of(label, good, 0.5, of), Predictions.of(label, worse, 0.5, of))
-    assert found["p"] < 0.001
-    assert found["interval"][0] > 0
-    assert found["difference"] == pytest.approx(found["here"] - found["baseline"])
+    assert found.p < 0.001
+    assert found.interval[0] > 0
+    assert found.difference == pytest.approx(found.here - found.baseline)
     assert noise is not None
 
 
@@ -229,9 +229,9 @@ def test_no_changed_side_bounds_the_difference_by_patients():
         Predictions.of(label, np.where(label == 1, 0.8, shift), 0.5, np.arange(80) // 2) for shift in (0.1, 0.2)
     )
     changed = binomtest(0, 40).proportion_ci(0.95, "exact").high
-    assert difference("accuracy", here, there)["interval"] == pytest.approx([-changed, changed])
-    assert difference("accuracy", here, there)["p"] is None
-    assert difference("auc", here, there)["interval"] is None
+    assert difference("accuracy", here, there).interval == pytest.approx((-changed, changed))
+    assert difference("accuracy", here, there).p is None
+    assert difference("auc", here, there).interval is None
 
 
 def test_many_independent_images_have_the_textbook_standard_error():

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pneumo_ray.anatomy.masks import encode_mask
-from pneumo_ray.evaluate.lung_evidence import lung_areas, lung_evidence
+from pneumo_ray.evaluate.lung_evidence import Views, lung_areas, lung_evidence
 from pneumo_ray.evaluate.scores import CROP, Scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.explain.lung_zones import lung_share_operator
@@ -48,30 +48,30 @@ def test_shares_peaks_views_and_chance_by_hand():
         )
     )
     assert found is not None
-    assert found["views"] == {"frontal": 3, "doubtful": 1}
-    assert found["quality"] == {"plausible": 3, "one_lung": 1}
-    assert found["zones_of"] == "lungs"
-    groups = {group["pictures"]: group for group in found["groups"]}
+    assert found.views == Views(frontal=3, doubtful=1)
+    assert found.quality == {"plausible": 3, "one_lung": 1}
+    assert found.zones_of == "lungs"
+    groups = {group.images: group for group in found.groups}
     assert list(groups) == ["normal", "pneumonia", "true negative", "false positive", "false negative", "true positive"]
     ill = groups["true positive"]
-    assert (ill["lung_share"]["value"], ill["lung_share"]["n"]) == (pytest.approx(0.8), 2)
-    assert ill["lung_share"]["chance"] == pytest.approx((0.3125 + 0.3125 / 0.375) / 2)
-    assert ill["peak_in_lungs"]["value"] == 0.5
-    assert groups["normal"]["lung_share"]["value"] is None
+    assert (ill.lung_share.value, ill.lung_share.n) == (pytest.approx(0.8), 2)
+    assert ill.lung_share.chance == pytest.approx((0.3125 + 0.3125 / 0.375) / 2)
+    assert ill.peak_in_lungs.value == 0.5
+    assert groups["normal"].lung_share.value is None
 
 
 def test_a_view_that_a_table_brought_is_not_counted():
     found = lung_evidence(scores(WINDOWS, [0.5] * 4, [True] * 4, ["plausible"] * 4, view=["AP", "PA", "AP", "PA"]))
     assert found is not None
-    assert found["views"] == {"frontal": 4, "doubtful": 0}
+    assert found.views == Views(frontal=4, doubtful=0)
 
 
 def test_without_masks_chance_is_not_known():
     whole = scores(WINDOWS, [0.5] * 4, [True] * 4, ["plausible"] * 4)
     found = lung_evidence(Scores(whole.table.drop_columns(["lung_mask"]), (7, 7), ZONES, 0.5, "pneumonia"))
     assert found is not None
-    share = found["groups"][1]["lung_share"]
-    assert (share["value"], share["chance"], share["above_chance"]) == (0.5, None, None)
+    share = found.groups[1].lung_share
+    assert (share.value, share.chance, share.above_chance) == (0.5, None, None)
 
 
 def test_scores_without_lungs_have_no_such_record():

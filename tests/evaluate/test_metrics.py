@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_metrics_agree_with_scikit_learn(seed: int, size: int, threshold: float)
     called = (prob >= threshold).astype(int)
     matrix = sk.confusion_matrix(labels, called, labels=[0, 1])
     assert [result[name] for name in ("tn", "fp", "fn", "tp")] == matrix.ravel().tolist()
-    assert result["n"] == size
+    assert result.n == size
     if len(np.unique(labels)) < 2 or len(np.unique(called)) < 2:
         return
     for name, reference in REFERENCE.items():
@@ -55,17 +56,17 @@ def test_the_papers_own_numbers_follow_from_the_one_matrix_that_gives_them() -> 
     result = metrics_from_confusion(tn=113, fp=8, fn=5, tp=194)
     percent = {name: round(100 * (result[name] or 0), 2) for name in ("accuracy", "precision", "recall", "f1")}
     assert percent == {"accuracy": 95.94, "precision": 96.04, "recall": 97.49, "f1": 96.76}
-    assert (round(result["kappa"] or 0, 3), round(result["mcc"] or 0, 3)) == (0.913, 0.913)
-    assert round(100 * (result["specificity"] or 0), 1) == 93.4
-    assert result["n"] == 320
+    assert (round(result.kappa or 0, 3), round(result.mcc or 0, 3)) == (0.913, 0.913)
+    assert round(100 * (result.specificity or 0), 1) == 93.4
+    assert result.n == 320
 
 
 def test_the_papers_printed_matrix_is_another_test_set() -> None:
     """Notes, item 18: (198, 36, 6, 384) has 624 images, accuracy 93.3 and kappa 0.853."""
     result = metrics_from_confusion(198, 36, 6, 384)
-    assert (result["n"], result["fp"], result["fn"]) == (624, 36, 6)
-    assert round(100 * (result["accuracy"] or 0), 1) == 93.3
-    assert round(result["kappa"] or 0, 3) == 0.853
+    assert (result.n, result.fp, result.fn) == (624, 36, 6)
+    assert round(100 * (result.accuracy or 0), 1) == 93.3
+    assert round(result.kappa or 0, 3) == 0.853
 
 
 @settings(deadline=None, max_examples=100)
@@ -102,33 +103,40 @@ def test_a_million_images_overflow_nothing() -> None:
 
 def test_a_missing_class_leaves_none_and_never_zero() -> None:
     result = classification_metrics([1, 1, 1], [0.2, 0.7, 0.9], 0.5)
-    assert {name for name, value in result.items() if value is None} == {
+    assert {name for name, value in asdict(result).items() if value is None} == {
         "specificity",
         "mcc",
         "auc",
         "average_precision",
     }
-    assert result["recall"] == pytest.approx(2 / 3)
-    assert result["brier"] == pytest.approx((0.64 + 0.09 + 0.01) / 3)
-    assert result["log_loss"] == pytest.approx(-np.log([0.2, 0.7, 0.9]).mean())
-    assert classification_metrics([0, 0, 1], [0.1, 0.2, 0.3], 0.5)["precision"] is None
+    assert result.recall == pytest.approx(2 / 3)
+    assert result.brier == pytest.approx((0.64 + 0.09 + 0.01) / 3)
+    assert result.log_loss == pytest.approx(-np.log([0.2, 0.7, 0.9]).mean())
+    assert classification_metrics([0, 0, 1], [0.1, 0.2, 0.3], 0.5).precision is None
 
 
 def test_no_images_give_counts_of_zero_and_none_for_the_rest() -> None:
     result = classification_metrics([], [], 0.5)
-    assert all(value == 0 for name, value in result.items() if name in ("n", "tn", "fp", "fn", "tp"))
-    assert all(value is None for name, value in result.items() if name not in ("n", "tn", "fp", "fn", "tp"))
+    assert all(value == 0 for name, value in asdict(result).items() if name in ("n", "tn", "fp", "fn", "tp"))
+    assert all(value is None for name, value in asdict(result).items() if name not in ("n", "tn", "fp", "fn", "tp"))
 
 
 def test_a_probability_equal_to_the_threshold_is_called_positive() -> None:
-    assert classification_metrics([1], [0.5], 0.5)["tp"] == 1
+    assert classification_metrics([1], [0.5], 0.5).tp == 1
 
 
 def test_values_are_plain_python_numbers() -> None:
     result = classification_metrics([0, 1, 1], [0.1, 0.4, 0.8], 0.5)
-    assert {type(value) for value in result.values()} == {int, float}
+    assert {type(value) for value in asdict(result).values()} == {int, float}
 
 
 def test_negative_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         metrics_from_confusion(1, -1, 0, 0)
+
+
+def test_a_name_that_is_no_measure_is_refused() -> None:
+    metrics = classification_metrics([0, 1], [0.1, 0.8], 0.5)
+    assert metrics["recall"] == metrics.recall == 1.0
+    with pytest.raises(KeyError, match="sensitivity"):
+        metrics["sensitivity"]

@@ -12,6 +12,7 @@ from sklearn.metrics import recall_score, roc_auc_score
 from pneumo_ray.evaluate.robustness import SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
 from pneumo_ray.images.corruptions import AS_IT_IS, Condition
+from pneumo_ray.records import json_of
 
 N, THRESHOLD = 120, 0.4
 NOISE = Condition("noise", 2)
@@ -48,20 +49,20 @@ def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_
     plain, noisy = measure_conditions(
         pa.concat_tables([rows(label, bad, NOISE), rows(label, good, AS_IT_IS)]), THRESHOLD
     )
-    assert (plain["condition"], noisy["condition"], noisy["severity"]) == ("as_it_is", "noise", 2)
+    assert (plain.condition, noisy.condition, noisy.severity) == ("as_it_is", "noise", 2)
     for record, prob in ((plain, good), (noisy, bad)):
-        assert record["values"]["auc"] == pytest.approx(roc_auc_score(label, prob))
-        assert record["values"]["recall"] == pytest.approx(recall_score(label, prob >= THRESHOLD))
-        assert record["values"]["specificity"] == pytest.approx(recall_score(1 - label, prob < THRESHOLD))
-        assert record["values"]["brier"] == pytest.approx(np.mean((prob - label) ** 2))
-        for name, (low, high) in record["intervals"].items():
-            assert low <= record["values"][name] <= high
-    assert noisy["auc_difference"] == pytest.approx(roc_auc_score(label, bad) - roc_auc_score(label, good))
-    assert noisy["auc_difference_interval"][1] < 0
-    assert noisy["decisions_changed"] == pytest.approx(np.mean((good >= THRESHOLD) != (bad >= THRESHOLD)))
-    assert plain["auc_difference"] == plain["decisions_changed"] == 0
-    assert plain["auc_difference_interval"] is None
-    json.dumps([plain, noisy], allow_nan=False)
+        assert record.values.auc == pytest.approx(roc_auc_score(label, prob))
+        assert record.values.recall == pytest.approx(recall_score(label, prob >= THRESHOLD))
+        assert record.values.specificity == pytest.approx(recall_score(1 - label, prob < THRESHOLD))
+        assert record.values.brier == pytest.approx(np.mean((prob - label) ** 2))
+        for name, (low, high) in record.intervals.items():
+            assert low <= record.values[name] <= high
+    assert noisy.auc_difference == pytest.approx(roc_auc_score(label, bad) - roc_auc_score(label, good))
+    assert noisy.auc_difference_interval[1] < 0
+    assert noisy.decisions_changed == pytest.approx(np.mean((good >= THRESHOLD) != (bad >= THRESHOLD)))
+    assert plain.auc_difference == plain.decisions_changed == 0
+    assert plain.auc_difference_interval is None
+    json.dumps([json_of(plain), json_of(noisy)], allow_nan=False)
 
 
 def test_images_are_paired_by_name_and_not_by_row(drawn):
@@ -70,7 +71,7 @@ def test_images_are_paired_by_name_and_not_by_row(drawn):
     straight = [rows(label, good, AS_IT_IS), rows(label, bad, NOISE)]
     shuffled = [straight[0], straight[1].take(order)]
     first, second = (measure_conditions(pa.concat_tables(tables), THRESHOLD)[1] for tables in (straight, shuffled))
-    assert first["decisions_changed"] == second["decisions_changed"] > 0
+    assert first.decisions_changed == second.decisions_changed > 0
 
 
 def test_failed_images_are_counted_and_left_out_of_the_comparison(drawn):
@@ -78,11 +79,11 @@ def test_failed_images_are_counted_and_left_out_of_the_comparison(drawn):
     label, good, bad = drawn
     table = pa.concat_tables([rows(label, good, AS_IT_IS, (0,)), rows(label, bad, NOISE, (1,))])
     plain, noisy = measure_conditions(table, THRESHOLD)
-    assert (plain["n"], plain["failed"], noisy["n"], noisy["failed"]) == (N - 1, 1, N - 1, 1)
-    assert noisy["values"]["auc"] == pytest.approx(roc_auc_score(np.delete(label, 1), np.delete(bad, 1)))
+    assert (plain.n, plain.failed, noisy.n, noisy.failed) == (N - 1, 1, N - 1, 1)
+    assert noisy.values.auc == pytest.approx(roc_auc_score(np.delete(label, 1), np.delete(bad, 1)))
     both = slice(2, None)
     expected = roc_auc_score(label[both], bad[both]) - roc_auc_score(label[both], good[both])
-    assert noisy["auc_difference"] == pytest.approx(expected)
+    assert noisy.auc_difference == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("failed", [(), tuple(range(N))])
@@ -93,9 +94,9 @@ def test_one_class_or_no_image_at_all_is_none_where_undefined(drawn, failed):
         pa.concat_tables([rows(ill, good, AS_IT_IS, failed), rows(ill, bad, NOISE, failed)]), 0.4
     )
     for record in records:
-        assert record["values"]["auc"] is record["values"]["specificity"] is record["auc_difference"] is None
-        assert (record["values"]["recall"] is None) == bool(failed)
-    json.dumps(records, allow_nan=False)
+        assert record.values.auc is record.values.specificity is record.auc_difference is None
+        assert (record.values.recall is None) == bool(failed)
+    json.dumps([json_of(record) for record in records], allow_nan=False)
     assert len({len(row) for row in condition_rows(records)}) == 1
     assert summary_line(records, NO_BASELINE).startswith("AUC undefined on the unchanged images")
 
@@ -107,11 +108,11 @@ def test_the_spreadsheet_has_a_row_a_condition_and_the_numbers_under_their_names
     assert len(found) == 2
     for record, row in zip(records, found, strict=True):
         cells = dict(zip(header, row, strict=True))
-        assert cells["severity"] == record["severity"]
-        assert cells["ece"] == record["values"]["ece"]
-        assert (cells["brier_low"], cells["brier_high"]) == record["intervals"]["brier"]
-        ends = record["auc_difference_interval"] or [None, None]
-        assert [cells["auc_difference_low"], cells["auc_difference_high"]] == ends
+        assert cells["severity"] == record.severity
+        assert cells["ece"] == record.values.ece
+        assert (cells["brier_low"], cells["brier_high"]) == record.intervals["brier"]
+        ends = record.auc_difference_interval or (None, None)
+        assert (cells["auc_difference_low"], cells["auc_difference_high"]) == ends
 
 
 def test_the_summary_names_the_worst_corruption_but_no_blackout(drawn):

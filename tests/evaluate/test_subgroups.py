@@ -12,7 +12,7 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import read_scores
-from pneumo_ray.evaluate.subgroups import _groups, measure_subgroups
+from pneumo_ray.evaluate.subgroups import groups_of_column, measure_subgroups
 from pneumo_ray.report.job import write_evaluation
 
 N = 240
@@ -31,7 +31,7 @@ def groups(drawn, write_scores, write_truth, tmp_path):
         labelled = match(read_scores(str(write_scores(tmp_path / "s", drawn[1]))), table, "m").labelled()
         label = labelled.table["label"].to_numpy().astype(np.int64)
         records = measure_subgroups(labelled, label, labelled.numbers("prob_mean"), 0)
-        return {(record["column"], record["value"]): record for record in records}
+        return {(record.column, record.value): record for record in records}
 
     return measure
 
@@ -47,11 +47,11 @@ def test_numbers_are_cut_into_quarters_and_what_is_unknown_is_a_group(groups, dr
         "139.5 to below 189.25",
         "189.25 to 239",
     ]
-    assert [record["n"] for record in ages.values()] == [40, 50, 50, 50, 50]
+    assert [record.n for record in ages.values()] == [40, 50, 50, 50, 50]
     rows = np.arange(40, 90)
     prob = (1 / (1 + np.exp(-drawn[1] / 2.0))).astype(np.float32)
     expected = roc_auc_score(drawn[0][rows], prob[rows])
-    assert ages["40 to below 89.75"]["values"]["auc"] == pytest.approx(expected)
+    assert ages["40 to below 89.75"].measured.values.auc == pytest.approx(expected)
 
 
 def test_dates_of_one_month_are_four_groups(groups):
@@ -59,7 +59,7 @@ def test_dates_of_one_month_are_four_groups(groups):
     days = [20240101 + i % 31 for i in range(N)]
     found = {value: record for (column, value), record in groups(taken=days).items() if column == "taken"}
     assert len(found) == 4
-    assert sum(record["n"] for record in found.values()) == N
+    assert sum(record.n for record in found.values()) == N
     assert next(iter(found)).startswith("20240101 to below 2024010")
     assert list(found)[-1].endswith(" to 20240131")
 
@@ -70,7 +70,7 @@ def test_dates_of_one_month_are_four_groups(groups):
 )
 def test_every_number_lies_within_its_printed_quarter(seed, offset, spread):
     values = (offset + spread * np.random.default_rng(seed).normal(size=80)).round(4)
-    names, which = _groups(pa.array([*values, None, float("nan")]))
+    names, which = groups_of_column(pa.array([*values, None, float("nan")]))
     assert which[-2:].tolist() == [0, 0]
     assert names[0] == "unknown"
     assert len(set(names)) == len(names)
@@ -84,23 +84,23 @@ def test_every_number_lies_within_its_printed_quarter(seed, offset, spread):
 def test_what_is_not_a_number_is_unknown(groups):
     """NaN is neither a value nor a group of its own, however many there are."""
     dose = [(1.0, 2.0, float("nan"), None, 10.0, float("inf"))[i % 6] for i in range(N)]
-    found = {value: record["n"] for (column, value), record in groups(dose=dose).items() if column == "dose"}
+    found = {value: record.n for (column, value), record in groups(dose=dose).items() if column == "dose"}
     assert found == {"unknown": 120, "1.0": 40, "2.0": 40, "10.0": 40}
     assert list(found) == ["unknown", "1.0", "2.0", "10.0"]
     empty = groups(dose=[float("nan")] * N)["dose", None]
-    assert empty["left_out"] == "it is empty"
+    assert empty.left_out == "it is empty"
 
 
 def test_the_word_unknown_and_null_are_one_group(groups):
     site = [("a", "unknown", None, "b")[i % 4] for i in range(N)]
-    found = {value: record["n"] for (column, value), record in groups(site=site).items() if column == "site"}
+    found = {value: record.n for (column, value), record in groups(site=site).items() if column == "site"}
     assert found == {"unknown": 120, "a": 60, "b": 60}
 
 
 def test_a_column_that_is_no_grouping_is_left_out_with_the_reason(groups):
     found = groups(note=[f"word {i}" for i in range(N)], site=["one"] * N)
-    assert "240 different values" in found["note", None]["left_out"]
-    assert "same value" in found["site", None]["left_out"]
+    assert "240 different values" in found["note", None].left_out
+    assert "same value" in found["site", None].left_out
 
 
 def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn):
@@ -109,18 +109,18 @@ def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn)
     for number, i in enumerate(positives):
         subtype[i] = "rare" if number < 14 else "common"
     found = groups(subtype)
-    assert "values" not in found["subtype", "rare against all normals"]
-    assert found["subtype", "rare against all normals"]["pneumonia"] == 14
-    assert found["subtype", "rare against all normals"]["patients"] < 15
-    assert found["subtype", "common against all normals"]["values"]["auc"] is not None
+    assert found["subtype", "rare against all normals"].measured is None
+    assert found["subtype", "rare against all normals"].pneumonia == 14
+    assert found["subtype", "rare against all normals"].patients < 15
+    assert found["subtype", "common against all normals"].measured.values.auc is not None
 
 
 def test_of_a_class_with_few_images_nothing_is_said(groups, drawn):
     side = np.where(drawn[0] == 1, "a", "b").astype(object)
     side[np.flatnonzero(drawn[0] == 0)[:9]] = "a"
     found = groups(side=side.tolist())["side", "a"]
-    assert (found["normal"], found["values"]["specificity"], found["intervals"]["auc"]) == (9, None, None)
-    assert found["values"]["recall"] is not None
+    assert (found.normal, found.measured.values.specificity, found.measured.intervals["auc"]) == (9, None, None)
+    assert found.measured.values.recall is not None
 
 
 def test_a_column_named_like_one_of_the_scores_is_refused(groups):

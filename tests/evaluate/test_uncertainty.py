@@ -33,5 +33,5 @@ def test_referring_the_uncertain_leaves_the_certain():
     prob = np.array([0.05, 0.1, 0.45, 0.55, 0.9, 0.95])
     label = np.array([0, 0, 1, 0, 1, 1])
     everyone, rest = referral_table(max_prob_uncertainty(prob), label, prob, 0.5, shares=(0.0, 1 / 3))
-    assert (everyone["accuracy"], everyone["errors_referred"]) == (pytest.approx(4 / 6), 0.0)
-    assert (rest["accuracy"], rest["errors_referred"], rest["n"]) == (1.0, 1.0, 4)
+    assert (everyone.kept.accuracy, everyone.errors_referred) == (pytest.approx(4 / 6), 0.0)
+    assert (rest.kept.accuracy, rest.errors_referred, rest.kept.n) == (1.0, 1.0, 4)

@@ -13,6 +13,7 @@ from scipy.stats import ttest_1samp
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.zone_table import zone_table
 from pneumo_ray.explain import ZONES
+from pneumo_ray.records import json_of
 
 
 def scores(
@@ -33,7 +34,7 @@ def scores(
 
 
 def found(table: list[dict[str, Any]], images: str, zone: str = ZONES[0]) -> dict[str, Any]:
-    (record,) = [record for record in table if (record["pictures"], record["zone"]) == (images, zone)]
+    (record,) = [record for record in table if (record.images, record.zone) == (images, zone)]
     return record
 
 
@@ -52,22 +53,22 @@ def test_means_by_class_and_outcome_by_hand() -> None:
     expected |= {"false positive": (3, 1, 1), "false negative": (4, 1, 1), "true positive": (7, 2, 2)}
     for name, (mean, n, patients) in expected.items():
         record = found(table, name)
-        assert (record["mean"], record["n"], record["patients"]) == (mean, n, patients), name
-        assert found(table, name, ZONES[5])["mean"] == 6 * mean, name
-    assert found(table, "normal")["std"] == pytest.approx(np.sqrt(2))
-    assert {record["zones_of"] for record in table} == {"image"}
-    assert found(table, "true negative")["std"] is None
-    assert found(table, "pneumonia")["ratio"] == pytest.approx(3)
-    assert {record["ratio"] for record in table if record["pictures"] != "pneumonia"} == {None}
-    assert (table[0]["zone"], table[0]["paper_zone"]) == ("right_upper", "Upper West")
-    assert {record["explained_class"] for record in table} == {"pneumonia"}
+        assert (record.mean, record.n, record.patients) == (mean, n, patients), name
+        assert found(table, name, ZONES[5]).mean == 6 * mean, name
+    assert found(table, "normal").std == pytest.approx(np.sqrt(2))
+    assert {record.zones_of for record in table} == {"image"}
+    assert found(table, "true negative").std is None
+    assert found(table, "pneumonia").ratio == pytest.approx(3)
+    assert {record.ratio for record in table if record.images != "pneumonia"} == {None}
+    assert (table[0].zone, table[0].paper_zone) == ("right_upper", "Upper West")
+    assert {record.explained_class for record in table} == {"pneumonia"}
 
 
 def test_with_one_image_a_patient_the_interval_is_students() -> None:
     values = np.random.default_rng(0).gamma(2, size=30).astype(np.float32)
     record = found(zone_table(scores(values, [0] * 30, [0] * 30, map(str, range(30)))), "normal")
     textbook = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
-    assert (record["low"], record["high"]) == (pytest.approx(textbook.low), pytest.approx(textbook.high))
+    assert (record.low, record.high) == (pytest.approx(textbook.low), pytest.approx(textbook.high))
 
 
 def test_a_image_without_a_patient_is_a_patient_of_its_own() -> None:
@@ -80,8 +81,8 @@ def test_copies_of_images_under_one_patient_carry_no_information() -> None:
     values, names = np.arange(1.0, 13) ** 2, [str(i) for i in range(12)]
     once = found(zone_table(scores(values, [0] * 12, [0] * 12, names)), "normal")
     copied = found(zone_table(scores(np.tile(values, 5), [0] * 60, [0] * 60, names * 5)), "normal")
-    assert (copied["n"], copied["patients"]) == (60, 12)
-    assert (copied["low"], copied["high"]) == (pytest.approx(once["low"]), pytest.approx(once["high"]))
+    assert (copied.n, copied.patients) == (60, 12)
+    assert (copied.low, copied.high) == (pytest.approx(once.low), pytest.approx(once.high))
 
 
 def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
@@ -99,7 +100,7 @@ def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
     for measured, drawn in ((("low", "high"), ill), (("ratio_low", "ratio_high"), ill / normal)):
         low, high = np.quantile(drawn, [0.025, 0.975])
         width = high - low
-        assert [record[name] for name in measured] == pytest.approx([low, high], abs=0.05 * width)
+        assert [getattr(record, name) for name in measured] == pytest.approx([low, high], abs=0.05 * width)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -111,7 +112,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         values = 5 + rng.normal(size=(40, 6))[patients] + 0.3 * rng.normal(size=(len(patients), 6))
         for name, groups in (("by patient", patients.astype(str)), ("by image", [None] * len(values))):
             table = zone_table(scores(values, [1] * len(values), [1] * len(values), groups))
-            covered[name] += sum(r["low"] <= 5 <= r["high"] for r in table if r["pictures"] == "pneumonia")
+            covered[name] += sum(r.low <= 5 <= r.high for r in table if r.images == "pneumonia")
     assert 0.92 <= covered["by patient"] / 420 <= 0.98
     assert covered["by image"] / 420 < 0.85
 
@@ -134,9 +135,9 @@ def test_the_error_that_all_images_share_is_in_the_intervals() -> None:
         plain = scores(groups.mean(1), label, label, map(str, range(60)))
         for name, given in (("", with_groups(plain, groups)), (" without", plain)):
             record = found(zone_table(given), "pneumonia")
-            hits[f"mean{name}"] += record["low"] <= 10 <= record["high"]
-            hits[f"ratio{name}"] += record["ratio_low"] <= 2 <= record["ratio_high"]
-            assert (record["monte_carlo_error"] is None) == (name == " without")
+            hits[f"mean{name}"] += record.low <= 10 <= record.high
+            hits[f"ratio{name}"] += record.ratio_low <= 2 <= record.ratio_high
+            assert (record.monte_carlo_error is None) == (name == " without")
     assert 0.90 <= hits["mean"] / 200 <= 0.99
     assert 0.90 <= hits["ratio"] / 200 <= 0.99
     assert hits["mean without"] / 200 < 0.7
@@ -148,11 +149,11 @@ def test_the_common_error_by_hand() -> None:
     groups = np.tile(np.array([-1.0, 1.0])[None, :, None], (4, 1, 6)) + np.arange(1.0, 5)[:, None, None]
     table = zone_table(with_groups(scores([1, 2, 3, 4], [0] * 4, [0] * 4, "abcd"), groups))
     record = found(table, "normal")
-    assert record["monte_carlo_error"] == pytest.approx(1)
+    assert record.monte_carlo_error == pytest.approx(1)
     over_patients = np.var([1, 2, 3, 4], ddof=1) / 4
     freedom = (over_patients + 1) ** 2 / (over_patients**2 / 3 + 1)
     half = student.ppf(0.975, freedom) * np.sqrt(over_patients + 1)
-    assert (record["low"], record["high"]) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
+    assert (record.low, record.high) == (pytest.approx(2.5 - half), pytest.approx(2.5 + half))
 
 
 def test_a_ratio_that_every_patient_shares_is_certain() -> None:
@@ -160,38 +161,40 @@ def test_a_ratio_that_every_patient_shares_is_certain() -> None:
     base = np.array([1.0, 2, 4, 8, 16])
     table = zone_table(scores([*base, *(2 * base)], [0] * 5 + [1] * 5, [1] * 10, [*"abcde", *"abcde"]))
     record = found(table, "pneumonia")
-    assert [record[name] for name in ("ratio", "ratio_low", "ratio_high")] == pytest.approx([2, 2, 2])
+    assert (record.ratio, record.ratio_low, record.ratio_high) == pytest.approx((2, 2, 2))
 
 
 def test_what_is_undefined_is_none() -> None:
     table = zone_table(scores([0, 0, 5], [0, 0, 1], [0, 0, 1], "aab"))
     one_patient = found(table, "normal")
-    assert (one_patient["mean"], one_patient["low"], one_patient["high"]) == (0, None, None)
-    assert found(table, "pneumonia")["ratio"] is None
+    assert (one_patient.mean, one_patient.low, one_patient.high) == (0, None, None)
+    assert found(table, "pneumonia").ratio is None
     nobody = found(table, "false positive")
-    assert (nobody["n"], nobody["patients"]) == (0, 0)
-    assert {nobody[name] for name in ("mean", "std", "low", "high", "ratio")} == {None}
-    assert json.loads(json.dumps(table, allow_nan=False)) == table
+    assert (nobody.n, nobody.patients) == (0, 0)
+    assert {nobody.mean, nobody.std, nobody.low, nobody.high, nobody.ratio} == {None}
+    assert [json.loads(json.dumps(plain, allow_nan=False)) for plain in map(json_of, table)] == list(
+        map(json_of, table)
+    )
 
 
 @pytest.mark.filterwarnings("error")
 def test_images_without_a_label_or_an_activation_do_not_count() -> None:
     record = found(zone_table(scores([1, 3, 9, np.nan], [0, 0, None, 0], [0] * 4, "abcd")), "normal")
-    assert (record["n"], record["patients"], record["mean"]) == (2, 2, 2)
+    assert (record.n, record.patients, record.mean) == (2, 2, 2)
 
 
 def test_where_maps_explain_the_prediction_there_are_no_classes_and_outcomes_name_what_is_explained() -> None:
     """The fifth image was called pneumonia, but its map explains normality: it was that near the threshold."""
     given = scores([1, 3, 4, 6, 100], [0, 0, 1, 1, 1], [0, 1, 0, 1, 1], "abcde", "predicted", target=[0, 1, 0, 1, 0])
     table = zone_table(given)
-    explained = {record["pictures"]: record["explained_class"] for record in table}
+    explained = {record.images: record.explained_class for record in table}
     assert explained == {
         "true negative": "normal",
         "false positive": "pneumonia",
         "false negative": "normal",
         "true positive": "pneumonia",
     }
-    assert (found(table, "true positive")["mean"], found(table, "true positive")["n"]) == (6, 1)
+    assert (found(table, "true positive").mean, found(table, "true positive").n) == (6, 1)
 
 
 def test_the_order_of_images_changes_nothing() -> None:
@@ -203,9 +206,9 @@ def test_the_order_of_images_changes_nothing() -> None:
         for rows in (slice(None), order)
     )
     for a, b in zip(one, other, strict=True):
-        assert {key: pytest.approx(value) for key, value in a.items()} == b
+        assert {key: pytest.approx(value) for key, value in json_of(a).items()} == json_of(b)
 
 
 def test_records_state_what_the_zones_divide() -> None:
     of_lungs = replace(scores([1, 2], [0, 1], [0, 1], "ab"), zone_mode="lungs")
-    assert {record["zones_of"] for record in zone_table(of_lungs)} == {"lungs"}
+    assert {record.zones_of for record in zone_table(of_lungs)} == {"lungs"}

@@ -8,7 +8,8 @@ from matplotlib import colormaps
 from PIL import Image
 
 from pneumo_ray.anatomy.lungs import lungs_of
-from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, Case, draw_case, draw_panels, draw_sheet, over_image
+from pneumo_ray.explain.case import Case
+from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, draw_case, draw_panels, draw_sheet, over_image
 
 
 def case(**changes) -> Case:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumo_ray.data.archive import Entry, list_archives, read_image
+from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.frames import count_frames
+from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.errors import ModelError, PneumoError
 from pneumo_ray.images.augment import resize_grey

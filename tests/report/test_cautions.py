@@ -56,7 +56,7 @@ def with_column(subject: Subject, **columns) -> Subject:
 
 
 def test_a_fall_from_validation_is_said_and_a_small_one_is_not(subject):
-    now = subject.numbers["metrics"]["stored"]["values"]["specificity"]
+    now = subject.numbers.measured.metrics.stored.values.specificity
     assert said(with_provenance(subject, validation={"specificity": now + 0.11}), "The specificity at the stored")
     assert not said(with_provenance(subject, validation={"specificity": now + 0.09}), "The specificity")
     assert not said(subject, "was")
@@ -64,16 +64,16 @@ def test_a_fall_from_validation_is_said_and_a_small_one_is_not(subject):
 
 def test_images_that_were_trained_or_chosen_on_are_said(subject):
     trained = with_column(subject, split=["train"] * 240 + [None])
-    whole = replace(trained, numbers=subject.numbers | {"split": None})
+    whole = replace(trained, numbers=replace(subject.numbers, split=None))
     assert said(whole, "trained on 240 of these")
     assert said(with_provenance(whole), "another manifest")
     chosen = with_column(subject, split=["val"] * 240 + [None])
-    assert said(replace(chosen, numbers=subject.numbers | {"split": "val"}), "chosen on these images")
+    assert said(replace(chosen, numbers=replace(subject.numbers, split="val")), "chosen on these images")
     paper = with_column(subject)
     print_of_it = paper.run["model"]["provenance"]["manifest"]["fingerprint"]
     assert said(with_provenance(paper, manifest={"fingerprint": print_of_it, "protocol": "paper"}), "not patients")
     assert not said(subject, "too good")
-    assert not said(replace(subject, numbers=subject.numbers | {"split": None}), "trained")
+    assert not said(replace(subject, numbers=replace(subject.numbers, split=None)), "trained")
 
 
 def test_patients_and_images_on_both_sides_are_counted(subject):
@@ -96,8 +96,9 @@ def test_shortcuts_calibration_and_failures_are_said(subject):
     kind = "1 pneumonia, 0 normal" if one["label"][0].as_py() else "0 pneumonia, 1 normal"
     assert said(replace(subject, failed=one), f"1 image(s) of this split could not be scored ({kind})")
     for error, p, warned in ((0.2, 0.01, True), (0.2, 0.06, False), (0.04, 0.001, False)):
-        found = subject.numbers["calibration"]["monte_carlo_mean"] | {"ece": error, "ece_p": p}
-        numbers = subject.numbers | {"calibration": {"monte_carlo_mean": found}}
+        measured = subject.numbers.measured
+        found = replace(measured.calibration["monte_carlo_mean"], ece=error, ece_p=p)
+        numbers = replace(subject.numbers, measured=replace(measured, calibration={"monte_carlo_mean": found}))
         assert said(replace(subject, numbers=numbers), "not as probabilities") == warned
 
 

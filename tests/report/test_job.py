@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,17 +61,17 @@ def test_numbers_only(files, tmp_path):
 def test_two_models_are_compared_on_the_same_images(files, drawn, prob, write_scores, tmp_path, capsys):
     other = write_scores(tmp_path / "other", 0.5 * drawn[1] + np.random.default_rng(7).normal(size=len(prob)))
     found = write_evaluation(EvaluateConfig(files[0], str(tmp_path / "out"), files[1], baseline=str(other), gallery=0))
-    compared = found["comparison"]
-    assert compared["auc"]["here"] == pytest.approx(roc_auc_score(drawn[0], prob))
-    assert compared["auc"]["here"] > compared["auc"]["baseline"]
-    b, c = compared["errors"]["only_here_right"], compared["errors"]["only_baseline_right"]
+    compared = found.comparison
+    assert compared.auc.delong.here == pytest.approx(roc_auc_score(drawn[0], prob))
+    assert compared.auc.delong.here > compared.auc.delong.baseline
+    b, c = compared.errors.mcnemar.only_here_right, compared.errors.mcnemar.only_baseline_right
     if b + c < 25:
-        assert compared["errors"]["p"] == pytest.approx(binomtest(b, b + c).pvalue)
+        assert compared.errors.mcnemar.p == pytest.approx(binomtest(b, b + c).pvalue)
     assert "DeLong p" in capsys.readouterr().out
     assert "Against another model" in (tmp_path / "out" / "report.html").read_text()
     same = write_evaluation(EvaluateConfig(files[0], str(tmp_path / "o"), files[1], baseline=files[1], report=False))
-    assert same["comparison"]["auc"]["p"] is None
-    assert same["comparison"]["errors"]["p"] == 1
+    assert same.comparison.auc.delong.p is None
+    assert same.comparison.errors.mcnemar.p == 1
 
 
 def measured(manifest: str, **changes) -> dict:
@@ -181,15 +182,15 @@ def test_boxes_are_measured_and_shown_on_the_page(files, drawn, tmp_path, capsys
     lines = [f"{i}.jpg,28,28,56,56,56,56" for i in ill]
     (tmp_path / "boxes.csv").write_text("\n".join(["image_id,x0,y0,x1,y1,width,height", *lines]))
     config = EvaluateConfig(files[0], str(tmp_path / "o"), files[1], gallery=0, boxes=str(tmp_path / "boxes.csv"))
-    found = write_evaluation(config)["localisation"]
-    assert found["images"] == found["boxes"] == len(ill)
-    energy = found["groups"]["all"]["energy"]
-    low, high = energy["above_chance_interval"]
+    found = write_evaluation(config).localisation
+    assert found.images == found.boxes == len(ill)
+    energy = found.groups["all"]["energy"]
+    low, high = energy.above_chance_interval
     assert low < 0 < high
     with open(tmp_path / "o" / "localisation.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["image_id"] for row in rows] == [f"{i}.jpg" for i in ill]
-    assert np.mean([float(row["energy"]) for row in rows]) == pytest.approx(energy["value"])
+    assert np.mean([float(row["energy"]) for row in rows]) == pytest.approx(energy.value)
     assert json.loads((tmp_path / "o" / "metrics.json").read_text())["localisation"]["images"] == len(ill)
     page = (tmp_path / "o" / "report.html").read_text()
     assert "Mean activation of zones (thirds of the height by halves of the width of what the network sees)" in page
@@ -197,3 +198,30 @@ def test_boxes_are_measured_and_shown_on_the_page(files, drawn, tmp_path, capsys
     assert f"{len(ill):,} true boxes in {len(ill):,} images" in page
     assert "localisation.csv" in (out := capsys.readouterr().out)
     assert "pointing game: in" in out
+
+
+def names_in(value: object, at: str = "") -> Iterator[str]:
+    """The paths of a JSON value; all records of a list have one."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from names_in(part, f"{at}.{key}" if at else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for part in value:
+            yield from names_in(part, f"{at}[]")
+    else:
+        yield at
+
+
+def test_metrics_json_keeps_its_names_and_their_order(files, drawn, write_scores, write_truth, tmp_path):
+    """As of the version before evaluations were records: a baseline, boxes, columns of a label table."""
+    n = len(drawn[0])
+    ages = ["infant" if i < 10 else "child" for i in range(n)]
+    truth = str(write_truth(tmp_path / "m.parquet", drawn[0], age=ages, remark=[str(i) for i in range(n)]))
+    lines = [f"{i}.jpg,10,12,40,44,64,64" for i in np.flatnonzero(drawn[0])]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image_id,x0,y0,x1,y1,width,height", *lines]))
+    other = str(write_scores(tmp_path / "other", -drawn[1]))
+    boxes = str(tmp_path / "boxes.csv")
+    write_evaluation(EvaluateConfig(truth, str(tmp_path), files[1], baseline=other, boxes=boxes, report=False))
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    expected = (Path(__file__).parents[1] / "formats" / "metrics_names.txt").read_text().splitlines()
+    assert list(dict.fromkeys(names_in(found))) == expected

@@ -14,17 +14,8 @@ from pneumo_ray.data.manifest import write_manifest
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.score import image_list as source
-from pneumo_ray.score.image_list import (
-    LUNG_COLUMNS,
-    ROW_GROUP,
-    Source,
-    list_fingerprint,
-    list_images,
-    manifest_images,
-    open_source,
-    shard_length,
-    write_list,
-)
+from pneumo_ray.score.image_list import ROW_GROUP, Source, list_fingerprint, open_source, shard_length, write_list
+from pneumo_ray.score.listing import LUNG_COLUMNS, list_images, manifest_images
 
 
 def manifest(n: int, **columns) -> pa.Table:
@@ -106,7 +97,7 @@ def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         info = tarfile.TarInfo("1.jpg")
         tar.addfile(info, io.BytesIO(b""))
-    monkeypatch.setattr(source, "_hash", lambda name: 7)
+    monkeypatch.setattr(source, "name_hash", lambda name: 7)
     (tmp_path / "2.jpg").write_bytes(b"x")
     with pytest.raises(ArchiveError, match="1 image"):
         list_images([str(tmp_path)], str(tmp_path / "out" / "list.parquet"), 224)
@@ -135,4 +126,4 @@ def test_a_list_of_an_earlier_version_says_nothing_of_it(tmp_path):
 
 def test_the_hash_of_names_is_the_one_that_finds_twins():
     names = [f"{i}" for i in range(10_000)]
-    assert len(np.unique([source._hash(name) for name in [*names, "7"]])) == len(names)
+    assert len(np.unique([source.name_hash(name) for name in [*names, "7"]])) == len(names)

@@ -20,8 +20,8 @@ from pneumo_ray.images.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig, ScoringScale
 from pneumo_ray.score.decode import load_image
-from pneumo_ray.score.image_list import LUNG_COLUMNS
 from pneumo_ray.score.job import explain_archive
+from pneumo_ray.score.listing import LUNG_COLUMNS
 from pneumo_ray.score.robustness import measure_robustness
 
 LUNGS = (20, 10, 110, 80)

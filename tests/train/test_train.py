@@ -179,8 +179,8 @@ def test_the_decisions_that_the_threshold_was_fitted_on_are_those_of_scoring(who
     labels, prob = scores.table["label"].to_numpy(), scores.numbers("prob_mean")
     found, fitted = classification_metrics(labels, prob, scores.threshold), bundle.provenance["validation"]
     assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [fitted[name] for name in ("tn", "fp", "fn", "tp")]
-    assert found["brier"] == pytest.approx(fitted["brier"], abs=1e-3)
-    assert found["log_loss"] == pytest.approx(history(whole)[-1]["loss_scaled"], abs=1e-3)
+    assert found.brier == pytest.approx(fitted["brier"], abs=1e-3)
+    assert found.log_loss == pytest.approx(history(whole)[-1]["loss_scaled"], abs=1e-3)
     assert bundle.provenance["fitted_on"]["passes"] == 200
 
 
