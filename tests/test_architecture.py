@@ -39,7 +39,7 @@ UPWARD = set[tuple[str, str]]()
 PRIVATE = {
     "pneumo_ray": {
         ("ray_cluster", "ray._private"),  # keeps Ray to loopback, and counts attempts: Ray has no public way
-        ("score.explainer", "torch._inductor"),  # the switch that freezes weights while compiling
+        ("model.compiled", "torch._inductor"),  # the switch that freezes weights while compiling
     },
     "jobs": set[tuple[str, str]](),
     "benchmarks": {

@@ -7,6 +7,7 @@ and a folder never contains the scores of two jobs.
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,10 +18,11 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import Bundle, Preprocessing
+from pneumo_ray.model import Bundle, PneumoniaNet, Preprocessing
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
+from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import (
     Source,
     list_fingerprint,
@@ -29,9 +31,14 @@ from pneumo_ray.score.image_list import (
     open_source,
     write_list,
 )
+from pneumo_ray.score.workers import measure_rate
 
-WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
-"""Floating-point operations of a job from which compiling saves time."""
+WORTH_COMPILING_SECONDS = 60.0
+"""Seconds of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
+the cache has the code, and makes the network 1.2 times (two threads that share a core) to twice as fast."""
+
+WORTH_COMPILING_FLOPS = 1e15
+"""Floating-point operations of a job on GPUs from which compiling should save time. An estimate: no GPU was measured."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,15 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
+def measured_rate(config: ExplainConfig, model: ModelPayload) -> Any:
+    """Begin to measure what `worth_compiling` needs to know; return a reference to it, or None if it needs nothing."""
+    scale = config.scale
+    if scale.compile != "auto" or scale.use_gpu or model.model.dropout_site == "tail":
+        return None
+    return measure_rate(model, config)
+
+
+def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: ModelPayload) -> Job:
     """Return the job in the folder, or start a new one.
 
     Raises:
@@ -94,9 +109,11 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
+    measured = measured_rate(config, model)
     source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, bundle, source.num_images)
+    rate = None if measured is None else ray.get(measured)
+    compiled = worth_compiling(config, model, source.num_images, rate)
     job = {
         "model": bundle.hash,
         "pictures": images,
@@ -124,13 +141,22 @@ def _check_shared(uri: str) -> None:
         )
 
 
-def worth_compiling(config: ExplainConfig, bundle: Bundle, images: int) -> bool:
-    """Whether compiling the trunk saves time for this number of images."""
-    if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
+def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rate: float | None) -> bool:
+    """Whether compiling the trunk saves time for this number of images.
+
+    Args:
+        config: says it, unless `scale.compile` is auto.
+        model: what is compiled.
+        images: number of images of the job.
+        rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
+    """
+    if config.scale.compile == "off" or model.model.dropout_site == "tail":
         return False
     if config.scale.compile == "on":
         return True
-    size = bundle.preprocessing.image_size
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bundle.model.feature_maps(torch.zeros(1, 3, size, size))
-    return bool(images * counter.get_total_flops() > WORTH_COMPILING["cuda" if config.scale.use_gpu else "cpu"])
+    if rate is not None:
+        return images / rate > WORTH_COMPILING_SECONDS
+    size = model.preprocessing.image_size
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        PneumoniaNet(model.model).eval().feature_maps(torch.zeros(1, 3, size, size))
+    return bool(images * counter.get_total_flops() > WORTH_COMPILING_FLOPS)
