@@ -17,6 +17,7 @@ from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
 from pneumo_ray.model.compiled import compiled_with_constants
 from pneumo_ray.model.folded import fold_batch_norm
+from pneumo_ray.model.memory import is_out_of_memory
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.schema import ScoreFacts, to_columns
@@ -110,8 +111,8 @@ class Explainer:
             try:
                 measures = None if functionals is None else functionals[start:stop]
                 parts.append(self._columns(pixels[start:stop], boxes[start:stop], measures))
-            except torch.OutOfMemoryError:
-                if self.at_once == 1:
+            except Exception as error:
+                if self.at_once == 1 or not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 self.at_once = max(1, self.at_once // 2)
@@ -138,10 +139,8 @@ class Explainer:
     def _maps(self, x: Tensor) -> Tensor:
         try:
             maps: Tensor = self._feature_maps(x)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
-            if not self.compiled:
+        except Exception as error:
+            if not self.compiled or is_out_of_memory(error):
                 raise
             # For example no compiler on this machine; the eager network still works.
             self.compiled, self._feature_maps = False, self.net.feature_maps
