@@ -67,7 +67,7 @@ def start_ray(importing: str | None = None) -> None:
     if own:
         _set_unless_set(_OWN_ENVIRONMENT)
         _keep_own_ray_to_loopback()
-    # A dashboard is ten processes, which take two seconds of CPU to start and a fortieth of a core while idle.
+    # A dashboard is eleven processes, which take 1.7 s of CPU to start and a fiftieth of a core while idle.
     ray.init(logging_level="warning", log_to_driver=False, include_dashboard=False if own else None)
     end_on_sigterm()  # Ray installs a handler of its own, which ends without a message
     quiet_ray_data()

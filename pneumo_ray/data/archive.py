@@ -19,6 +19,7 @@ from pyarrow import fs as pafs
 from pneumo_ray import storage
 from pneumo_ray.data import containers
 from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError, PneumoError
 from pneumo_ray.images.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
 
@@ -40,6 +41,8 @@ class Entry:
     """The path from which label, subtype, patient and split are read: `image_id` below the archive's own name."""
     error: str | None = None
     """Why it cannot be read, if listing already found out (a broken tar or zip file, a folder without permission)."""
+    span: Span | None = None
+    """Where it lies in a tar file."""
 
 
 @dataclass
@@ -92,14 +95,15 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             same_before = sum(storage.base_name(other) == name for other in roots[:number])
             prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
         seen: set[str] = set()
-        for path, uri, member, error in _images(root, name, count.passed_over):
+        for uri, found in _images(root, name, count.passed_over):
+            path = found.path
             identity = prefix + path
             while identity in seen:
                 identity += "~"
             # Two names that are not UTF-8 can become one when their bytes are spelled out, and `a\\b` is `a\b`.
             if "\\" in identity or "\\" in uri or "%5C" in uri:
                 seen.add(identity)
-            yield Entry(identity, uri, member, f"{name}/{path}", error)
+            yield Entry(identity, uri, found.member, f"{name}/{path}", found.error, found.span)
 
 
 def _kind(root: str) -> pafs.FileType:
@@ -115,21 +119,22 @@ def _kind(root: str) -> pafs.FileType:
     return kind
 
 
-def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """Yield (path, URI, member, error) of the images of one archive."""
+def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str, containers.Listed]]:
+    """Yield the images of one archive, each behind the URI of its file."""
     if _kind(root) == pafs.FileType.Directory:
         files = _walk_local(root, passed_over) if storage.is_local(root) else _walk_remote(root, passed_over)
         for file, found in _looked_at(files, Sieve(passed_over)):
             if found is Found.CONTAINER:
-                for path, member, error in containers.list_members(file.uri, Sieve(passed_over)):
-                    yield (f"{file.path}/{path}" if path else file.path), file.uri, member, error
+                for listed in containers.list_members(file.uri, Sieve(passed_over)):
+                    path = f"{file.path}/{listed.path}" if listed.path else file.path
+                    yield file.uri, listed._replace(path=path)
             else:
-                yield file.path, file.uri, None, file.error
+                yield file.uri, containers.Listed(file.path, None, file.error)
     elif containers.is_container(name):
-        for path, member, error in containers.list_members(root, Sieve(passed_over)):
-            yield path or name, root, member, error
+        for listed in containers.list_members(root, Sieve(passed_over)):
+            yield root, listed._replace(path=listed.path or name)
     else:
-        yield name, root, None, None
+        yield root, containers.Listed(name, None)
 
 
 def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[tuple[_File, Found]]:
@@ -245,8 +250,13 @@ def _is_there(fs: pafs.FileSystem, path: str) -> bool:
     return bool(storage.retried("look for", path, lambda: fs.get_file_info(path)).type != pafs.FileType.NotFound)
 
 
-def read_image(uri: str, member: str | None) -> bytes:
+def read_image(uri: str, member: str | None, span: Span | None = None) -> bytes:
     """Return the bytes of one image; those of a gzip file around it are unpacked.
+
+    Args:
+        uri: of its file.
+        member: its name in that file, where it is a tar or zip file.
+        span: where the listing found it there.
 
     Raises:
         DecodeError: if it is empty or larger than `containers.MAX_FILE_BYTES`, or its gzip file is damaged.
@@ -258,7 +268,7 @@ def read_image(uri: str, member: str | None) -> bytes:
             raise ImageTooLargeError(f"the file is larger than {containers.MAX_FILE_BYTES >> 20} MiB")
         data = storage.read_bytes(uri)
     else:
-        data = containers.read_member(uri, member)
+        data = containers.read_member(uri, member, span)
     if data.startswith(b"\x1f\x8b"):
         data = _gunzipped(data)
     if not data:
@@ -282,20 +292,20 @@ read_picture = read_image
 """Name of `read_image` in versions before 0.2, for scripts that use it."""
 
 
-def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
+def read_images(places: Sequence[tuple[str, str | None, Span | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
     Files in a bucket are read ahead: each takes two requests, which take longer than decoding the file.
 
     Args:
-        places: URI and member of each.
+        places: URI, member and span of each.
     """
 
-    def read(place: tuple[str, str | None]) -> bytes | PneumoError | OSError:
+    def read(place: tuple[str, str | None, Span | None]) -> bytes | PneumoError | OSError:
         try:
             return read_image(*place)
         except (PneumoError, OSError) as error:
             return error
 
-    apart = all(member is None and not storage.is_local(uri) for uri, member in places)
+    apart = all(member is None and not storage.is_local(uri) for uri, member, _ in places)
     return storage.ahead(read, places) if apart else map(read, places)

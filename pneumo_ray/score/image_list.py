@@ -20,6 +20,7 @@ from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.names import PassedOver
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
@@ -42,10 +43,12 @@ SCHEMA = pa.schema(
         ("shape_height", pa.float32()),
         ("lung_quality", pa.string()),
         ("lung_mask", pa.binary()),
+        ("span", pa.list_(pa.int64(), 2)),
     ]
 )
 """`error`: why listing already knows that it cannot be read; `box`: a box of the lungs in pixels of the network's input,
-or, where every image has another frame, `image_box` in fractions of the image; the rest as in the manifest."""
+or, where every image has another frame, `image_box` in fractions of the image; `span`: where it lies in a tar file
+(absent in the lists of earlier versions); the rest as in the manifest."""
 
 ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
@@ -175,7 +178,7 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
         raise ManifestError(f"manifest {manifest} has no images in it")
     listed = {name: pa.nulls(len(table), SCHEMA.field(name).type) for name in SCHEMA.names}
     for name in SCHEMA.names:
-        if name in table.column_names:
+        if name in table.column_names and name != "span":  # of a listing; a manifest may have any column of this name
             listed[name] = _taken(table, name, manifest)
     listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:
@@ -200,6 +203,7 @@ def _taken(table: pa.Table, name: str, manifest: str) -> pa.ChunkedArray:
 def list_fingerprint(listed: pa.Table) -> str:
     """Return the sha256 (hex) of a list: images, locations and boxes."""
     digest = hashlib.sha256()
+    listed = listed.drop_columns("span")  # only of an archive; earlier versions had none
     for batch in listed.combine_chunks().to_batches(ROW_GROUP):
         digest.update(json.dumps(batch.to_pylist(), default=bytes.hex).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
@@ -246,13 +250,20 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
     """Yield the rows of the entries: one each, or one per frame."""
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
-        unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
+        unsure = [(e.uri, e.member, e.span) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
         counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
         frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
         rows: list[dict[str, Any]] = []
         for e in chunk:
-            row = {"image_id": e.image_id, "uri": e.uri, "member": e.member, "frame": None, "error": e.error}
-            number = frames.get((e.uri, e.member), 1)
+            row = {
+                "image_id": e.image_id,
+                "uri": e.uri,
+                "member": e.member,
+                "frame": None,
+                "error": e.error,
+                "span": e.span,
+            }
+            number = frames.get((e.uri, e.member, e.span), 1)
             rows += (
                 [row | {"image_id": f"{e.image_id}#{i}", "frame": i} for i in range(number)] if number > 1 else [row]
             )
@@ -260,9 +271,9 @@ def _rows(chunks: Iterable[list[Entry]], tick: Any) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _count(images: list[tuple[str, str | None]]) -> list[int]:
+def _count(images: list[tuple[str, str | None, Span | None]]) -> list[int]:
     with guarded(DECODE_SECONDS, careful=is_retry()) as call:
-        return [count_frames(uri, member, call) for uri, member in images]
+        return [count_frames(uri, member, span, call) for uri, member, span in images]
 
 
 def _write(tables: Iterable[pa.Table], uri: str, image_size: int, passed_over: PassedOver | None = None) -> Source:
