@@ -4,6 +4,8 @@ These decisions are written before the first image is scored, so that a continue
 and a folder never contains the scores of two jobs.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +78,20 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def measured_rate(config: ExplainConfig, model: ModelPayload) -> Any:
-    """Begin to measure what `worth_compiling` needs to know; return a reference to it, or None if it needs nothing."""
+def measured_rate(config: ExplainConfig, model: ModelPayload) -> Callable[[], float | None]:
+    """Begin to measure what `worth_compiling` needs to know; return what waits for it. It needs nothing where None is returned."""
     scale = config.scale
     if scale.compile != "auto" or scale.use_gpu or model.model.dropout_site == "tail":
-        return None
-    return measure_rate(model, config)
+        return lambda: None
+    measured = measure_rate(model, config)
+
+    def wait() -> float:
+        try:
+            return float(ray.get(measured))
+        except ray.exceptions.RayError:  # the process died, most likely of memory: the job copes, and compiles nothing
+            return math.inf
+
+    return wait
 
 
 def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: ModelPayload) -> Job:
@@ -109,11 +119,10 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: Model
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
-    measured = measured_rate(config, model)
+    rate = measured_rate(config, model)
     source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    rate = None if measured is None else ray.get(measured)
-    compiled = worth_compiling(config, model, source.num_images, rate)
+    compiled = worth_compiling(config, model, source.num_images, rate())
     job = {
         "model": bundle.hash,
         "pictures": images,

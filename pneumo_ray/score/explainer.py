@@ -89,7 +89,12 @@ class Explainer:
             self._feature_maps = compiled_with_constants(self.net.feature_maps)
 
     def warm_up(self) -> None:
-        """Explain a blank batch: compilation and first-time set-up happen here and not at the first image."""
+        """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
+
+        Nothing at site `tail`, where a batch takes seconds.
+        """
+        if self.model.model.dropout_site == "tail":
+            return
         size = self.model.preprocessing.image_size
         self.columns(np.zeros((self.at_once, size, size), np.uint8), [None] * self.at_once)
 

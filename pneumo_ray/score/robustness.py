@@ -84,14 +84,13 @@ def measure_robustness(asked: RobustnessConfig) -> dict[str, Any]:
     rows = _labelled(config, table, bundle.preprocessing, split)
     storage.require_writable(out)
     model = ModelPayload.from_bundle(bundle, config)
-    measured = measured_rate(config, model)
-    rate = None if measured is None else ray.get(measured)
+    rate = measured_rate(config, model)
     arguments = _SharedArguments(
         rows=rows,
         at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
         model=model,
         config=config,
-        compiled=worth_compiling(config, model, len(rows) * len(CONDITIONS), rate),
+        compiled=worth_compiling(config, model, len(rows) * len(CONDITIONS), rate()),
     )
     log(f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes")
     started = time.monotonic()
