@@ -74,13 +74,24 @@ def saved_network(folder: str) -> PneumoniaNet:
 class ScoringRun:
     """One run of jobs/explain.py."""
 
-    def __init__(self, seconds: float, out: Path, memory: int) -> None:
+    def __init__(self, seconds: float, out: Path, memory: int | None) -> None:
         facts = json.loads((out / "_run.json").read_text())
         self.rows: int = facts["rows"]
         self.rate = self.rows / seconds
         self.inner: float = facts["images_per_second_after_the_first_shard"]
-        self.memory_mb = memory / 2**20
+        self._memory = memory
         self.bytes_per_row = sum(path.stat().st_size for path in out.glob("*.parquet")) / self.rows
+
+    @property
+    def memory_mb(self) -> float:
+        """Peak of driver and actors.
+
+        Raises:
+            RuntimeError: if the job was too short to measure it.
+        """
+        if self._memory is None:
+            raise RuntimeError("no actor was found, so its memory is unknown")
+        return self._memory / 2**20
 
 
 def run_job(archive: Path, folder: str, name: str, *options: str) -> ScoringRun:
@@ -119,12 +130,11 @@ class _Peak:
             except psutil.Error:
                 continue
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
+        """Return the peak in bytes; None if the job was over before an actor was seen."""
         self._ended.set()
         self._thread.join()
-        if not self._saw_an_actor:
-            raise RuntimeError("no actor was found, so its memory is unknown")
-        return self._peak
+        return self._peak if self._saw_an_actor else None
 
 
 def bare_rate(net: PneumoniaNet, batches: int = 20, batch: int = 16) -> float:

@@ -131,9 +131,10 @@ def start_processes(scale: ScoringScale) -> None:
     """Start a process as decoding needs it and one as actors have it, and import in both what they need; do not wait.
 
     On one machine the first decoding task and the first actor then begin in processes that are ready. The nodes of a
-    larger cluster start theirs at the same time as each other.
+    larger cluster start theirs at the same time as each other. Not with GPUs: a process that looks for them before Ray has
+    given it one may not find it later.
     """
-    if len(living_nodes()) == 1:
+    if not scale.use_gpu and len(living_nodes()) == 1:
         for environment in ({}, environment_of(scale)):
             started(_ready, environment)
 

@@ -70,7 +70,7 @@ def test_a_file_that_has_changed_since_is_read_by_name(now, tmp_path):
     """Of the same sizes in another order, with one more in front, with less behind it."""
     path = write_tar(tmp_path / "x.tar", ["a.jpg", "b.jpg"], [b"\xff\xd8\xff of a", b"\xff\xd8\xff of b"])
     first, _ = list_archives([str(path)])
-    content = {name: f"\xff\xd8\xff new {name[0]}".encode() for name in now}
+    content = {name: b"\xff\xd8\xff no " + name[:1].encode() for name in now}
     write_tar(path, now, list(content.values()))
     containers._opened.cache_clear()
     containers._index.cache_clear()
