@@ -4,6 +4,7 @@
     python -m benchmarks.goals train18 --steps 30 --rounds 1
     python -m benchmarks.goals eager --rounds 1
     python -m benchmarks.goals compiled --rounds 1
+    python -m benchmarks.goals plain-scoring --rounds 1 --images 3000
     python -m benchmarks.goals start-up passes --rounds 3
 
 Baselines use the system's allocator, as people have it; what is ours is the job as it comes. Each of the lines above takes at
@@ -97,6 +98,27 @@ def _scoring(size: Size, name: str, compile_options: tuple[str], goal: str) -> R
     )
 
 
+def plain_scoring(size: Size) -> Iterator[Row]:
+    """The job as it comes, maps and passes included, against the script that people would write, start-up included."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved_network(folder)
+        archive, ours, theirs = _archive(size, folder), [], []
+        for number in range(size.rounds):
+            job = run_job(archive, folder, f"scores-{number}")
+            ours.append(job.rate)
+            start = time.perf_counter()
+            words = ["-m", "benchmarks.plain_scoring", str(archive), f"{folder}/model", f"{folder}/plain.csv"]
+            subprocess.run([sys.executable, *words], cwd=ROOT, check=True, capture_output=True)
+            theirs.append(job.rows / (time.perf_counter() - start))
+    yield Row(
+        f"scoring {job.rows:,} images with maps and 200 passes, start-up included",
+        f"{statistics.median(ours):.1f} img/s",
+        f"{statistics.median(theirs):.1f} img/s, a plain script with a DataLoader, probabilities only",
+        statistics.median(ours) / statistics.median(theirs),
+        "",
+    )
+
+
 def _archive(size: Size, folder: str, images: int | None = None) -> Path:
     """Return the whole archive, or a folder of links to its first images."""
     whole, images = size.shared / "kermany224", size.images if images is None else images
@@ -151,6 +173,7 @@ GOALS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "train18": train18,
     "eager": eager,
     "compiled": compiled,
+    "plain-scoring": plain_scoring,
     "start-up": start_up,
     "passes": passes,
 }
