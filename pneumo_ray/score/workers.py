@@ -20,15 +20,14 @@ from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import (
     available_cpus,
-    compute_environment,
     fetch_once,
     is_retry,
     living_nodes,
     map_actors,
     range_dataset,
-    started,
     wait_for_scoring,
 )
+from pneumo_ray.ray_processes import compute_environment, started
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload

@@ -24,7 +24,8 @@ from pneumo_ray.data.sampling import effective_odds, positive_weight
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
-from pneumo_ray.ray_cluster import compute_environment, reserve_cpus, wait_for_training
+from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
+from pneumo_ray.ray_processes import compute_environment
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.batches import BatchSource, TicketSource
 from pneumo_ray.train.config import ScalingConfig, TrainConfig
