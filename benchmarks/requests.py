@@ -24,9 +24,10 @@ import pyarrow as pa
 
 from pneumo_ray import storage
 from pneumo_ray.data import cache, containers
-from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.archive import Entry, list_archives
 from pneumo_ray.data.cache import read_cached, scan_cache, write_shard
 from pneumo_ray.data.image_bytes import read_image
+from pneumo_ray.data.spans import Span
 from pneumo_ray.score.image_list import SCHEMA, write_list
 
 _LINE = re.compile(r'"(?:\x1b\[\d+m)*(GET|PUT|POST|DELETE|HEAD) (\S*)')
@@ -98,6 +99,9 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"read 10 of them in order, its members known ({kind})", partial(_read_ten, name)
         containers._index.cache_clear()
         yield f"find and read one of them in a new process ({kind})", partial(read_image, name, "0000.jpeg")
+        first = next(list_archives([name]))
+        containers._opened.cache_clear()
+        yield f"read one of them where the job's list has it ({kind})", partial(read_image, *_place(first))
     n = 20_000
     names = pa.array([f"{i:08d}.jpeg" for i in range(n)])
     columns = {"image_id": names, "uri": names}
@@ -119,6 +123,10 @@ def _steps(root: str) -> Iterator[tuple[str, Callable[[], object]]]:
     )
     cache._open_shard.cache_clear()
     yield "train: read one of a shard that is not open", lambda: read_cached(uri("cache"), 256, [shard], [0])
+
+
+def _place(entry: Entry) -> tuple[str, str | None, Span | None]:
+    return entry.uri, entry.member, entry.span
 
 
 def _listed(uri: str) -> int:

@@ -1,4 +1,4 @@
-"""Measure speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate scale requests`."""
+"""Measure speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate`, or `... gpu`."""
 
 import sys
 from dataclasses import dataclass
@@ -11,36 +11,52 @@ import tyro
 from pneumo_ray.config import run_job
 from pneumo_ray.errors import ArchiveError
 
-Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests"]
+Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "goals", "gpu"]
 """Part X is `bench_X` in benchmarks/X.py."""
 WITH_THEIR_OWN_HEAD = ("scale", "requests")
+WITHOUT_IMAGES = ("gpu",)
+"""Parts that can be measured without the radiographs."""
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Print a Markdown table of ratios, and one table each for `scale` (a million images; half an hour, 15 GB) and `requests`."""
+    """Print a Markdown table for each part: ratios of two measurements made side by side.
+
+    `goals` are the ratios that the project holds itself to, `feed` is the stream of training images, `gpu` a self-test of a
+    machine with CUDA, `scale` a million images (half an hour, 15 GB), `requests` those to a bucket.
+    """
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
+    page: Path | None = None
+    """Also put each table into this Markdown file, in the place of the part's former one."""
 
 
 def main(config: BenchConfig) -> None:
-    if not (config.shared / "kermany224").is_dir():
+    if not set(config.parts) <= set(WITHOUT_IMAGES) and not (config.shared / "kermany224").is_dir():
         raise ArchiveError(
             f"--shared {config.shared} has no kermany224 folder; the measurements are made on real radiographs"
         )
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ lies beside jobs/, outside the wheel
+    from benchmarks.page import replaced, stamp
     from benchmarks.timing import HEADER
     from pneumo_ray.console import log
 
-    if not set(config.parts) <= set(WITH_THEIR_OWN_HEAD):
-        log(HEADER)
     for part in config.parts:
+        lines = [stamp(), ""]
+        if part not in WITH_THEIR_OWN_HEAD:
+            lines += HEADER.splitlines()
+        for line in lines:
+            log(line)
         measure = getattr(import_module(f"benchmarks.{part}"), f"bench_{part}")
         for row in measure(config.shared):
-            log(str(row))
+            lines.append(str(row))
+            log(lines[-1])
+        if config.page is not None:
+            before = config.page.read_text() if config.page.exists() else ""
+            config.page.write_text(replaced(before, part, lines))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ def main(config: ExplainConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.score.job import explain_archive
 
-    start_ray()
+    start_ray(importing="torchvision")
     explain_archive(config)
 
 

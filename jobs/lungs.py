@@ -8,7 +8,7 @@ def main(config: LungsConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.train.lungs import fit_lungs
 
-    start_ray()
+    start_ray(importing="torchvision")
     fit_lungs(config)
 
 

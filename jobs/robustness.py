@@ -8,7 +8,7 @@ def main(config: RobustnessConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.score.robustness import measure_robustness
 
-    start_ray()
+    start_ray(importing="torchvision")
     measure_robustness(config)
 
 

@@ -8,7 +8,7 @@ def main(config: TrainConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.train.launch import fit
 
-    start_ray()
+    start_ray(importing="torchvision")
     fit(config)
 
 

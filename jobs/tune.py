@@ -9,7 +9,7 @@ def main(config: StudyConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.tune.job import run_study
 
-    start_ray()
+    start_ray(importing="torchvision")
     run_study(config)
 
 

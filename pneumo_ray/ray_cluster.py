@@ -5,11 +5,13 @@ All that reaches into Ray where it has no public way, and every environment vari
 
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import lru_cache, partial
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -22,10 +24,9 @@ from ray.autoscaler.sdk import request_resources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pneumo_ray.allocator import find_jemalloc, preloaded
-from pneumo_ray.config import Allocator, end_on_sigterm
+from pneumo_ray.config import end_on_sigterm
 from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares, Node
 from pneumo_ray.errors import ClusterError
@@ -42,34 +43,63 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupted job ends with its own sentence
 }
 
+_OWN_ENVIRONMENT = {
+    # Ray gives way to its own helpers and to all else on the machine (15) unless told otherwise.
+    "RAY_worker_niceness": "0",
+}
+"""The same for a Ray that the job starts for itself."""
 
-def start_ray() -> None:
-    """Join the cluster that the job was submitted to, or start one on this machine that only this machine reaches."""
+
+def start_ray(importing: str | None = None) -> None:
+    """Join the cluster that the job was submitted to, or start one on this machine that only this machine reaches.
+
+    Args:
+        importing: a package that the job needs later and that takes long to import. It is imported meanwhile, because
+            starting Ray is waiting for its processes. It must not import Ray.
+    """
+    from ray._private import services
+
+    beside = threading.Thread(target=_imported, args=(importing,))
+    beside.start()
     prepare_environment()
-    _keep_own_ray_to_loopback()
-    ray.init(logging_level="warning", log_to_driver=False)
+    # `ray.init("auto")` cannot be asked first, because it joins the private Ray of any other job on the machine.
+    own = services.canonicalize_bootstrap_address(None) is None
+    if own:
+        _set_unless_set(_OWN_ENVIRONMENT)
+        _keep_own_ray_to_loopback()
+    # A dashboard is eleven processes, which take 1.7 s of CPU to start and a fiftieth of a core while idle.
+    ray.init(logging_level="warning", log_to_driver=False, include_dashboard=False if own else None)
     end_on_sigterm()  # Ray installs a handler of its own, which ends without a message
     quiet_ray_data()
+    beside.join()
+
+
+def _imported(package: str | None) -> None:
+    with suppress(Exception):  # the job's own import raises it again, where it is handled
+        if package is not None:
+            import_module(package)
 
 
 def prepare_environment() -> None:
     """Set the environment variables that Ray and Ray Tune read, where the user has not set them."""
-    for name, value in _ENVIRONMENT.items():
+    _set_unless_set(_ENVIRONMENT)
+
+
+def _set_unless_set(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
 
 
 def _keep_own_ray_to_loopback() -> None:
-    """Make the Ray that this process is about to start listen on loopback only; nothing where it will join a cluster.
+    """Make the Ray that this process is about to start listen on loopback only.
 
     Up to ray-project/ray#59852 most of its servers, which run what they are sent, listened on every interface; since
     then they listen on the node's address. This is the switch by which Ray keeps to loopback on macOS and Windows.
-    `ray.init("auto")` cannot be asked first, because it joins the private Ray of any other job on the machine.
     """
-    from ray._private import ray_constants, services
+    from ray._private import ray_constants
 
-    if services.canonicalize_bootstrap_address(None) is None:
-        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # inherited by the processes that Ray starts
-        ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"  # inherited by the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def quiet_ray_data() -> None:
@@ -89,41 +119,6 @@ def is_retry() -> bool:
 def living_nodes() -> list[dict[str, float]]:
     """Return the resources of each node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def on_each_node(function: Callable[..., Any], *args: Any) -> list[Any]:
-    """Return what a function returns on each node that is alive, in a process of that node."""
-    remote = ray.remote(num_cpus=0)(function)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    there = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]  # soft: elsewhere if it dies meanwhile
-    results: list[Any] = ray.get([remote.options(scheduling_strategy=strategy).remote(*args) for strategy in there])
-    return results
-
-
-def compute_environment(allocator: Allocator, *, use_gpu: bool) -> dict[str, str]:
-    """Return the environment variables with which processes that compute are started on any node.
-
-    Args:
-        allocator: what they allocate tensors with on a CPU.
-        use_gpu: they compute on GPUs, where it makes no difference.
-    """
-    if allocator == "system" or use_gpu:
-        return {}
-    # A library may lie elsewhere on other nodes. With one node no process has to be started to ask it.
-    return preloaded([find_jemalloc()] if len(living_nodes()) == 1 else on_each_node(find_jemalloc))
-
-
-@contextmanager
-def trials_started_with(environment: Mapping[str, str]) -> Iterator[None]:
-    """Within the block, Ray Tune starts the processes of trials with these environment variables as well."""
-    from ray.tune.execution import class_cache
-
-    before = class_cache.DEFAULT_ENV_VARS
-    class_cache.DEFAULT_ENV_VARS = {**before, **environment}  # Ray Tune has no runtime environment of a trial
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS = before
 
 
 def available_cpus() -> float:

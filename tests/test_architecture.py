@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors", "console", "storage", "records"},
-    {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
+    {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster", "ray_processes"},
     {"images"},
     {"model"},
     {"phantom"},
@@ -30,7 +30,7 @@ LAYERS = (
 )
 """From the bottom; a module imports from its own layer or a lower one."""
 
-ROOMS_OF_RAY = ("train.", "tune.", "score.", "data.cluster_tasks", "ray_cluster")
+ROOMS_OF_RAY = ("train.", "tune.", "score.", "data.cluster_tasks", "ray_cluster", "ray_processes")
 """Where `import ray` may stand at the top of a module; the rest works in a notebook without Ray."""
 
 # ---- what is known to be wrong: take a line out when its reason is gone; a line without one fails --------------------
@@ -39,11 +39,15 @@ UPWARD = set[tuple[str, str]]()
 PRIVATE = {
     "pneumo_ray": {
         ("ray_cluster", "ray._private"),  # keeps Ray to loopback, and counts attempts: Ray has no public way
-        ("score.explainer", "torch._inductor"),  # the switch that freezes weights while compiling
+        ("model.compiled", "torch._inductor"),  # the switch that freezes weights while compiling
     },
     "jobs": set[tuple[str, str]](),
     "benchmarks": {
-        ("requests", "containers._index"),  # both are cleared, so that requests are counted as a new process makes them
+        (
+            "requests",
+            "containers._index",
+        ),  # these are cleared, so that requests are counted as a new process makes them
+        ("requests", "containers._opened"),
         ("requests", "cache._open_shard"),
     },
 }

@@ -16,6 +16,7 @@ from pyarrow import fs as pafs
 from pneumo_ray import storage
 from pneumo_ray.data import containers
 from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError
 
 _CHUNK = 512
@@ -36,6 +37,8 @@ class Entry:
     """The path from which label, subtype, patient and split are read: `image_id` below the archive's own name."""
     error: str | None = None
     """Why it cannot be read, if listing already found out (a broken tar or zip file, a folder without permission)."""
+    span: Span | None = None
+    """Where it lies in a tar file."""
 
 
 @dataclass
@@ -88,14 +91,15 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             same_before = sum(storage.base_name(other) == name for other in roots[:number])
             prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
         seen: set[str] = set()
-        for path, uri, member, error in _images(root, name, count.passed_over):
+        for uri, found in _images(root, name, count.passed_over):
+            path = found.path
             identity = prefix + path
             while identity in seen:
                 identity += "~"
             # Two names that are not UTF-8 can become one when their bytes are spelled out, and `a\\b` is `a\b`.
             if "\\" in identity or "\\" in uri or "%5C" in uri:
                 seen.add(identity)
-            yield Entry(identity, uri, member, f"{name}/{path}", error)
+            yield Entry(identity, uri, found.member, f"{name}/{path}", found.error, found.span)
 
 
 def _kind(root: str) -> pafs.FileType:
@@ -111,21 +115,22 @@ def _kind(root: str) -> pafs.FileType:
     return kind
 
 
-def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """Yield (path, URI, member, error) of the images of one archive."""
+def _images(root: str, name: str, passed_over: PassedOver) -> Iterator[tuple[str, containers.Listed]]:
+    """Yield the images of one archive, each behind the URI of its file."""
     if _kind(root) == pafs.FileType.Directory:
         files = _walk_local(root, passed_over) if storage.is_local(root) else _walk_remote(root, passed_over)
         for file, found in _looked_at(files, Sieve(passed_over)):
             if found is Found.CONTAINER:
-                for path, member, error in containers.list_members(file.uri, Sieve(passed_over)):
-                    yield (f"{file.path}/{path}" if path else file.path), file.uri, member, error
+                for listed in containers.list_members(file.uri, Sieve(passed_over)):
+                    path = f"{file.path}/{listed.path}" if listed.path else file.path
+                    yield file.uri, listed._replace(path=path)
             else:
-                yield file.path, file.uri, None, file.error
+                yield file.uri, containers.Listed(file.path, None, file.error)
     elif containers.is_container(name):
-        for path, member, error in containers.list_members(root, Sieve(passed_over)):
-            yield path or name, root, member, error
+        for listed in containers.list_members(root, Sieve(passed_over)):
+            yield root, listed._replace(path=listed.path or name)
     else:
-        yield name, root, None, None
+        yield root, containers.Listed(name, None)
 
 
 def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[tuple[_File, Found]]:

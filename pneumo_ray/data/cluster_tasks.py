@@ -11,13 +11,15 @@ from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.find_lungs import GivenLungs
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
 from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks, share
 
 _ABORTED = "aborted"
 """Status of a row that ends the job; it is never written to a manifest."""
 
-_ENTRY_SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "uri", "member", "facts_path", "error")])
+_WORDS = ("image_id", "uri", "member", "facts_path", "error")
+_ENTRY_SCHEMA = pa.schema([*((name, pa.string()) for name in _WORDS), ("span", pa.list_(pa.int64(), 2))])
 _GIVEN_FIELDS = (("mask", pa.binary()), ("width", pa.float32()), ("height", pa.float32()))
 _ERRORS = {kind.__name__: kind for kind in (ManifestError, ModelError, StorageError)}
 
@@ -37,11 +39,14 @@ def inspect_archive(
         ModelError: if there is no segmenter.
         StorageError: if the cache cannot be read or written.
     """
-    rows = [(e.image_id, e.uri, e.member, e.facts_path, e.error) for e in entries]
+    rows = [(e.image_id, e.uri, e.member, e.facts_path, e.error, e.span) for e in entries]
     block = block_size(len(rows))
     tables = [
         pa.table(
-            [pa.array(column, pa.string()) for column in zip(*rows[start : start + block], strict=True)],
+            [
+                pa.array(column, field.type)
+                for column, field in zip(zip(*rows[start : start + block], strict=True), _ENTRY_SCHEMA, strict=True)
+            ],
             schema=_ENTRY_SCHEMA,
         )
         for start in range(0, len(rows), block)
@@ -59,7 +64,10 @@ def inspect_archive(
 
 def _inspect_block(block: pa.Table, config: "ray.ObjectRef[InspectConfig]") -> pa.Table:
     try:
-        entries = [Entry(**row) for row in block.select(_ENTRY_SCHEMA.names).to_pylist()]
+        entries = [
+            Entry(**row | {"span": row["span"] and Span(*row["span"])})
+            for row in block.select(_ENTRY_SCHEMA.names).to_pylist()
+        ]
         given = None
         if _GIVEN_FIELDS[0][0] in block.column_names:
             given = [GivenLungs(**row) for row in block.select([name for name, _ in _GIVEN_FIELDS]).to_pylist()]

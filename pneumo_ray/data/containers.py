@@ -11,10 +11,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import IO
+from typing import IO, NamedTuple
 
 from pneumo_ray import storage
 from pneumo_ray.data.names import CONTAINER, LOOK_BYTES, Found, Sieve, slashed
+from pneumo_ray.data.spans import Span, member_name, read_span, span_of
 from pneumo_ray.errors import ArchiveError, PneumoError
 from pneumo_ray.images.decode import ImageTooLargeError
 
@@ -38,8 +39,19 @@ def is_container(name: str) -> bool:
     return CONTAINER.search(name) is not None
 
 
-def list_members(uri: str, sieve: Sieve) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield (path, member, error) of every image in a tar or zip file, in its order.
+class Listed(NamedTuple):
+    """An image in a tar or zip file."""
+
+    path: str
+    """By which the archive lists it."""
+    member: str | None
+    error: str | None = None
+    span: Span | None = None
+    """Where it lies, if that is enough to read it."""
+
+
+def list_members(uri: str, sieve: Sieve) -> Iterator[Listed]:
+    """Yield every image in a tar or zip file, in its order.
 
     Where the container ends early, the reason is one more, with an empty path and no member.
 
@@ -69,17 +81,22 @@ def list_members(uri: str, sieve: Sieve) -> Iterator[tuple[str, str | None, str 
             while path in seen:  # `a\b.png` beside `a/b.png`
                 path += "~"
             seen.add(path)
-            yield path or "unnamed", name, None
+            yield Listed(path or "unnamed", name, span=span_of(container, info, MAX_FILE_BYTES))
     except _BrokenOffError as broken:
-        yield "", None, f"the archive ends early: {broken}"
+        yield Listed("", None, f"the archive ends early: {broken}")
     except PneumoError:
         raise
     except Exception as broken:
-        yield "", None, f"not a readable tar or zip file: {_reason(broken)}"
+        yield Listed("", None, f"not a readable tar or zip file: {_reason(broken)}")
 
 
-def read_member(uri: str, member: str) -> bytes:
+def read_member(uri: str, member: str, span: Span | None = None) -> bytes:
     """Return the bytes of a member.
+
+    Args:
+        uri: of the container.
+        member: its name there.
+        span: where the listing found it; None, or a file that has changed, is gone through for it.
 
     Raises:
         ImageTooLargeError: above `MAX_FILE_BYTES`.
@@ -87,7 +104,7 @@ def read_member(uri: str, member: str) -> bytes:
         ArchiveError: if it cannot be read, or there is none of this name.
     """
     try:
-        data = storage.retried("read", uri, lambda: _member_bytes(uri, member))
+        data = storage.retried("read", uri, lambda: _member_bytes(uri, member, span))
     except KeyError as error:
         raise ArchiveError(f"{uri} has no member {member!r}") from error
     except (PneumoError, OSError):
@@ -132,10 +149,8 @@ def _named(uri: str) -> Iterator[tuple[str, Member]]:
     taken: set[str] = set()
     match = CONTAINER.search(storage.base_name(uri))
     for container, info in _zip_members(uri) if match and match[1] else _tar_members(uri):
-        raw = info.filename if isinstance(info, zipfile.ZipInfo) else info.name
         # A tar file may hold two members of one name; both are images, so both get a name.
-        name = raw.encode("utf-8", "backslashreplace").decode() or "unnamed"
-        unique = name
+        unique = name = member_name(info)
         while unique in taken:
             copies[name] = copies.get(name, 1) + 1
             unique = f"{name}#{copies[name]}"
@@ -236,7 +251,15 @@ def _index(uri: str) -> dict[str, Member]:
     return index
 
 
-def _member_bytes(uri: str, member: str) -> bytes:
+@lru_cache(maxsize=8)
+def _opened(uri: str) -> IO[bytes]:
+    """Return a container, kept open for the members that follow: what is read ahead of one may hold the next."""
+    return _open(uri)
+
+
+def _member_bytes(uri: str, member: str, span: Span | None) -> bytes:
+    if span is not None and (content := read_span(_opened(uri), member, span)) is not None:
+        return content
     container, info = _index(uri)[member]
     stream = _stream(container, info)
     if stream is None:

@@ -4,6 +4,7 @@ import re
 
 from pneumo_ray import storage
 from pneumo_ray.data.image_bytes import read_image
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import inspect_image
 from pneumo_ray.images.isolation import Call, unguarded
@@ -17,8 +18,15 @@ def may_hold_frames(name: str) -> bool:
     return not _SINGLE.search(storage.base_name(name))
 
 
-def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
-    """Return the number of frames of an image; 1 where the header cannot be read, so that it becomes a failed row."""
+def count_frames(uri: str, member: str | None, span: Span | None = None, call: Call = unguarded) -> int:
+    """Return the number of frames of an image; 1 where the header cannot be read, so that it becomes a failed row.
+
+    Args:
+        uri: of its file.
+        member: its name in that file, where it is a tar or zip file.
+        span: where the listing found it there.
+        call: decodes where a file may end the process.
+    """
     try:
         if member is None:
             head = storage.read_bytes(uri, _HEADER_BYTES)
@@ -28,6 +36,6 @@ def count_frames(uri: str, member: str | None, call: Call = unguarded) -> int:
                     return call(inspect_image, head).frames
                 except PneumoError:
                     pass
-        return call(inspect_image, read_image(uri, member)).frames
+        return call(inspect_image, read_image(uri, member, span)).frames
     except (PneumoError, OSError):
         return 1

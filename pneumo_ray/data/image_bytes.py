@@ -8,12 +8,18 @@ from collections.abc import Iterator, Sequence
 
 from pneumo_ray import storage
 from pneumo_ray.data import containers
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
 
 
-def read_image(uri: str, member: str | None) -> bytes:
+def read_image(uri: str, member: str | None, span: Span | None = None) -> bytes:
     """Return the bytes of one image; those of a gzip file around it are unpacked.
+
+    Args:
+        uri: of its file.
+        member: its name in that file, where it is a tar or zip file.
+        span: where the listing found it there.
 
     Raises:
         DecodeError: if it is empty or larger than `containers.MAX_FILE_BYTES`, or its gzip file is damaged.
@@ -25,7 +31,7 @@ def read_image(uri: str, member: str | None) -> bytes:
             raise ImageTooLargeError(f"the file is larger than {containers.MAX_FILE_BYTES >> 20} MiB")
         data = storage.read_bytes(uri)
     else:
-        data = containers.read_member(uri, member)
+        data = containers.read_member(uri, member, span)
     if data.startswith(b"\x1f\x8b"):
         data = _gunzipped(data)
     if not data:
@@ -49,20 +55,20 @@ read_picture = read_image
 """Name of `read_image` in versions before 0.2, for scripts that use it."""
 
 
-def read_images(places: Sequence[tuple[str, str | None]]) -> Iterator[bytes | PneumoError | OSError]:
+def read_images(places: Sequence[tuple[str, str | None, Span | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
     Files in a bucket are read ahead: each takes two requests, which take longer than decoding the file.
 
     Args:
-        places: URI and member of each.
+        places: URI, member and span of each.
     """
 
-    def read(place: tuple[str, str | None]) -> bytes | PneumoError | OSError:
+    def read(place: tuple[str, str | None, Span | None]) -> bytes | PneumoError | OSError:
         try:
             return read_image(*place)
         except (PneumoError, OSError) as error:
             return error
 
-    apart = all(member is None and not storage.is_local(uri) for uri, member in places)
+    apart = all(member is None and not storage.is_local(uri) for uri, member, _ in places)
     return storage.ahead(read, places) if apart else map(read, places)

@@ -70,7 +70,7 @@ def inspect_entries(
     positions: dict[Key, int] = {}
     noted: set[Key] = set()
     with guarded(config.decode_seconds, careful=careful) as call:
-        contents = read_images([(entry.uri, entry.member) for entry in entries if entry.error is None])
+        contents = read_images([(entry.uri, entry.member, entry.span) for entry in entries if entry.error is None])
         inspected = (_inspect(entry, None if entry.error else next(contents), config, call) for entry in entries)
         numbered = (zip(itertools.repeat(number), frames) for number, frames in enumerate(inspected))
         for number, (row, pixels) in itertools.chain.from_iterable(numbered):

@@ -10,7 +10,6 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from pneumo_ray.model.config import ModelConfig
@@ -233,6 +232,8 @@ def map_size(config: ModelConfig, image_size: int) -> tuple[int, int]:
 
 def _trunk_steps(config: ModelConfig, unpack: str | None) -> Iterator[tuple[str, nn.Module]]:
     """Yield the trunk's modules in the order in which they run, with torchvision's names."""
+    import torchvision  # imports torch's compiler, 2 s; processes that only decode have no network
+
     source = torchvision.models.get_model(config.arch, weights=None, **_OPTIONS.get(config.arch, {}))
     if config.output_stride < 32:
         stages = ["layer4"] if config.output_stride == 16 else ["layer3", "layer4"]

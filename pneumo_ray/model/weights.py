@@ -11,7 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ModelError
@@ -55,6 +54,8 @@ def load_weights(net: nn.Module, arch: str, weights: str) -> None:
 
 
 def _download(arch: str) -> dict[str, Tensor]:
+    import torchvision  # as in network.py
+
     try:
         return dict(torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(progress=False, check_hash=True))
     except (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError) as error:

@@ -4,8 +4,11 @@ These decisions are written before the first image is scored, so that a continue
 and a folder never contains the scores of two jobs.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,15 +19,22 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import Bundle, Preprocessing
-from pneumo_ray.ray_cluster import living_nodes, on_each_node
+from pneumo_ray.model import Bundle, PneumoniaNet, Preprocessing
+from pneumo_ray.ray_cluster import living_nodes
+from pneumo_ray.ray_processes import on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
+from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
+from pneumo_ray.score.workers import measure_rate
 
-WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
-"""Floating-point operations of a job from which compiling saves time."""
+WORTH_COMPILING_SECONDS = 60.0
+"""Seconds of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
+the cache has the code, and makes the network 1.2 times (two threads that share a core) to twice as fast."""
+
+WORTH_COMPILING_FLOPS = 1e15
+"""Floating-point operations of a job on GPUs from which compiling should save time. An estimate: no GPU was measured."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,23 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
+def measured_rate(config: ExplainConfig, model: ModelPayload) -> Callable[[], float | None]:
+    """Begin to measure what `worth_compiling` needs to know; return what waits for it. It needs nothing where None is returned."""
+    scale = config.scale
+    if scale.compile != "auto" or scale.use_gpu or model.model.dropout_site == "tail":
+        return lambda: None
+    measured = measure_rate(model, config)
+
+    def wait() -> float:
+        try:
+            return float(ray.get(measured))
+        except ray.exceptions.RayError:  # the process died, most likely of memory: the job copes, and compiles nothing
+            return math.inf
+
+    return wait
+
+
+def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: ModelPayload) -> Job:
     """Return the job in the folder, or start a new one.
 
     Raises:
@@ -87,9 +113,10 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
+    rate = measured_rate(config, model)
     source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, bundle, source.num_images)
+    compiled = worth_compiling(config, model, source.num_images, rate())
     job = {
         "model": bundle.hash,
         "pictures": images,
@@ -117,13 +144,22 @@ def _check_shared(uri: str) -> None:
         )
 
 
-def worth_compiling(config: ExplainConfig, bundle: Bundle, images: int) -> bool:
-    """Whether compiling the trunk saves time for this number of images."""
-    if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
+def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rate: float | None) -> bool:
+    """Whether compiling the trunk saves time for this number of images.
+
+    Args:
+        config: says it, unless `scale.compile` is auto.
+        model: what is compiled.
+        images: number of images of the job.
+        rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
+    """
+    if config.scale.compile == "off" or model.model.dropout_site == "tail":
         return False
     if config.scale.compile == "on":
         return True
-    size = bundle.preprocessing.image_size
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bundle.model.feature_maps(torch.zeros(1, 3, size, size))
-    return bool(images * counter.get_total_flops() > WORTH_COMPILING["cuda" if config.scale.use_gpu else "cpu"])
+    if rate is not None:
+        return images / rate > WORTH_COMPILING_SECONDS
+    size = model.preprocessing.image_size
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        PneumoniaNet(model.model).eval().feature_maps(torch.zeros(1, 3, size, size))
+    return bool(images * counter.get_total_flops() > WORTH_COMPILING_FLOPS)

@@ -10,6 +10,7 @@ from pneumo_ray.anatomy.masks import encode_mask
 from pneumo_ray.data.dataset import decoding_size
 from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.inspect import describe
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_with_note, inspect_image
@@ -76,7 +77,7 @@ def load_images(
         careful: an image among them may have ended the process that tried before; see `guarded`.
     """
     decoded: list[Decoded | Failure] = []
-    contents = read_images([(row["uri"], row["member"]) for row in listed if row["error"] is None])
+    contents = read_images([(row["uri"], row["member"], _span(row)) for row in listed if row["error"] is None])
     with guarded(decode_seconds, careful=careful) as call:
         for row in listed:
             if row["error"] is not None:
@@ -148,6 +149,12 @@ def load_shard(
             ),
         }
     )
+
+
+def _span(row: Row) -> Span | None:
+    """Return where the image of a row of the list lies in its tar file, if the list has it."""
+    span = row.get("span")
+    return None if span is None else Span(*span)
 
 
 def _box(row: Row, frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:

@@ -16,6 +16,9 @@ from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
+from pneumo_ray.model.compiled import compiled_with_constants
+from pneumo_ray.model.folded import fold_batch_norm
+from pneumo_ray.model.memory import is_out_of_memory
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.schema import ScoreFacts, to_columns
@@ -66,7 +69,10 @@ class Explainer:
         net.load_state_dict(
             {name: torch.from_numpy(value.copy()) for name, value in model.weights.items()}, assign=True
         )
-        self.net = net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        net.eval().requires_grad_(False)
+        if model.model.dropout_site == "head":
+            fold_batch_norm(net)
+        self.net = net.to(device).to(memory_format=torch.channels_last)
         self.dtype = amp_dtype(config.amp, device)
         self.engine = BayesGradCAM(
             self.net,
@@ -81,7 +87,17 @@ class Explainer:
         self.compiled = compiled
         self._feature_maps: Callable[[Tensor], Tensor] = self.net.feature_maps
         if self.compiled:
-            self._feature_maps = _frozen(self.net)
+            self._feature_maps = compiled_with_constants(self.net.feature_maps)
+
+    def warm_up(self) -> None:
+        """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
+
+        Nothing at site `tail`, where a batch takes seconds.
+        """
+        if self.model.model.dropout_site == "tail":
+            return
+        size = self.model.preprocessing.image_size
+        self.columns(np.zeros((self.at_once, size, size), np.uint8), [None] * self.at_once)
 
     def columns(
         self, pixels: np.ndarray, boxes: list[Box | None], functionals: np.ndarray | None = None
@@ -101,8 +117,8 @@ class Explainer:
             try:
                 measures = None if functionals is None else functionals[start:stop]
                 parts.append(self._columns(pixels[start:stop], boxes[start:stop], measures))
-            except torch.OutOfMemoryError:
-                if self.at_once == 1:
+            except Exception as error:
+                if self.at_once == 1 or not is_out_of_memory(error):
                     raise
                 torch.cuda.empty_cache()
                 self.at_once = max(1, self.at_once // 2)
@@ -129,10 +145,8 @@ class Explainer:
     def _maps(self, x: Tensor) -> Tensor:
         try:
             maps: Tensor = self._feature_maps(x)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
-            if not self.compiled:
+        except Exception as error:
+            if not self.compiled or is_out_of_memory(error):
                 raise
             # For example no compiler on this machine; the eager network still works.
             self.compiled, self._feature_maps = False, self.net.feature_maps
@@ -166,16 +180,6 @@ class Explainer:
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
-
-
-def _frozen(net: PneumoniaNet) -> Callable[[Tensor], Tensor]:
-    """Return the trunk, compiled at its first batch with the weights as constants, so that BatchNorm folds into convolutions.
-
-    Torch 2.15 has no public switch for it: `torch.compile(..., options={"freezing": True})` reaches the backend but not the
-    tracer, which leaves the weights arguments and folds nothing.
-    """
-    torch._inductor.config.freezing = True
-    return torch.compile(net.feature_maps, dynamic=False)
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:

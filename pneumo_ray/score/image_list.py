@@ -27,10 +27,12 @@ SCHEMA = pa.schema(
         ("shape_height", pa.float32()),
         ("lung_quality", pa.string()),
         ("lung_mask", pa.binary()),
+        ("span", pa.list_(pa.int64(), 2)),
     ]
 )
 """`error`: why listing already knows that it cannot be read; `box`: a box of the lungs in pixels of the network's input,
-or, where every image has another frame, `image_box` in fractions of the image; the rest as in the manifest."""
+or, where every image has another frame, `image_box` in fractions of the image; `span`: where it lies in a tar file
+(absent in the lists of earlier versions); the rest as in the manifest."""
 
 ROW_GROUP = 4096
 """Rows of the list that are read together; a multiple of every shard length."""
@@ -123,6 +125,7 @@ def open_source(uri: str, image_size: int) -> Source:
 def list_fingerprint(listed: pa.Table) -> str:
     """Return the sha256 (hex) of a list: images, locations and boxes."""
     digest = hashlib.sha256()
+    listed = listed.drop_columns("span")  # only of an archive; earlier versions had none
     for batch in listed.combine_chunks().to_batches(ROW_GROUP):
         digest.update(json.dumps(batch.to_pylist(), default=bytes.hex).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

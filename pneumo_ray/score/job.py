@@ -18,11 +18,10 @@ from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.gallery import render_top
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.schema import MONTE_CARLO, part_name
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
-from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
+from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards, start_processes
 
 MAX_FRUITLESS = 5
 """Consecutive deaths of workers without a new file of scores after which the job ends."""
@@ -35,6 +34,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
         PneumoError: the reason in one sentence; finished files are kept.
     """
     out = storage.absolute(config.out)
+    start_processes(config.scale)
     bundle = load_bundle(storage.absolute(config.model))
     config = config.resolved(bundle.model.config.dropout_site, zones_of(config, bundle.preprocessing))
     check_method(config, bundle)
@@ -44,8 +44,9 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
 
 
 def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSummary:
-    out, job = folder.out, begin(config, folder, bundle)
-    source, model = job.source, ModelPayload.from_bundle(bundle, config)
+    out, model = folder.out, ModelPayload.from_bundle(bundle, config)
+    job = begin(config, folder, bundle, model)
+    source = job.source
     done = set(storage.list_files(out))
     left = _left(source, done)
     if not left and "_run.json" in done:
@@ -56,6 +57,8 @@ def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSumma
     else:
         summary = _score(config, out, bundle, job, model, left)
     if config.render:
+        from pneumo_ray.score.gallery import render_top  # brings matplotlib
+
         for sheet in render_top(out, source, model, config):
             log(f"images {sheet}")
     return summary

@@ -13,6 +13,7 @@ from pneumo_ray.console import Ticker, log, progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
@@ -65,7 +66,7 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
         raise ManifestError(f"manifest {manifest} has no images in it")
     listed = {name: pa.nulls(len(table), SCHEMA.field(name).type) for name in SCHEMA.names}
     for name in SCHEMA.names:
-        if name in table.column_names:
+        if name in table.column_names and name != "span":  # of a listing; a manifest may have any column of this name
             listed[name] = _taken(table, name, manifest)
     listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:
@@ -123,13 +124,20 @@ def _rows(chunks: Iterable[list[Entry]], tick: Ticker) -> Iterator[pa.Table]:
     """Yield the rows of the entries: one each, or one per frame."""
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
-        unsure = [(e.uri, e.member) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
+        unsure = [(e.uri, e.member, e.span) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
         counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
         frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
         rows: list[Row] = []
         for e in chunk:
-            row = {"image_id": e.image_id, "uri": e.uri, "member": e.member, "frame": None, "error": e.error}
-            number = frames.get((e.uri, e.member), 1)
+            row = {
+                "image_id": e.image_id,
+                "uri": e.uri,
+                "member": e.member,
+                "frame": None,
+                "error": e.error,
+                "span": e.span,
+            }
+            number = frames.get((e.uri, e.member, e.span), 1)
             rows += (
                 [row | {"image_id": f"{e.image_id}#{i}", "frame": i} for i in range(number)] if number > 1 else [row]
             )
@@ -137,6 +145,6 @@ def _rows(chunks: Iterable[list[Entry]], tick: Ticker) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _count(images: list[tuple[str, str | None]]) -> list[int]:
+def _count(images: list[tuple[str, str | None, Span | None]]) -> list[int]:
     with guarded(DECODE_SECONDS, careful=is_retry()) as call:
-        return [count_frames(uri, member, call) for uri, member in images]
+        return [count_frames(uri, member, span, call) for uri, member, span in images]

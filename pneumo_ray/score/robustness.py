@@ -31,7 +31,7 @@ from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, app
 from pneumo_ray.model import Preprocessing, load_bundle
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
-from pneumo_ray.score.begin import check_method, worth_compiling
+from pneumo_ray.score.begin import check_method, measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
@@ -44,6 +44,7 @@ from pneumo_ray.score.workers import (
     explain_rows,
     open_explainer,
     plan_actors,
+    start_processes,
 )
 
 MAX_IMAGES = 16
@@ -76,18 +77,21 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     """
     split, seed, config = asked.split, asked.seed, asked.scoring()
     out = storage.absolute(asked.out)
+    start_processes(config.scale)
     bundle = load_bundle(storage.absolute(asked.model))
     config = config.resolved(bundle.model.config.dropout_site)
     check_method(config, bundle)
     table = read_manifest(storage.absolute(asked.manifest))
     rows = _labelled(config, table, bundle.preprocessing, split)
     storage.require_writable(out)
+    model = ModelPayload.from_bundle(bundle, config)
+    rate = measured_rate(config, model)
     arguments = _SharedArguments(
         rows=rows,
         at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
-        model=ModelPayload.from_bundle(bundle, config),
+        model=model,
         config=config,
-        compiled=worth_compiling(config, bundle, len(rows) * len(CONDITIONS)),
+        compiled=worth_compiling(config, model, len(rows) * len(CONDITIONS), rate()),
     )
     log(f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes")
     started = time.monotonic()
@@ -243,6 +247,7 @@ class _ConditionActor:
     def __init__(self, shared: "ray.ObjectRef[_SharedArguments]", threads: int) -> None:
         arguments: _SharedArguments = ray.get(shared)
         self._explainer = open_explainer(arguments.model, arguments.config, threads, compiled=arguments.compiled)
+        self._explainer.warm_up()
 
     def __call__(self, block: pa.Table) -> pa.Table:
         scores = explain_rows(self._explainer, block)

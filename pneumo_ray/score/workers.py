@@ -1,5 +1,6 @@
 """Tasks that decode shards, and actors that explain and write them."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +19,14 @@ from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import (
     available_cpus,
-    compute_environment,
     fetch_once,
     is_retry,
+    living_nodes,
     map_actors,
     range_dataset,
     wait_for_scoring,
 )
+from pneumo_ray.ray_processes import compute_environment, started
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
@@ -123,6 +125,35 @@ def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
         ) from error
 
 
+def start_processes(scale: ScoringScale) -> None:
+    """Start a process as decoding needs it and one as actors have it, and import in both what they need; do not wait.
+
+    On one machine the first decoding task and the first actor then begin in processes that are ready. The nodes of a
+    larger cluster start theirs at the same time as each other. Not with GPUs: a process that looks for them before Ray has
+    given it one may not find it later.
+    """
+    if not scale.use_gpu and len(living_nodes()) == 1:
+        for environment in ({}, environment_of(scale)):
+            started(_ready, environment)
+
+
+def _ready() -> None:
+    import torchvision  # noqa: F401 (the rest comes with this module)
+
+
+def measure_rate(model: ModelPayload, config: ExplainConfig) -> "ray.ObjectRef[float]":
+    """Begin to measure how many images a second the actors on CPUs explain, not compiled; return a reference to the rate."""
+    return started(_rate, environment_of(config.scale), ray.put(model), config, plan_actors(config.scale))
+
+
+def _rate(model: ModelPayload, config: ExplainConfig, actors: ActorShares) -> float:
+    explainer = open_explainer(model, config, actors.threads, compiled=False)
+    explainer.warm_up()
+    start = time.perf_counter()
+    explainer.warm_up()
+    return actors.count * explainer.at_once / (time.perf_counter() - start)
+
+
 def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
     """Return the model on this actor's device."""
     device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
@@ -203,6 +234,7 @@ class _ExplainActor:
         # A batch is at most a shard, and inputs of a compiled network are padded to the batch size.
         at_once = min(self._explainer.at_once, self._arguments.source.length(0))
         self._explainer.at_once = max(1, at_once >> self._arguments.halvings)
+        self._explainer.warm_up()  # while other processes decode the first shards
 
     def __call__(self, block: pa.Table) -> pa.Table:
         reports: dict[str, list[int | str | bool | None]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.model import PneumoniaNet
+from pneumo_ray.model.compiled import keep_compiled_code
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.averaging import AveragedWeights
 from pneumo_ray.train.batches import PADDING, Schedule
@@ -63,6 +64,8 @@ class Learner:
         self.net: PneumoniaNet = net
         self.average = AveragedWeights(net, optim.ema) if optim.ema > 0 else None
         wrapped: nn.Module = ray.train.torch.prepare_model(net, move_to_device=False)
+        if job.config.compile:
+            keep_compiled_code()
         self.forward = cast(nn.Module, torch.compile(wrapped)) if job.config.compile else wrapped
         trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trainable, lr=optim.lr, weight_decay=optim.weight_decay)

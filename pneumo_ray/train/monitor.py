@@ -18,6 +18,9 @@ from pneumo_ray.train.records import EpochRecord
 Record = TypeVar("Record")
 """Record of a finished epoch."""
 
+_READ_SECONDS = 0.5
+"""Seconds between two looks at the progress of the workers."""
+
 
 class Monitor(Generic[Record]):
     """The newest step, the finished epochs and the reason of a failure that no restart can fix."""
@@ -81,6 +84,7 @@ class RemoteMonitor(Monitor[Record]):
         # On the node of the driver: progress would be lost with any other node.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Monitor).remote()
+        self._sent = -math.inf
 
     def begin(self, epoch: int, workers: int) -> int:
         """Call the actor and wait for the result."""
@@ -88,8 +92,11 @@ class RemoteMonitor(Monitor[Record]):
         return restarts_without_progress
 
     def step(self, epoch: int, step: int, steps: int) -> None:
-        """Call the actor without waiting."""
-        self._actor.step.remote(epoch, step, steps)
+        """Call the actor without waiting, as often as it is read and at the end of an epoch."""
+        now = time.monotonic()
+        if step == steps or now - self._sent >= _READ_SECONDS:
+            self._sent = now
+            self._actor.step.remote(epoch, step, steps)
 
     def finish_epoch(self, record: Record) -> None:
         """Call the actor without waiting."""
@@ -147,7 +154,7 @@ def followed(monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record],
         with bar() if terminal else nullcontext() as shown:
             task = shown.add_task("starting", total=None) if shown else None
             while True:
-                ending = finished.wait(0.5)
+                ending = finished.wait(_READ_SECONDS)
                 (epoch, step, steps), records = monitor.news(received)
                 for record in records:
                     on_epoch(record)

@@ -12,7 +12,8 @@ from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
-from pneumo_ray.ray_cluster import compute_environment, reserve_cpus, wait_for_training
+from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
+from pneumo_ray.ray_processes import compute_environment
 from pneumo_ray.train.batches import TicketSource
 from pneumo_ray.train.config import ScalingConfig
 from pneumo_ray.train.loop import STREAM

@@ -37,3 +37,10 @@ def test_small_members_of_a_tar_file_share_requests_and_large_ones_do_not(reques
     found = {what: count for what, count in requests.items() if what.startswith("list a tar file")}
     assert found["list a tar file of 1,000 images of 8 kB"] < 100
     assert found["list a tar file of 40 images of 500 kB"] > 40
+
+
+@pytest.mark.parametrize("kind", ["8 kB", "500 kB"])
+def test_a_member_is_read_without_listing_its_tar_file_again(requests, kind):
+    """One request for the file's size, one for the member's bytes and at most one for what a buffer cut off."""
+    assert requests[f"read one of them where the job's list has it ({kind})"] <= 3
+    assert requests[f"find and read one of them in a new process ({kind})"] > 10
