@@ -12,6 +12,7 @@ from scipy.special import expit
 from scipy.stats import rankdata, skew
 
 from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score
 from pneumo_ray.evaluate.calibration_error import calibration_test
@@ -60,6 +61,9 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
     if "view" in extra and "view" in good.table.column_names:
         # A table of labels may have brought the projection; what scoring found is in lung_quality as well.
         good = replace(good, table=good.table.drop_columns(["view"]))
+    # Scores of a manifest have these from it; the manifest's own stand where columns to group by are looked for.
+    repeated = [f.name for f in PERSON_FIELDS if f.name in extra and f.name in good.table.column_names]
+    good = replace(good, table=good.table.drop_columns(repeated))
     if taken := [column for column in extra if column in good.table.column_names]:
         raise ManifestError(
             f"the column {taken[0]} of {name} has the name of a column of the scores; rename it in the label table and prepare again"

@@ -30,6 +30,7 @@ from pneumo_ray.score.image_list import (
     open_source,
     write_list,
 )
+from pneumo_ray.site.profile import check_model, read_profile
 
 WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
 """Floating-point operations of a job from which compiling saves time."""
@@ -61,11 +62,13 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
 
     Raises:
         ModelError: if the model has no dropout to sample, or lungs are to be found and there is no segmenter.
-        ConfigError: if float16 is asked for on a CPU.
+        ConfigError: if float16 is asked for on a CPU, or the site.json is of another model or other passes.
     """
     BayesGradCAM(bundle.model, config.passes, config.seed)
     if config.finds_lungs(bundle.preprocessing.fit):
         own_segmenter()
+    if config.site is not None:
+        check_model(read_profile(config.site), config.site, bundle.hash, config.method)
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
@@ -78,6 +81,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
         PneumoError: if the images cannot be listed.
     """
     size = bundle.preprocessing.image_size
+    site = None if config.site is None else read_profile(config.site).hash
     listed = None
     images: Any = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
@@ -90,6 +94,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
         folder.refuse_other("the scores of another model", before["model"], bundle.hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options(before["method"], config.method)
+        folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))
     out = folder.out
@@ -104,6 +109,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
         "config": config.config_hash,
         "method": config.method,
         "compiled": compiled,
+        "site": site,
     }
     save_config(config, storage.join(out, "explain.json"))
     folder.write(job)

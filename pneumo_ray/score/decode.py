@@ -12,10 +12,11 @@ from pneumo_ray.data.dataset import decoding_size
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
-from pneumo_ray.images.decode import decode_with_note, inspect_image
+from pneumo_ray.images.decode import ImageInfo, decode_with_note, inspect_image
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.score.facts import FACT_FIELDS, ImageFacts
 from pneumo_ray.score.frame import (
     NUM_FUNCTIONALS,
     Decoded,
@@ -111,7 +112,7 @@ def load_shard(
     Returns:
         n rows: `shard`, `image_id`, `box` (in pixels of the input), `stage`, `error`, and, null where it failed,
         `note` (see `Decoded`), `pixels` (S * S bytes), `window`, `lung_quality`, `view`, `lung_mask` (PNG) and `functionals` (float32 bytes of
-        `map_functionals`), the last two also null without plausible lungs.
+        `map_functionals`), the last two also null without plausible lungs, and the columns `FACT_FIELDS`.
     """
     size, listed = preprocessing.image_size, rows.to_pylist()
     loaded = load_images(listed, preprocessing, find=find, decode_seconds=decode_seconds, careful=careful)
@@ -145,8 +146,19 @@ def load_shard(
                 [None if values is None else values.tobytes() for values in measures],
                 pa.binary(4 * NUM_FUNCTIONALS * cells),
             ),
+            **_fact_columns(listed, frames),
         }
     )
+
+
+def _fact_columns(listed: list[dict[str, Any]], frames: list[Framed | None]) -> dict[str, pa.Array]:
+    rows = [
+        {}
+        if frame is None or frame.decoded.facts is None
+        else frame.decoded.facts.row(row, frame.lungs.area if frame.lungs else None)
+        for row, frame in zip(listed, frames, strict=True)
+    ]
+    return {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in FACT_FIELDS}
 
 
 def _box(row: dict[str, Any], frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:
@@ -159,19 +171,20 @@ def _decode(content: bytes | Exception, row: dict[str, Any], size: int, call: Ca
     if isinstance(content, Exception):
         return Failure("read", describe(content))
     try:
-        image, note, width, height = call(_decoded, content, row["frame"], size)
+        image, note, info = call(_decoded, content, row["frame"], size)
     except DecodeError as error:
         return Failure("decode", describe(error))
+    width, height = info.width, info.height
     if row["shape_width"] and row["shape_height"]:
         width, height = row["shape_width"], row["shape_height"]
-    return Decoded(image, Shape(width, height), note)
+    return Decoded(image, Shape(width, height), note, ImageFacts.of(info, len(content), image))
 
 
-def _decoded(data: bytes, frame: int | None, size: int) -> tuple[np.ndarray, str | None, int, int]:
+def _decoded(data: bytes, frame: int | None, size: int) -> tuple[np.ndarray, str | None, ImageInfo]:
     info = inspect_image(data)
     if frame is None and info.frames > 1:
         raise ManyFramesError(
             f"the file contains {info.frames} images and was listed as one; give it the extension .dcm or .tif"
         )
     grey, note = decode_with_note(data, min_size=size, frame=frame or 0)
-    return resize_grey(grey, size), note, info.width, info.height
+    return resize_grey(grey, size), note, info

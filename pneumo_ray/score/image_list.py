@@ -20,6 +20,7 @@ from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.names import PassedOver
+from pneumo_ray.data.person import PERSON_FIELDS, person_columns
 from pneumo_ray.errors import ArchiveError, ManifestError, StorageError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
         ("shape_height", pa.float32()),
         ("lung_quality", pa.string()),
         ("lung_mask", pa.binary()),
+        *PERSON_FIELDS,
     ]
 )
 """`error`: why listing already knows that it cannot be read; `box`: a box of the lungs in pixels of the network's input,
@@ -174,9 +176,11 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
     if not len(table):
         raise ManifestError(f"manifest {manifest} has no images in it")
     listed = {name: pa.nulls(len(table), SCHEMA.field(name).type) for name in SCHEMA.names}
+    person = {field.name for field in PERSON_FIELDS}
     for name in SCHEMA.names:
-        if name in table.column_names:
+        if name in table.column_names and name not in person:
             listed[name] = _taken(table, name, manifest)
+    listed |= person_columns(table)
     listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:

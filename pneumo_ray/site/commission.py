@@ -1,10 +1,12 @@
 """Commissioning: from the scores of a site and the labels of some of its images to what the model is worth there."""
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pneumo_ray import storage
@@ -138,7 +140,7 @@ def profile_of(found: Commissioning, scores: Scores) -> SiteProfile:
     facts = scores.table.schema.metadata or {}
     return SiteProfile(
         model_hash=facts.get(b"model_hash", b"").decode(),
-        config_hash=facts.get(b"config_hash", b"").decode(),
+        method=json.loads(facts[b"method"]),
         recalibration=found.choice.chosen,
         threshold=found.point.threshold,
         triage_low=None if triage is None else triage.low,
@@ -177,7 +179,7 @@ def facts_of(found: Commissioning, config: CommissionConfig, run: dict[str, Any]
         },
         "threshold": {
             "rule": found.point.rule,
-            "threshold_prob_site": float(found.choice.chosen.prob(_array(found.point.threshold))[0]),
+            "threshold_prob_site": float(found.choice.chosen.prob(np.array([found.point.threshold]))[0]),
             "cross_fitted": found.point.cross_fitted,
             "sensitivity": _share(found.point.sensitivity),
             "specificity": _share(found.point.specificity),
@@ -225,9 +227,3 @@ def _share(found: Share) -> dict[str, float | int | None]:
 def _finite(value: float) -> float:
     """Return a threshold as JSON can hold it: 2 for one that no probability reaches."""
     return min(value, 2.0)
-
-
-def _array(value: float) -> Floats:
-    import numpy as np
-
-    return np.array([value], np.float64)

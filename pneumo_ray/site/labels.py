@@ -117,6 +117,6 @@ def site_images(scores: Scores) -> SiteImages:
 
 def _digest(names: Sequence[str], values: NDArray[np.generic], rows: NDArray[np.bool_]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted((names[row], values[row].item()) for row in np.flatnonzero(rows)):
+    for name, value in sorted((names[row], values[row].item()) for row in np.flatnonzero(rows).tolist()):
         digest.update(f"{name}\0{value!r}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -81,10 +81,10 @@ def estimate_prevalence(
     if len(patients) < _MIN_PATIENTS:
         return None
     bin_of = np.minimum((unlabelled * _BINS).astype(np.int64), _BINS - 1)
-    centres = np.bincount(bin_of, weights=unlabelled, minlength=_BINS)
+    sums = np.bincount(bin_of, weights=unlabelled, minlength=_BINS)
     counts = np.bincount(bin_of, minlength=_BINS)
     filled = counts > 0
-    centres = centres[filled] / counts[filled]
+    centres: Floats = sums[filled] / counts[filled]
     value = mixture_share(chosen.prob(centres), float(data.label.mean()), counts[filled].astype(np.float64))
     rng = np.random.default_rng(seed)
     known, known_of = np.unique(data.patient_of, return_inverse=True)
@@ -95,7 +95,7 @@ def estimate_prevalence(
         if not 0 < again.label.sum() < len(again):
             continue
         times = np.bincount(rng.integers(len(patients), size=len(patients)), minlength=len(patients))[of]
-        weights = np.bincount(bin_of, weights=times, minlength=_BINS)[filled]
+        weights: Floats = np.bincount(bin_of, weights=times, minlength=_BINS)[filled].astype(np.float64)
         refitted = fit(chosen.method, again.prob, again.label)
         drawn.append(mixture_share(refitted.prob(centres), float(again.label.mean()), weights))
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -143,11 +143,9 @@ def predictive_values(sensitivity: Share, specificity: Share, prevalence: Preval
     middle = _bayes(0.0 if se is None else se, 0.0 if sp is None else sp, prevalence.value)
     spans = []
     for place in range(4):
-        known = [end[place] for end in ends if end[place] is not None]
+        known = [value for end in ends if (value := end[place]) is not None]
         spans.append((min(known, default=0.0), max(known, default=1.0)))
-    return PredictiveValues(
-        middle[0], spans[0], middle[1], spans[1], middle[2] or 0.0, spans[2], middle[3] or 0.0, spans[3]
-    )
+    return PredictiveValues(middle[0], spans[0], middle[1], spans[1], middle[2], spans[2], middle[3], spans[3])
 
 
 def _bayes(se: float, sp: float, q: float) -> tuple[float | None, float | None, float, float]:

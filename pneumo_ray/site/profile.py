@@ -20,6 +20,9 @@ FORMAT = "pneumo_ray.site 1"
 NEGATIVE, POSITIVE, TO_READ = "negative", "positive", "read"
 COLUMNS = ("prob_site", "predicted_site", "triage", "site_hash")
 
+_FREE = ("target", "zones", "refer_z", "amp")
+"""Scoring options that change `prob_mean` not at all, or (amp) by rounding."""
+
 Floats = NDArray[np.float64]
 
 
@@ -29,8 +32,8 @@ class SiteProfile:
 
     model_hash: str
     """Of the model whose scores it was made from."""
-    config_hash: str
-    """Of the scoring options: other passes or another target give other probabilities."""
+    method: dict[str, Any]
+    """The scoring options, of which `prob_mean` depends on all but those in `_FREE`."""
     recalibration: Recalibration
     threshold: float
     """On `prob_mean`: pneumonia is predicted where `prob_mean >= threshold`."""
@@ -99,8 +102,8 @@ def read_profile(uri: str) -> SiteProfile:
         raise ConfigError(f"--site {uri} is not a site.json of this version; commission again") from error
 
 
-def check_model(profile: SiteProfile, uri: str, model_hash: str, config_hash: str) -> None:
-    """Refuse a site.json of another model, or of other scoring options.
+def check_model(profile: SiteProfile, uri: str, model_hash: str, method: dict[str, Any]) -> None:
+    """Refuse a site.json of another model, or of other scoring options; one that the file does not know counts as equal.
 
     Raises:
         ConfigError: in one sentence.
@@ -110,11 +113,12 @@ def check_model(profile: SiteProfile, uri: str, model_hash: str, config_hash: st
             f"--site {uri} was made from the scores of another model (hash {profile.model_hash[:12]}, not {model_hash[:12]}); "
             "commission this one with jobs/commission.py"
         )
-    if profile.config_hash != config_hash:
-        raise ConfigError(
-            f"--site {uri} was made from scores with other options (passes, seed, target, zones, refer-z or amp); score as "
-            "then, or commission again"
-        )
+    for name, value in method.items():
+        if name not in _FREE and profile.method.get(name, value) != value:
+            raise ConfigError(
+                f"--site {uri} was made from scores with {name} {profile.method[name]} and not {value}, which give other "
+                "probabilities; score as then, or commission again"
+            )
 
 
 def _hash(content: dict[str, Any]) -> str:
