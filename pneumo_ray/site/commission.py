@@ -129,7 +129,7 @@ def commission(scores: Scores, run: dict[str, Any], manifest: pa.Table, config: 
         prevalence=prevalence,
         values=predictive_values(point.sensitivity, point.specificity, prevalence),
         values_before=predictive_values(*own, prevalence),
-        needed=labels_needed(point, triage, config.triage.alpha, config.triage.delta),
+        needed=labels_needed(point, config.triage.alpha, config.triage.delta),
         seen_in_training=seen,
     )
 

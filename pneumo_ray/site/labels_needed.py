@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pneumo_ray.site.threshold import Share, SiteThreshold, clopper_pearson
-from pneumo_ray.site.triage import NoTriage, Triage, fewest_called
+from pneumo_ray.site.triage import fewest_patients
 
 NUMBERS = (50, 100, 200, 400, 800, 1600)
 """Labelled patients that the table speaks of, beside those that there are."""
@@ -20,17 +20,16 @@ class LabelsRow:
     """Whether enough of them are of each class for the promise of triage, even if no error is made."""
 
 
-def labels_needed(point: SiteThreshold, triage: Triage | NoTriage, alpha: float, delta: float) -> tuple[LabelsRow, ...]:
+def labels_needed(point: SiteThreshold, alpha: float, delta: float) -> tuple[LabelsRow, ...]:
     """Return what more labels would narrow, at the site's own mixture of classes.
 
     Args:
         point: the threshold, with what it reaches.
-        triage: as it stands.
         alpha: of the promise.
         delta: of the promise.
     """
     here = point.sensitivity.of + point.specificity.of
-    share, least = point.sensitivity.of / here, fewest_called(alpha, delta)
+    share, least = point.sensitivity.of / here, fewest_patients(alpha, delta)
     rows = []
     for number in sorted({here, *(count for count in NUMBERS if count > here)}):
         ill = max(1, round(share * number))

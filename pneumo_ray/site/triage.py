@@ -7,8 +7,10 @@ that at most alpha of all called images are wrong.
 Pairs of thresholds are tested one after another, from calling few images to calling all, and the last pair before the
 first that fails is taken (fixed-sequence testing of Learn-then-Test: Angelopoulos et al. 2021, arXiv 2110.01052). The
 sequence depends on the scores and on the numbers of labels, never on which image has which label. Of n called images of
-a class with an error of exactly alpha, the number of wrong ones is binomial, so each test is exact. The first pair is the
-first that calls enough images of both classes for a test to pass; the number called says nothing about how many are wrong.
+a class with an error of exactly alpha, the number of wrong ones is binomial, so each test is exact. The sequence has two
+starts, each with half of delta: the first pair that calls enough images of both classes for a test to pass, and, because a
+few confident errors end that one at once, the first pair that calls nearly all of both. How many images are called says
+nothing about how many are wrong.
 """
 
 import math
@@ -24,6 +26,8 @@ from pneumo_ray.site.labels import CLASS_WORDS, Labelled
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_STARTS = 2
+_NEARLY_ALL = 0.9
 STEPS = 200
 """Pairs of thresholds: the k-th calls about the share k / STEPS of the images."""
 _MAX_MISSING = 100_000
@@ -38,7 +42,7 @@ class ClassCalls:
     called: int
     wrong: int
     error_at_most: float
-    """Upper end of the exact one-sided interval of `wrong / called`, with confidence 1 - delta."""
+    """Upper end of the exact one-sided interval of `wrong / called`, with confidence 1 - delta / 2, as it was tested."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,11 @@ def fewest_called(alpha: float, delta: float, errors: int = 0) -> int:
     while binom.cdf(errors, number, alpha) > delta:
         number += 1
     return number
+
+
+def fewest_patients(alpha: float, delta: float) -> int:
+    """Return how many labelled patients of each class triage needs, if no error is made."""
+    return fewest_called(alpha, delta / _STARTS)
 
 
 @lru_cache(maxsize=16)
@@ -119,11 +128,11 @@ def find_triage(data: Labelled, scores: Floats, alpha: float, delta: float) -> T
     """
     sides = [np.sort(data.prob[data.label == c]) for c in (0, 1)]
     sizes = [len(side) for side in sides]
-    least = fewest_called(alpha, delta)
+    least = fewest_patients(alpha, delta)
     if min(sizes) < least:
         return _too_few(sizes, least, alpha, delta)
     low, high = triage_path(scores, sizes[1] / sum(sizes))
-    called, wrong = _counts(sides, low, high)
+    called, wrong = count_calls(sides, low, high)
     last = last_passing(called, wrong, (sizes[0], sizes[1]), alpha, delta)
     if last is None:
         return _not_separated(sizes, called, wrong, alpha, delta)
@@ -133,7 +142,7 @@ def find_triage(data: Labelled, scores: Floats, alpha: float, delta: float) -> T
     return Triage(float(low[last]), float(high[last]), alpha, delta, share, calls[0], calls[1])
 
 
-def _counts(sides: list[Floats], low: Floats, high: Floats) -> tuple[list[Ints], list[Ints]]:
+def count_calls(sides: list[Floats], low: Floats, high: Floats) -> tuple[list[Ints], list[Ints]]:
     """Return of each class how many images are called, and how many of them wrong, at each pair of thresholds.
 
     Args:
@@ -158,24 +167,31 @@ def last_passing(
         alpha: largest share of errors.
         delta: probability of a false promise.
     """
-    limit = most_errors(max(sizes), alpha, delta)
+    limit = most_errors(max(sizes), alpha, delta / _STARTS)
     passes = (wrong[0] <= limit[called[0]]) & (wrong[1] <= limit[called[1]])
-    enough = (called[0] >= _start(sizes[0], alpha, delta)) & (called[1] >= _start(sizes[1], alpha, delta))
-    if not enough.any():
-        return None
-    first = int(np.argmax(enough))
-    stop = first + int(np.argmin(np.append(passes[first:], False)))
-    return stop - 1 if stop > first else None
+    found = []
+    for starts in zip(*(_starts(size, alpha, delta) for size in sizes), strict=True):
+        enough = (called[0] >= starts[0]) & (called[1] >= starts[1])
+        if enough.any():
+            first = int(np.argmax(enough))
+            stop = first + int(np.argmin(np.append(passes[first:], False)))
+            if stop > first:
+                found.append(stop - 1)
+    return max(found, default=None)
 
 
-def _start(size: int, alpha: float, delta: float) -> int:
-    """Return how many images of a class the first pair must call: with room for up to two errors, where half of them suffice."""
-    counts = [fewest_called(alpha, delta, errors) for errors in (2, 1)]
-    return next((count for count in counts if count <= size / 2), fewest_called(alpha, delta))
+def _starts(size: int, alpha: float, delta: float) -> tuple[int, int]:
+    """Return how many images of a class the first pair of each start must call.
+
+    The first start has room for up to two errors, where half of the images suffice for that.
+    """
+    counts = [fewest_called(alpha, delta / _STARTS, errors) for errors in (2, 1)]
+    early = next((count for count in counts if count <= size / 2), fewest_called(alpha, delta / _STARTS))
+    return early, max(early, math.ceil(_NEARLY_ALL * size))
 
 
 def _upper(wrong: int, called: int, delta: float) -> float:
-    return float(beta.ppf(1 - delta, wrong + 1, called - wrong)) if wrong < called else 1.0
+    return float(beta.ppf(1 - delta / _STARTS, wrong + 1, called - wrong)) if wrong < called else 1.0
 
 
 def _promise(alpha: float, delta: float) -> str:
@@ -208,14 +224,20 @@ def _not_separated(sizes: list[int], called: list[Ints], wrong: list[Ints], alph
     step = int(np.nanargmin(worst))
     missing = []
     for c in (0, 1):
-        need = _called_for(float(rates[c, step]), alpha, delta)
+        need = _called_for(float(rates[c, step]), alpha, delta / _STARTS)
         if need is None:
             return NoTriage(
                 f"{_promise(alpha, delta)}, would take more than {_MAX_MISSING:,} labels: the errors among the labelled images "
                 "are nearly as frequent as the promise allows. Every image is to be read.",
                 None,
             )
-        missing.append(max(0, math.ceil(need * sizes[c] / int(called[c][step])) - sizes[c]))
+        missing.append(max(0, math.ceil(need / min(int(called[c][step]) / sizes[c], _NEARLY_ALL)) - sizes[c]))
+    if not any(missing):
+        return NoTriage(
+            f"{_promise(alpha, delta)}, cannot be promised: the errors lie among the most extreme scores, so that calling fewer "
+            "images does not avoid them. Look at these images and their labels; until then every image is to be read.",
+            None,
+        )
     return NoTriage(
         f"{_promise(alpha, delta)}, cannot be promised with these labels. If errors stay as frequent as among them, about "
         f"{missing[1]:,} more patients with pneumonia and {missing[0]:,} more without are needed.",
