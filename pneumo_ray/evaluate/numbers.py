@@ -16,6 +16,7 @@ from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score
 from pneumo_ray.evaluate.calibration_error import calibration_test
+from pneumo_ray.evaluate.gaps import MeasuredGroup, measure_gaps
 from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import describe_intervals, patient_intervals, with_intervals
 from pneumo_ray.evaluate.paper import CONFUSIONS, NOTE, TABLE_TWO
@@ -146,9 +147,18 @@ def evaluate(scores: Scores, split: str | None, prevalence: float | None, seed: 
     out["predictive_values"] = predictive_values(out["metrics"]["stored"]["values"], prevalence)
     out["calibration"] = _calibration(labelled, label, patients, seed)
     out["subgroups"] = measure_subgroups(labelled, label, prob, seed)
+    out["gaps"] = [asdict(gap) for gap in measure_gaps(_measured_groups(out["subgroups"]))]
     out["uncertainty"] = _uncertainty(scores, split, labelled, label, prob, patients)
     out["residuals"] = _residuals(labelled, label, prob)
     return out
+
+
+def _measured_groups(subgroups: Sequence[dict[str, Any]]) -> list[MeasuredGroup]:
+    return [
+        MeasuredGroup(group["column"], group["value"], group["patients"], group["values"], group["intervals"])
+        for group in subgroups
+        if "values" in group
+    ]
 
 
 def predictive_values(metrics: dict[str, Any], prevalence: float | None) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """The evaluation as tables for spreadsheets, and as a few lines for the terminal."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
 
+from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
+
+GAP_COLUMNS = tuple(field.name for field in fields(Gap))
 
 
 def tables_of(
@@ -23,6 +27,7 @@ def tables_of(
         tables |= {
             "metrics.csv": _metric_rows(numbers),
             "subgroups.csv": _subgroup_rows(numbers),
+            "gaps.csv": [GAP_COLUMNS, *(tuple(gap[name] for name in GAP_COLUMNS) for gap in numbers["gaps"])],
             "referral.csv": _referral_rows(numbers),
             "zones.csv": [tuple(zones[0]), *(tuple(record.values()) for record in zones)] if zones else [("pictures",)],
         }
