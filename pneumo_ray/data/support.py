@@ -89,7 +89,7 @@ def support_of(rows: pa.Table) -> Support:
     for name, values in measured.items():
         values = values[np.isfinite(values)]
         if len(values) >= MIN_IMAGES:
-            low, high = np.quantile(values, [TAIL, 1 - TAIL])
+            low, high = np.quantile(values, TAIL, method="lower"), np.quantile(values, 1 - TAIL, method="higher")
             ranges[name] = (float(low), float(high))
     views = person["view_position"].drop_null()
     counted = pc.value_counts(views).to_pylist() if len(views) >= MIN_IMAGES else []
