@@ -23,7 +23,7 @@ from pneumo_ray.report.drift import check_comparable, period, side_of
 from pneumo_ray.report.shell import render
 from pneumo_ray.report.site_figures import group_figure
 from pneumo_ray.report.wording import percent_text, with_range
-from pneumo_ray.score.silent import batches_of, manifest_of, scores_of
+from pneumo_ray.score.batches import batches_of, manifest_of, scores_of
 from pneumo_ray.score.silent_config import SilentConfig
 from pneumo_ray.site.drift import MATTERS, Drift, compare
 from pneumo_ray.site.quantities import quantities

@@ -13,12 +13,11 @@ from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
 from pneumo_ray.model import load_bundle
 from pneumo_ray.run_folder import RunFolder
+from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
 from pneumo_ray.score.image_list import list_images
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.silent_config import SilentConfig
 
-BATCHES = "batches"
-RECORD = "silent.json"
 _TRIED_AGAIN = ("truncated", "empty", "unreadable")
 """Failures of a file that may still be on its way."""
 
@@ -56,22 +55,6 @@ def score_new(config: SilentConfig) -> int:
         log(f"{len(fresh):,} of {len(found):,} images are new: batch {name}")
         _explain(config, folder.out, name)
         return len(fresh)
-
-
-def batches_of(out: str) -> list[str]:
-    """Return the names of the batches of a trial, the oldest first; they begin with the date of scoring, `YYYYMMDD`."""
-    record = RunFolder(storage.absolute(out), RECORD).read(("model", "batches")) or {"batches": []}
-    return list(record["batches"])
-
-
-def scores_of(out: str, name: str) -> str:
-    """Return the score folder of a batch."""
-    return storage.join(storage.absolute(out), BATCHES, name, "scores")
-
-
-def manifest_of(out: str, name: str) -> str:
-    """Return the manifest of a batch."""
-    return storage.join(storage.absolute(out), BATCHES, name, "manifest.parquet")
 
 
 def _explain(config: SilentConfig, out: str, name: str) -> None:

@@ -14,7 +14,7 @@ from pneumo_ray.evaluate.scores import Scores
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MIN_PATIENTS = 20
+MIN_PATIENTS = 15
 """Labelled patients below which nothing is fitted."""
 MIN_CLASS_PATIENTS = 5
 """Labelled patients of each class below which nothing is fitted."""

@@ -15,9 +15,10 @@ import pytest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import load_bundle
 from pneumo_ray.report.silent import write_weeks
+from pneumo_ray.score.batches import batches_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
-from pneumo_ray.score.silent import batches_of, score_new
+from pneumo_ray.score.silent import score_new
 from pneumo_ray.score.silent_config import SilentConfig
 from pneumo_ray.site.profile import COLUMNS, SiteProfile, write_profile
 from pneumo_ray.site.recalibration import Recalibration

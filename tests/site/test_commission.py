@@ -147,7 +147,7 @@ def test_scores_without_labels_are_refused(site, tmp_path):
 
 def test_ten_labels_are_refused_with_the_missing_number(site, tmp_path):
     asked = relabelled(site, tmp_path, few(site[1], range(0, 20, 2)))
-    assert "label images of 10 more patient(s)" in refused(asked)
+    assert "label images of 5 more patient(s)" in refused(asked)
 
 
 def test_one_class_is_refused_with_the_missing_number(site, tmp_path):
