@@ -38,6 +38,12 @@ class StudyFailedError(PneumoError):
     exit_code = 1
 
 
+class DriftAlarm(PneumoError):
+    """Scores differ from the reference by more than chance and by enough to matter; asked for with --alarm."""
+
+    exit_code = 3
+
+
 class ClusterError(PneumoError):
     """The Ray cluster does not have what the job asks for."""
 

@@ -23,6 +23,7 @@ LAYERS = (
     {"data"},
     {"explain"},
     {"evaluate"},
+    {"site"},
     {"score"},
     {"train"},
     {"tune"},

@@ -14,14 +14,18 @@ from pneumo_ray.data.cache import Key, read_cached, write_shard
 from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, segmenter_input
 from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.kermany import read_path
-from pneumo_ray.data.manifest import CACHE_FIELDS, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.data.manifest import CACHE_FIELDS, CONTRAST_FIELD, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import decode_with_note, inspect_image
+from pneumo_ray.images.grey_levels import rms_contrast
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.records import Row
 
-INSPECTED_SCHEMA = pa.schema([*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS])
+INSPECTED_SCHEMA = pa.schema(
+    [*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD]
+)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,10 @@ def inspect_entries(
         for number, (row, pixels) in itertools.chain.from_iterable(numbered):
             rows.append(row)
             sources.append(None if given is None else given[number])
-            if pixels is None or not (config.lungs or config.cache_folder is not None):
+            if pixels is None:
                 continue
             square = resize_grey(pixels, config.size)
+            row["contrast"] = rms_contrast(square)
             if config.lungs:
                 decoded[len(rows) - 1] = segmenter_input(square)
             if config.cache_folder is not None:
@@ -125,7 +130,9 @@ def _add_lungs(
             raise StorageError(
                 f"the cache {config.cache_folder} cannot be read ({error.strerror or error}); remove it and repeat the command"
             ) from error
-        decoded |= {number: segmenter_input(square) for number, square in zip(cached, squares, strict=True)}
+        for number, square in zip(cached, squares, strict=True):
+            decoded[number] = segmenter_input(square)
+            rows[number]["contrast"] = rms_contrast(square)
     for number, mask in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
         rows[number].update(lung_values(mask))
 
@@ -156,7 +163,7 @@ def _inspect(
     except DecodeError as error:
         yield base | {"status": "failed", "error": describe(error)}, None
         return
-    base |= {"width": info.width, "height": info.height, "mode": info.mode}
+    base |= {"width": info.width, "height": info.height, "mode": info.mode, **info.person._asdict()}
     if info.patient_key is not None:  # the DICOM header takes precedence over the file name
         base["patient_id"] = pseudonym(info.patient_key, config.salt)
     for frame in range(info.frames):

@@ -20,6 +20,7 @@ from pneumo_ray.errors import ManifestError
 RESERVED_COLUMNS = (
     *("cache_file", "cache_row", "copy_of", "folder", "decode_note"),
     *("lung_box", "lung_right_box", "lung_left_box", "lung_area", "lung_quality", "lung_mask"),
+    "contrast",
 )
 """Columns that a manifest may get later, beside those that it has."""
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")

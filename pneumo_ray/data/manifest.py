@@ -58,6 +58,9 @@ NOTE_FIELD = pa.field("decode_note", pa.string())
 SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", pa.float32()))
 """The true shape of an image whose file was squashed, where a table of lungs says so; only the ratio counts."""
 
+CONTRAST_FIELD = pa.field("contrast", pa.float32())
+"""Standard deviation of the grey levels of the image at 256 x 256, white being 1; null where it was not decoded."""
+
 LUNG_FIELDS = (
     pa.field("lung_box", pa.list_(pa.float32(), 4)),
     pa.field("lung_right_box", pa.list_(pa.float32(), 4)),

@@ -19,6 +19,7 @@ from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import (
     CACHE_FIELDS,
+    CONTRAST_FIELD,
     LUNG_FIELDS,
     SHAPE_FIELDS,
     apply_labels,
@@ -27,6 +28,7 @@ from pneumo_ray.data.manifest import (
     usable,
     write_manifest,
 )
+from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.data.split import assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.records import JsonObject
@@ -82,7 +84,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = pa.concat_tables(tables).combine_chunks()
     unused = {field.name for field in CACHE_FIELDS if folder is None}
     unused |= {field.name for field in LUNG_FIELDS if config.lungs == "none"}
-    unused |= {field.name for field in SHAPE_FIELDS if not manifest[field.name].null_count < len(manifest)}
+    where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+    unused |= {field.name for field in where_known if not manifest[field.name].null_count < len(manifest)}
     if labels is not None and "view" in labels.column_names:  # the projection, say; lung_quality tells as much as ours
         unused.add("view")
     manifest = manifest.drop_columns(sorted(unused))
@@ -92,7 +95,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:
         manifest = write_copies(manifest, out, config.seed)
-    last = [field.name for field in (*SHAPE_FIELDS, *LUNG_FIELDS) if field.name not in unused]
+    at_end = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+    last = [field.name for field in at_end if field.name not in unused]
     last = [name for name in last if name in manifest.column_names]
     manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pneumo_ray.evaluate.attention import Localisation
 from pneumo_ray.evaluate.compare import Comparison
+from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.intervals import AtThreshold, Interval, IntervalMethods
 from pneumo_ray.evaluate.lung_evidence import LungEvidence
 from pneumo_ray.evaluate.paper import Paper
@@ -92,6 +93,8 @@ class Measured:
     calibration: Mapping[str, Reliability]
     """By the names of `numbers.probabilities`."""
     subgroups: Sequence[Subgroup]
+    gaps: Sequence[Gap]
+    """Between subgroups of one column."""
     uncertainty: Mapping[str, UncertaintyValue]
     """By the names of `numbers.uncertainties`."""
     residuals: Residuals

@@ -11,6 +11,7 @@ from scipy.special import expit
 from scipy.stats import rankdata, skew
 
 from pneumo_ray.data.manifest import RESERVED_COLUMNS, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score
 from pneumo_ray.evaluate.calibration_error import calibration_test
@@ -24,12 +25,13 @@ from pneumo_ray.evaluate.evaluation import (
     Residuals,
     UncertaintyValue,
 )
+from pneumo_ray.evaluate.gaps import MEASURES, MeasuredGroup, measure_gaps
 from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import IntervalMethods, patient_intervals, with_intervals
 from pneumo_ray.evaluate.metrics import ConfusionMetrics
 from pneumo_ray.evaluate.paper import Paper
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.evaluate.subgroups import measure_subgroups
+from pneumo_ray.evaluate.subgroups import Subgroup, measure_subgroups
 from pneumo_ray.evaluate.uncertainty import (
     error_detection,
     flagged_shares,
@@ -70,6 +72,9 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
     if "view" in extra and "view" in good.table.column_names:
         # A table of labels may have brought the projection; what scoring found is in lung_quality as well.
         good = replace(good, table=good.table.drop_columns(["view"]))
+    # Scores of a manifest have these from it; the manifest's own stand where columns to group by are looked for.
+    repeated = [f.name for f in PERSON_FIELDS if f.name in extra and f.name in good.table.column_names]
+    good = replace(good, table=good.table.drop_columns(repeated))
     if taken := [column for column in extra if column in good.table.column_names]:
         raise ManifestError(
             f"the column {taken[0]} of {name} has the name of a column of the scores; rename it in the label table and prepare again"
@@ -157,15 +162,31 @@ def _measure(
     points = OperatingPoints(
         *(with_intervals(label, prob, threshold, patients, seed) for threshold in (scores.threshold, 0.5))
     )
+    subgroups = measure_subgroups(labelled, label, prob, seed)
     return Measured(
         interval_methods=IntervalMethods(),
         metrics=points,
         predictive_values=predictive_values(points.stored.values, prevalence),
         calibration=_calibration(labelled, label, patients, seed),
-        subgroups=measure_subgroups(labelled, label, prob, seed),
+        subgroups=subgroups,
+        gaps=measure_gaps(_measured_groups(subgroups)),
         uncertainty=_uncertainty(scores, split, labelled, label, prob, patients),
         residuals=_residuals(labelled, label, prob),
     )
+
+
+def _measured_groups(subgroups: Sequence[Subgroup]) -> list[MeasuredGroup]:
+    return [
+        MeasuredGroup(
+            group.column,
+            group.value,
+            group.patients,
+            {name: group.measured.values[name] for name in MEASURES},
+            {name: group.measured.intervals.get(name) for name in MEASURES},
+        )
+        for group in subgroups
+        if group.measured is not None and group.value is not None and group.patients is not None
+    ]
 
 
 def predictive_values(metrics: ConfusionMetrics, prevalence: float | None) -> PredictiveValues:

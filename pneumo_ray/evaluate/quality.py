@@ -9,6 +9,8 @@ et al. 2018 the aspect ratio correlates with the class.
 import cv2
 import numpy as np
 
+from pneumo_ray.images.grey_levels import rms_contrast
+
 SIDE = 256
 """The image is measured at `SIDE * SIDE` pixels in all, aspect kept: about what the model sees."""
 
@@ -40,7 +42,7 @@ def contrast(image: np.ndarray) -> float:
     Returns:
         From 0 (flat) to 0.5 (half black, half white).
     """
-    return float(_at_one_size(image).std(dtype=np.float64)) / 255
+    return rms_contrast(_at_one_size(image))
 
 
 def _at_one_size(image: np.ndarray) -> np.ndarray:

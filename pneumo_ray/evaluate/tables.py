@@ -1,10 +1,12 @@
 """The evaluation as tables for spreadsheets, and as a few lines for the terminal."""
 
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 
 import pyarrow as pa
 
 from pneumo_ray.evaluate.evaluation import Evaluation, Measured
+from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.intervals import Interval
 from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
 from pneumo_ray.evaluate.zone_table import ZoneRecord
@@ -12,6 +14,8 @@ from pneumo_ray.records import json_of
 
 Rows = list[Sequence[object]]
 """The rows of a CSV file, the first of them the header."""
+
+GAP_COLUMNS = tuple(field.name for field in fields(Gap))
 
 
 def tables_of(numbers: Evaluation, zones: Sequence[ZoneRecord], failed: pa.Table) -> dict[str, Rows]:
@@ -27,6 +31,7 @@ def tables_of(numbers: Evaluation, zones: Sequence[ZoneRecord], failed: pa.Table
         tables |= {
             "metrics.csv": _metric_rows(measured),
             "subgroups.csv": _subgroup_rows(measured),
+            "gaps.csv": [GAP_COLUMNS, *(astuple(gap) for gap in measured.gaps)],
             "referral.csv": _referral_rows(measured),
             "zones.csv": _zone_rows(zones),
         }

@@ -33,6 +33,7 @@ from pneumo_ray.images.decode_errors import (
 )
 from pneumo_ray.images.deep_colour import deep_luma, is_deep_colour
 from pneumo_ray.images.dicom import Decoded
+from pneumo_ray.images.dicom_person import NOBODY, Person, read_person
 from pneumo_ray.images.grey_levels import robust_scale
 from pneumo_ray.images.tiff_pages import pages_of
 
@@ -73,6 +74,8 @@ class ImageInfo:
     """Frames of a DICOM or pages of a TIFF, without thumbnails (`tiff_pages`); 1 for the rest."""
     patient_key: str | None = field(default=None, repr=False)
     """The DICOM PatientID, or None. An identifier: hash it, never write or log it."""
+    person: Person = NOBODY
+    """Age, sex, view position and manufacturer of a DICOM; nothing of other formats."""
 
 
 def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) -> np.ndarray:
@@ -144,7 +147,7 @@ def inspect_image(data: bytes) -> ImageInfo:
         data: the whole file.
 
     Returns:
-        Size, mode, format, frames and the patient's key.
+        Size, mode, format, frames, the patient's key, and what is known of the patient without naming one.
 
     Raises:
         DecodeError: one subclass per cause, whatever the bytes are.
@@ -162,6 +165,7 @@ def inspect_image(data: bytes) -> ImageInfo:
                 format="DICOM",
                 frames=frames,
                 patient_key=str(dataset.get("PatientID") or "").strip() or None,
+                person=read_person(dataset),
             )
     with named_errors(file_format, cut_short=_ends_early(data, file_format)):
         image = _open(data, file_format)

@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from pneumo_ray.images.decode_errors import NotAnImageError, TruncatedImageError, WrongModalityError, named_errors
 from pneumo_ray.images.dicom_elements import read_text
 from pneumo_ray.images.dicom_grey import colour_to_grey, monochrome_to_grey
+from pneumo_ray.images.dicom_person import KEYWORDS as PERSON_KEYWORDS
 from pneumo_ray.images.dicom_pixels import image_size as image_size
 from pneumo_ray.images.dicom_pixels import photometric_of, stored_frame
 from pneumo_ray.images.dicom_repair import mend_blank_vrs
@@ -63,6 +64,7 @@ _HEADER_KEYWORDS = [
     "BitsAllocated",
     "NumberOfFrames",
     "PhotometricInterpretation",
+    *PERSON_KEYWORDS,
 ]
 
 

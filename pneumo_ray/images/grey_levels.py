@@ -13,6 +13,11 @@ _BLOCK = 1 << 20
 """Pixels that are counted or looked up at once."""
 
 
+def rms_contrast(image: np.ndarray) -> float:
+    """Return the standard deviation of the grey levels of [H, W], white (255) being 1 (Peli 1990, JOSA A 7:2032): 0 to 0.5."""
+    return float(image.std(dtype=np.float64)) / 255
+
+
 def robust_scale(image: np.ndarray) -> np.ndarray:
     """Scale an image to 8 bits between its 0.5 and 99.5 % percentiles (nearest rank), so that markers have no effect.
 

@@ -1,13 +1,8 @@
 """The page: one HTML file that works offline. Jinja2 escapes all text that comes from data."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.resources import files
-
-import jinja2
 
 from pneumo_ray.config import flatten
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
@@ -30,8 +25,9 @@ from pneumo_ray.report.sections import (
     paper_rows,
     robustness,
 )
+from pneumo_ray.report.shell import render
 from pneumo_ray.report.subject import Subject
-from pneumo_ray.report.wording import Cell, figure_text, percent_text, plain_text
+from pneumo_ray.report.wording import plain_text
 
 
 def render_page(
@@ -54,19 +50,9 @@ def render_page(
         right_quality: median sharpness and contrast of right answers; None where none was read.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # JSON.parse refuses NaN
-    environment.filters |= {"figure": figure_text, "percent": percent_text}
-    environment.tests["cell"] = lambda value: isinstance(value, Cell)
-    folder = files(__package__) / "template"
-    template = environment.from_string((folder / "report.html").read_text("utf-8"))
-    script = (folder / "report.js").read_text("utf-8")
     numbers = subject.numbers
     lungs, boxes = lung_table(numbers.lungs), box_table(numbers.localisation)
     context: Context = {
-        "css": (folder / "report.css").read_text("utf-8"),
-        "js": script,
-        "js_hash": _hash_source(script),
         "title": f"Pneumonia scores: {numbers.split or 'all images'}",
         "subtitle": _subtitle(subject),
         "labelled": numbers.measured is not None,
@@ -100,7 +86,7 @@ def render_page(
         context["error_rows"] = error_rows(errors)
         context["errors_about"] = errors_about(measured.metrics.stored.values, right_quality)
     context["sections"] = _sections(context)
-    return template.render(context)
+    return render("report.html", context, ("report.js",))
 
 
 def _origins(subject: Subject) -> dict[str, str]:
@@ -125,15 +111,6 @@ def _unit(subject: Subject) -> str:
         f"Intervals are 95 % and {few}; {unknown:,} images have no patient and count as separate patients, which makes the intervals too narrow "
         "if some show the same patient."
     )
-
-
-def _hash_source(script: str) -> str:
-    """Return the source expression by which a Content-Security-Policy allows this inline script and no other.
-
-    Args:
-        script: the text between its tags, including line breaks.
-    """
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _sections(context: Context) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ METRICS = (
 )  # fmt: skip
 HEADLINE = (("auc", "AUC"), ("accuracy", "accuracy"), ("recall", "sensitivity"), ("specificity", "specificity"),
             ("brier", "Brier score"))  # fmt: skip
+_GAPS = {"auc": "AUC", "recall": "sensitivity", "specificity": "specificity"}
 _CONDITIONS = {"lungs_black": "lungs black", "only_lungs": "all but the lungs black"}
 MAX_ERRORS = 200
 """Largest number of misclassified images on the page; the CSV file has all."""
@@ -85,6 +86,11 @@ def measured_sections(numbers: Measured, zones: Sequence[ZoneRecord]) -> Context
         "min_subgroup": MIN_SUBGROUP,
         "min_class": MIN_CLASS,
         "subgroup_rows": _subgroup_rows(numbers),
+        "gap_rows": [
+            [gap.column, f"{gap.value} less {gap.other}", _GAPS[gap.measure],
+             with_range(gap.gap, (gap.low, gap.high)), "yes" if gap.low > 0 or gap.high < 0 else "no"]
+            for gap in numbers.gaps
+        ],
         "uncertainty_rows": [
             [words_of(name), with_range(found.error_auroc, found.error_auroc_interval), found.aurc]
             for name, found in numbers.uncertainty.items()

@@ -28,6 +28,7 @@ from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
 from pneumo_ray.score.workers import measure_rate
+from pneumo_ray.site.profile import check_model, read_profile
 
 WORTH_COMPILING_SECONDS = 60.0
 """Seconds of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
@@ -63,11 +64,13 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
 
     Raises:
         ModelError: if the model has no dropout to sample, or lungs are to be found and there is no segmenter.
-        ConfigError: if float16 is asked for on a CPU.
+        ConfigError: if float16 is asked for on a CPU, or the site.json is of another model or other passes.
     """
     BayesGradCAM(bundle.model, config.passes, config.seed)
     if config.finds_lungs(bundle.preprocessing.fit):
         own_segmenter()
+    if config.site is not None:
+        check_model(read_profile(config.site), config.site, bundle.hash, config.method)
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
@@ -96,6 +99,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: Model
         PneumoError: if the images cannot be listed.
     """
     size = bundle.preprocessing.image_size
+    site = None if config.site is None else read_profile(config.site).hash
     listed = None
     images: list[str] | str = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
@@ -108,6 +112,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: Model
         folder.refuse_other("the scores of another model", before["model"], bundle.hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options(before["method"], config.method)
+        folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))
     out = folder.out
@@ -123,6 +128,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: Model
         "config": config.config_hash,
         "method": config.method,
         "compiled": compiled,
+        "site": site,
     }
     save_config(config, storage.join(out, "explain.json"))
     folder.write(job)

@@ -14,7 +14,7 @@ from pneumo_ray.records import JsonObject
 
 ZoneMode = Literal["image", "box", "lungs"]
 
-_COLUMNS = 2
+_COLUMNS = 3
 """Version of the columns of a row: a job that an earlier version began is not continued with others."""
 
 
@@ -82,6 +82,8 @@ class ExplainConfig:
     """Refer an image if the threshold is within this many standard deviations of its mean logit over the passes."""
     amp: Amp = "auto"
     """Precision of the network; the maps are float32 in any case."""
+    site: str | None = None
+    """site.json of jobs/commission.py: adds prob_site, predicted_site and triage; the other columns do not change."""
     decode_seconds: float = DECODE_SECONDS
     """Time limit for decoding one image, in seconds; a slower image is a failed row (`timeout`)."""
     scale: ScoringScale = field(default_factory=ScoringScale)

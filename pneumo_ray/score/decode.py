@@ -13,11 +13,12 @@ from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
-from pneumo_ray.images.decode import decode_with_note, inspect_image
+from pneumo_ray.images.decode import ImageInfo, decode_with_note, inspect_image
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.records import Row
+from pneumo_ray.score.facts import FACT_FIELDS, ImageFacts
 from pneumo_ray.score.frame import (
     NUM_FUNCTIONALS,
     Decoded,
@@ -113,7 +114,7 @@ def load_shard(
     Returns:
         n rows: `shard`, `image_id`, `box` (in pixels of the input), `stage`, `error`, and, null where it failed,
         `note` (see `Decoded`), `pixels` (S * S bytes), `window`, `lung_quality`, `view`, `lung_mask` (PNG) and `functionals` (float32 bytes of
-        `map_functionals`), the last two also null without plausible lungs.
+        `map_functionals`), the last two also null without plausible lungs, and the columns `FACT_FIELDS`.
     """
     size, listed = preprocessing.image_size, rows.to_pylist()
     loaded = load_images(listed, preprocessing, find=find, decode_seconds=decode_seconds, careful=careful)
@@ -147,6 +148,7 @@ def load_shard(
                 [None if values is None else values.tobytes() for values in measures],
                 pa.binary(4 * NUM_FUNCTIONALS * cells),
             ),
+            **_fact_columns(listed, frames),
         }
     )
 
@@ -155,6 +157,16 @@ def _span(row: Row) -> Span | None:
     """Return where the image of a row of the list lies in its tar file, if the list has it."""
     span = row.get("span")
     return None if span is None else Span(*span)
+
+
+def _fact_columns(listed: list[Row], frames: list[Framed | None]) -> dict[str, pa.Array]:
+    rows = [
+        {}
+        if frame is None or frame.decoded.facts is None
+        else frame.decoded.facts.row(row, frame.lungs.area if frame.lungs else None)
+        for row, frame in zip(listed, frames, strict=True)
+    ]
+    return {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in FACT_FIELDS}
 
 
 def _box(row: Row, frame: Framed | None, size: int) -> tuple[int, int, int, int] | None:
@@ -167,19 +179,20 @@ def _decode(content: bytes | Exception, row: Row, size: int, call: Call) -> Deco
     if isinstance(content, Exception):
         return Failure("read", describe(content))
     try:
-        image, note, width, height = call(_decoded, content, row["frame"], size)
+        image, note, info = call(_decoded, content, row["frame"], size)
     except DecodeError as error:
         return Failure("decode", describe(error))
+    width, height = info.width, info.height
     if row["shape_width"] and row["shape_height"]:
         width, height = row["shape_width"], row["shape_height"]
-    return Decoded(image, Shape(width, height), note)
+    return Decoded(image, Shape(width, height), note, ImageFacts.of(info, len(content), image))
 
 
-def _decoded(data: bytes, frame: int | None, size: int) -> tuple[np.ndarray, str | None, int, int]:
+def _decoded(data: bytes, frame: int | None, size: int) -> tuple[np.ndarray, str | None, ImageInfo]:
     info = inspect_image(data)
     if frame is None and info.frames > 1:
         raise ManyFramesError(
             f"the file contains {info.frames} images and was listed as one; give it the extension .dcm or .tif"
         )
     grey, note = decode_with_note(data, min_size=size, frame=frame or 0)
-    return resize_grey(grey, size), note, info.width, info.height
+    return resize_grey(grey, size), note, info

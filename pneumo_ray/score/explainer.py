@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pneumo_ray.data.support import Support
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.target import Target
@@ -22,6 +23,7 @@ from pneumo_ray.model.memory import is_out_of_memory
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.schema import ScoreFacts, to_columns
+from pneumo_ray.site.profile import read_profile
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class ModelPayload:
             intercept=bundle.intercept,
             method=config.method,
             num_groups=len(group_sizes(config.passes)),
+            site=None if config.site is None else read_profile(config.site),
+            support=Support.from_plain(bundle.provenance.get("support")),
         )
         weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
         return cls(bundle.model.config, weights, bundle.preprocessing, facts)

@@ -20,6 +20,7 @@ from pneumo_ray.images.augment import center_crop, center_offset, resize_grey
 from pneumo_ray.images.framing import Box, Shape, framed, in_window, window_of
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.records import Row
+from pneumo_ray.score.facts import ImageFacts
 
 Grey = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -38,6 +39,8 @@ class Decoded:
     """Of the file, or of the original where the file was squashed."""
     note: str | None = None
     """What of the file took no part in the pixels; None for nothing."""
+    facts: ImageFacts | None = None
+    """Who is on it, and how the file was made; None where nobody asked."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pneumo_ray import storage
 from pneumo_ray.data.names import PassedOver
+from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import ArchiveError, StorageError
 
 SCHEMA = pa.schema(
@@ -28,6 +29,7 @@ SCHEMA = pa.schema(
         ("lung_quality", pa.string()),
         ("lung_mask", pa.binary()),
         ("span", pa.list_(pa.int64(), 2)),
+        *PERSON_FIELDS,
     ]
 )
 """`error`: why listing already knows that it cannot be read; `box`: a box of the lungs in pixels of the network's input,

@@ -123,6 +123,7 @@ def _score(
         },
         "operating_point": bundle.operating_point,
         "config_hash": config.config_hash,
+        "site_hash": None if model.facts.site is None else model.facts.site.hash,
         "monte_carlo": MONTE_CARLO,
         "rows": summary.num_rows,
         "ok": summary.num_rows - summary.num_failed,

@@ -13,6 +13,7 @@ from pneumo_ray.console import Ticker, log, progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.person import PERSON_FIELDS, person_columns
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.images.augment import boxes_of_input
@@ -65,9 +66,14 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
     if not len(table):
         raise ManifestError(f"manifest {manifest} has no images in it")
     listed = {name: pa.nulls(len(table), SCHEMA.field(name).type) for name in SCHEMA.names}
+    of_others = {
+        "span",
+        *(field.name for field in PERSON_FIELDS),
+    }  # span is of a listing; a manifest may have any such column
     for name in SCHEMA.names:
-        if name in table.column_names and name != "span":  # of a listing; a manifest may have any column of this name
+        if name in table.column_names and name not in of_others:
             listed[name] = _taken(table, name, manifest)
+    listed |= person_columns(table)
     listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:
         if missing := [name for name in LUNG_COLUMNS if name not in table.column_names]:

@@ -9,11 +9,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pneumo_ray.data.support import REASONS, Support
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.explain import ZONES, Explanation
 from pneumo_ray.explain.masks import MAX_GROUPS
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.records import JsonObject
+from pneumo_ray.score.facts import FACT_FIELDS
+from pneumo_ray.site.profile import COLUMNS as SITE_COLUMNS
+from pneumo_ray.site.profile import SiteProfile
 
 NUMBERS = (
     "prob_mean",
@@ -40,8 +44,19 @@ UNITS = {
     "view": "frontal or doubtful",
     "lung_share": "share of cam_mean in the lungs, 0 to 1; null without plausible lungs, or where the map is 0",
     "peak_in_lungs": "whether the centre of the highest cell of cam_mean lies in the lungs; null likewise",
+    "age_years": "years, 90 for every age above 89",
+    "bytes_per_pixel": "size of the file / (image_width * image_height)",
+    "contrast": "standard deviation of the grey levels of the image at 256 x 256, white being 1",
+    "lung_area": "share of the image that is lung",
+    "outside_support": "why the image is unlike the training images: "
+    + ", ".join(REASONS)
+    + "; null where it is like them",
+    "prob_site, predicted_site, triage, site_hash": "by the site.json of jobs/commission.py; null without --site",
 }
 LAST_COLUMN = "peak_in_lungs"
+_SITE_FIELDS = tuple(
+    zip(SITE_COLUMNS, (pa.float32(), pa.int8(), pa.string(), pa.string()), strict=True),
+)
 MONTE_CARLO = (
     "standard error of a mean over the passes: at most std / sqrt(passes); all images have the same masks, so that error is "
     "common to them and does not shrink with their number; zone_groups measure it"
@@ -69,6 +84,10 @@ class ScoreFacts:
     """Independent groups of Monte Carlo passes."""
     intercept: float = 0.0
     """Calibrated probability = sigmoid(logit / temperature + intercept)."""
+    site: SiteProfile | None = None
+    """What a commissioning found; None without --site."""
+    support: Support | None = None
+    """Of the training images; None where the bundle does not know."""
 
     @property
     def num_cells(self) -> int:
@@ -116,6 +135,9 @@ class ScoreFacts:
             ("view", pa.string()),
             ("lung_share", pa.float32()),
             (LAST_COLUMN, pa.bool_()),
+            *FACT_FIELDS,
+            ("outside_support", pa.string()),
+            *_SITE_FIELDS,
         ]
         facts = {
             "format": "pneumo_ray.scores 1",
@@ -130,6 +152,7 @@ class ScoreFacts:
             "intercept": repr(self.intercept),
             "method": json.dumps(self.method),
             "precision": precision,
+            "site_hash": "" if self.site is None else self.site.hash,
             "use": "research use only",
         }
         return pa.schema(fields, metadata=facts)
@@ -217,7 +240,7 @@ def to_columns(
 def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel(), kind.value_type), kind.list_size)
-    if pa.types.is_string(kind):
+    if values.dtype == object:  # None where nothing is known
         return pa.array(values.tolist(), kind)
     missing = np.isnan(values) if values.dtype.kind == "f" else None
     if pa.types.is_boolean(kind) and missing is not None:  # 1, 0, or NaN where it is not known

@@ -30,9 +30,10 @@ from pneumo_ray.ray_processes import compute_environment, started
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.facts import FACT_FIELDS
 from pneumo_ray.score.frame import NUM_FUNCTIONALS
 from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import part_name
+from pneumo_ray.score.schema import ScoreFacts, part_name
 
 
 @dataclass(frozen=True)
@@ -184,14 +185,26 @@ def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:
     if columns:
         columns |= dict(zip(CROP, np.array(good["window"].to_pylist(), np.float32).T, strict=True))
         columns |= {name: np.array(good[name].to_pylist(), object) for name in ("lung_quality", "view")}
+        columns |= _facts(good, explainer.model.facts)
         finite = np.isfinite(columns["logit_mean"]) & np.isfinite(columns["prob_mean"])
         for row, fine in zip(np.flatnonzero([failure is None for failure in failures]), finite, strict=True):
             if not fine:
                 failures[row] = ("explain", "not_finite: the network's output is not a number")
         columns = {name: values[finite] for name, values in columns.items()}
+        if explainer.model.facts.site is not None:
+            columns |= explainer.model.facts.site.columns(columns["prob_mean"])
     return explainer.model.facts.table(
         rows["image_id"].to_pylist(), failures, columns, explainer.precision, rows["note"].to_pylist()
     )
+
+
+def _facts(good: pa.Table, facts: ScoreFacts) -> dict[str, np.ndarray]:
+    """Return who is on n decoded images, how their files were made, and why they are unlike those of the training."""
+    known = {field.name: good[field.name].to_pylist() for field in FACT_FIELDS}
+    outside = [None] * len(good) if facts.support is None else facts.support.reasons(known)
+    return {name: np.array(values, object) for name, values in known.items()} | {
+        "outside_support": np.array(outside, object)
+    }
 
 
 def _functionals(column: pa.ChunkedArray, num_cells: int) -> np.ndarray | None:

@@ -10,6 +10,8 @@ import pyarrow as pa
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log
+from pneumo_ray.data.manifest import usable
+from pneumo_ray.data.support import support_of
 from pneumo_ray.evaluate.calibration import tells_nothing
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
@@ -114,6 +116,7 @@ def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metr
             "fingerprint": state.identity["manifest"],
             "protocol": facts.get(b"protocol", b"").decode() or None,
         },
+        "support": support_of(usable(manifest, "train")).to_plain(),
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "validation": json_of(metrics),

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 
 from pneumo_ray.data import containers
-from pneumo_ray.data.archive import list_archives, read_image
-from pneumo_ray.score.image_list import list_images
+from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.image_bytes import read_image
+from pneumo_ray.score.listing import list_images
 
 NAMES = ["a.jpg", "b/c.jpg", "ü/肺.jpg", f"{'long' * 40}/{'name' * 30}.jpg", "a.jpg"]
 """With a long name, one that is not ASCII, and two members of one name."""

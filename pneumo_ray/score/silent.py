@@ -1,0 +1,88 @@
+"""The scoring of a silent trial: what is new in an archive becomes a batch, and a batch is a scoring job of its own.
+
+The list of batches is written before a batch is scored. A run that was interrupted finishes its batch first.
+"""
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pneumo_ray import storage
+from pneumo_ray.console import log
+from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
+from pneumo_ray.model import load_bundle
+from pneumo_ray.run_folder import RunFolder
+from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
+from pneumo_ray.score.job import explain_archive
+from pneumo_ray.score.listing import list_images
+from pneumo_ray.score.silent_config import SilentConfig
+
+_TRIED_AGAIN = ("truncated", "empty", "unreadable")
+"""Failures of a file that may still be on its way."""
+
+
+def score_new(config: SilentConfig) -> int:
+    """Score the images that no earlier run has scored. Needs a running Ray.
+
+    Returns:
+        The number of images in the new batch.
+
+    Raises:
+        PneumoError: in one sentence; what is scored is kept, and the same command continues.
+    """
+    folder = RunFolder(storage.absolute(config.out), RECORD)
+    bundle = load_bundle(storage.absolute(config.model))
+    with folder.held():
+        record = folder.read(("model", "batches")) or {"model": bundle.hash, "batches": []}
+        folder.refuse_other("the silent trial of another model", record["model"], bundle.hash)
+        for name in record["batches"]:
+            if not storage.exists(storage.join(scores_of(folder.out, name), "_run.json")):
+                log(f"finishing batch {name}")
+                _explain(config, folder.out, name)
+        listed = storage.join(folder.out, "listed.parquet")
+        list_images(config.archive, listed, bundle.preprocessing.image_size)
+        found = storage.read_table(listed)
+        storage.remove(listed)
+        known = _scored(folder.out, record["batches"])
+        fresh = found.filter(pc.invert(pc.is_in(found["image_id"], value_set=pa.array(sorted(known), pa.string()))))
+        if not len(fresh):
+            log(f"nothing is new: all {len(found):,} images are scored")
+            return 0
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+        write_manifest(_manifest(fresh), manifest_of(folder.out, name))
+        folder.write({**record, "batches": [*record["batches"], name]})
+        log(f"{len(fresh):,} of {len(found):,} images are new: batch {name}")
+        _explain(config, folder.out, name)
+        return len(fresh)
+
+
+def _explain(config: SilentConfig, out: str, name: str) -> None:
+    explain_archive(config.explaining(manifest_of(out, name), scores_of(out, name)))
+
+
+def _scored(out: str, batches: list[str]) -> set[str]:
+    """Return the names of the images that need not be scored again."""
+    known: set[str] = set()
+    for name in batches:
+        failed: set[str] = set()
+        scores = scores_of(out, name)
+        files = [storage.join(scores, file) for file in storage.list_files(scores, lambda n: n.endswith(".parquet"))]
+        for table in storage.read_tables(files, ["image_id", "status", "error"]):
+            for row in table.filter(pc.equal(table["status"], "failed")).to_pylist():
+                if (row["error"] or "").split(":")[0] in _TRIED_AGAIN:
+                    failed.add(row["image_id"])
+        known |= {*read_manifest(manifest_of(out, name))["image_id"].to_pylist()} - failed
+    return known
+
+
+def _manifest(listed: pa.Table) -> pa.Table:
+    """Return listed images as a manifest without labels."""
+    columns = {
+        field.name: listed[field.name].cast(field.type)
+        if field.name in listed.column_names
+        else pa.nulls(len(listed), field.type)
+        for field in SCHEMA
+    }
+    columns["status"] = pc.if_else(pc.is_null(listed["error"]), "ok", "failed")
+    return pa.table(columns, schema=SCHEMA)

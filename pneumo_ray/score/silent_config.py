@@ -1,0 +1,47 @@
+"""What a silent trial is asked for."""
+
+from dataclasses import dataclass, field
+
+from pneumo_ray.config import require
+from pneumo_ray.score.config import ExplainConfig, ScoringScale
+
+
+@dataclass(frozen=True)
+class SilentConfig:
+    """Score what is new in an archive each time it runs, write nothing back, and report by week of scoring."""
+
+    archive: tuple[str, ...]
+    """Folders, tar or zip files, DICOM, local or s3://, gs://, into which images arrive."""
+    model: str
+    """Folder of the model that jobs/train.py wrote."""
+    out: str
+    """Folder of the trial: the scores of each run in batches/, weeks.csv, weeks.json and silent.html."""
+    site: str | None = None
+    """site.json of jobs/commission.py."""
+    reference: str | None = None
+    """Folder of scores of the same model, with which each week is compared (see jobs/drift.py)."""
+    labels: str | None = None
+    """CSV or Parquet table of labels, as of jobs/prepare.py, as far as they have come; a column patient_id counts patients."""
+    passes: int | None = None
+    """Monte Carlo dropout passes; None as for jobs/explain.py."""
+    level: float = 0.05
+    """Probability of any alarm where nothing changed, over all quantities and weeks."""
+    seed: int = 0
+    """Of the dropout masks and of the calibration test."""
+    scale: ScoringScale = field(default_factory=ScoringScale)
+
+    def __post_init__(self) -> None:
+        require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")
+        require(0 < self.level < 0.5, f"level must lie between 0 and 0.5, got {self.level}")
+
+    def explaining(self, manifest: str, out: str) -> ExplainConfig:
+        """Return the options under which jobs/explain.py scores one batch."""
+        return ExplainConfig(
+            model=self.model,
+            out=out,
+            manifest=manifest,
+            passes=self.passes,
+            seed=self.seed,
+            site=self.site,
+            scale=self.scale,
+        )

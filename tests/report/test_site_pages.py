@@ -1,0 +1,118 @@
+"""The pages about a site in a real headless Chromium: complete, offline, readable on a phone, and hostile names stay text."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumo_ray.report.commissioning import write_commissioning
+from pneumo_ray.report.drift import write_drift
+from pneumo_ray.site.config import CommissionConfig, DriftConfig
+
+HOSTILE = "<img src=x onerror=window.broken=1>&\"'</script>"
+CHROMIUM = shutil.which("chromium")
+N = 600
+
+
+@pytest.fixture(scope="module")
+def pages(write_scores, write_truth, tmp_path_factory) -> dict[str, Path]:
+    """The pages of a commissioning with a triage, of one without, and of a drift by week."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, N)
+    folder = tmp_path_factory.mktemp("pages")
+    scores = write_scores(folder / "scores", 2 * (rng.normal(size=N) + 3.6 * label - 1.4))
+    week = [f"2026-{1 + i * 10 // N:02d}-15" for i in range(N)]
+    every = write_truth(folder / "m.parquet", label, n=N, week=week)
+    some = write_truth(folder / "few.parquet", np.where(np.arange(N) < 60, label, -1), n=N)
+    for name, manifest in (("site", every), ("few", some)):
+        write_commissioning(CommissionConfig(str(scores), str(manifest), str(folder / name), name=HOSTILE))
+    other = write_scores(folder / "other", 2 * (rng.normal(size=N) + 3.6 * label + 1))
+    write_drift(DriftConfig(str(scores), str(other), str(folder / "drift"), by="week", manifest=str(every)))
+    return {
+        "site": folder / "site" / "site.html",
+        "few": folder / "few" / "site.html",
+        "drift": folder / "drift" / "drift.html",
+    }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, pages) -> Iterator[Any]:
+    """What opens a page at a width; whatever the browser complains of, or asks the network for, fails the test."""
+    complaints: list[str] = []
+    contexts = []
+
+    def at(name: str, width: int = 1280) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        page.goto(pages[name].as_uri())
+        return page
+
+    yield at
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("name", ["site", "few", "drift"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_page_fits_every_screen(opened, name, width):
+    page = opened(name, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("window.broken") is None
+    for anchor in page.locator("nav a").all():
+        assert page.locator(anchor.get_attribute("href")).count() == 1
+    assert page.locator("figure svg").count() == 2
+    assert "Not a medical device" in page.locator("header").inner_text()
+
+
+def test_a_commissioning_says_what_to_do(opened):
+    page = opened("site")
+    assert HOSTILE in page.locator("h1").inner_text()
+    numbers = page.locator(".numbers").inner_text()
+    assert "sensitivity" in numbers
+    assert "called by triage" in numbers
+    assert "jobs/explain.py --site" in page.locator("#summary ol").inner_text()
+    assert "at most 5 %" in page.locator("#triage").inner_text()
+    assert page.locator("#triage tbody tr").count() == 2
+
+
+def test_a_commissioning_without_triage_says_why(opened):
+    page = opened("few")
+    assert "every image is to be read" in page.locator(".numbers").inner_text()
+    assert "needs at least 72 labelled patients of each class" in page.locator("#summary ol").inner_text()
+    assert page.locator("#triage table").count() == 0
+
+
+def test_a_drift_table_sorts_and_names_alarms(opened):
+    page = opened("drift")
+    assert "prob mean was" in page.locator(".warnings").inner_text()
+    page.get_by_role("button", name="stability index").click()
+    page.get_by_role("button", name="stability index").click()
+    first = page.locator("#table tbody tr").first.inner_text()
+    assert "alarm" in first
+
+
+def test_the_theme_can_be_chosen(opened):
+    page = opened("site")
+    page.locator("#theme").click()
+    page.locator("#theme").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
