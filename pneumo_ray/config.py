@@ -35,6 +35,14 @@ class HasPresets(typing.Protocol):
     """A config class whose defaults depend on other options."""
 
     @classmethod
+    def unless_given(cls) -> Mapping[str, str]:
+        """Return options, by dotted names, that a command line without --config has where it does not name them.
+
+        A file that lacks them is of a version that had the class's own defaults.
+        """
+        ...
+
+    @classmethod
     def presets(cls, given: Mapping[str, object]) -> JsonObject:
         """Return the defaults, by dotted names, that follow from the options given."""
         ...
@@ -146,8 +154,11 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
         config_type.__doc__ or ""
     ) + "\n\n--config FILE reads the options of an earlier run; options on the command line take precedence."
     kwargs: JsonObject = {}
-    if values or hasattr(config_type, "presets"):
-        kwargs["default"] = _config(config_type, values, path, given_words(words))
+    given = given_words(words)
+    if issubclass(config_type, HasPresets):
+        given = ({} if path else dict(config_type.unless_given())) | given
+    if values or issubclass(config_type, HasPresets):
+        kwargs["default"] = _config(config_type, values, path, given)
     return tyro.cli(config_type, args=words, description=description, prog=Path(sys.argv[0]).name, **kwargs)
 
 

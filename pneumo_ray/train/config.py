@@ -188,8 +188,8 @@ class TrainConfig:
     out: str
     """Folder of the run: model/, history.jsonl, state/, curves.png."""
     recipe: Recipe = "paper"
-    """Sets what is not given: paper, the defaults of arXiv 2507.18647; robust, for other hospitals and for maps that look
-    at the lungs. Read on the command line and in --config files; in Python it is only a name."""
+    """Sets what is not given: robust, for other hospitals and for maps that look at the lungs, which a command line has unless
+    it names another; paper, the defaults of arXiv 2507.18647. In Python it is only a name."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -235,6 +235,13 @@ class TrainConfig:
         )
 
     @classmethod
+    def unless_given(cls) -> Mapping[str, str]:
+        """Return the recipe of a command line that names none."""
+        return {"recipe": "robust"}
+
+    @classmethod
     def presets(cls, given: Mapping[str, object]) -> JsonObject:
         """Return the defaults, by dotted names, that follow from the options given: those of the recipe."""
-        return recipe_settings(str(given.get("recipe", cls.recipe)), str(given.get("model.arch", ModelConfig.arch)))
+        recipe = str(given.get("recipe", cls.recipe))
+        settings = recipe_settings(recipe, str(given.get("model.arch", ModelConfig.arch)))
+        return {"recipe": recipe} | settings if settings else {}

@@ -39,7 +39,7 @@ def parsed(*words: str) -> TrainConfig:
     return parse(TrainConfig, [*NEEDED, *words])
 
 
-@pytest.mark.parametrize("words", [(), ("--recipe", "paper"), ("--recipe=paper",)])
+@pytest.mark.parametrize("words", [("--recipe", "paper"), ("--recipe=paper",)])
 def test_the_paper_is_what_it_was(words):
     config = parsed(*words)
     assert config == TrainConfig("m", "o")
@@ -47,8 +47,14 @@ def test_the_paper_is_what_it_was(words):
     assert {name: flat[name] for name in PAPER | OFF} == PAPER | OFF
 
 
+def test_a_command_line_without_a_recipe_is_robust():
+    assert parsed() == parsed("--recipe", "robust")
+    assert parsed("--epochs", "3") == replace(parsed("--recipe", "robust"), epochs=3)
+    assert TrainConfig("m", "o").recipe == "paper"
+
+
 def test_robust_sets_what_it_says_and_nothing_else():
-    flat, paper = as_flat(parsed("--recipe", "robust")), as_flat(parsed())
+    flat, paper = as_flat(parsed("--recipe", "robust")), as_flat(TrainConfig("m", "o"))
     settings = recipe_settings("robust", "resnet50")
     assert {name for name in flat if flat[name] != paper[name]} == set(settings) | {"recipe"}
     assert {name: flat[name] for name in settings} == settings
@@ -78,7 +84,7 @@ def test_a_config_file_is_a_run_again(tmp_path):
 def test_a_recipe_beside_a_file_wins_over_the_file(tmp_path):
     save_config(parsed("--recipe", "robust", "--seed", "4"), str(tmp_path / "c.json"))
     back = parse(TrainConfig, ["--config", str(tmp_path / "c.json"), "--recipe", "paper"])
-    assert back == replace(parsed(), seed=4)
+    assert back == replace(TrainConfig("m", "o"), seed=4)
 
 
 def test_a_part_of_a_file_gets_the_rest_from_its_recipe(tmp_path):
@@ -90,9 +96,9 @@ def test_a_part_of_a_file_gets_the_rest_from_its_recipe(tmp_path):
 
 def test_a_file_from_before_recipes_is_read_as_it_was(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"manifest": "m", "out": "o", "optim": {"lr": 0.01}}))
-    assert as_flat(load_config(TrainConfig, str(tmp_path / "c.json"))) == as_flat(TrainConfig("m", "o")) | {
-        "optim.lr": 0.01
-    }
+    then = as_flat(TrainConfig("m", "o")) | {"optim.lr": 0.01}
+    assert as_flat(load_config(TrainConfig, str(tmp_path / "c.json"))) == then
+    assert as_flat(parse(TrainConfig, ["--config", str(tmp_path / "c.json")])) == then
 
 
 def test_a_group_that_is_a_number_is_refused(tmp_path):
@@ -115,7 +121,7 @@ def test_a_study_has_the_recipes_too():
 
 
 def test_a_trial_with_another_trunk_or_recipe_has_its_presets():
-    robust, paper = parsed("--recipe", "robust"), parsed()
+    robust, paper = parsed("--recipe", "robust"), parsed("--recipe", "paper")
     assert configure(robust, Trial("a", "a", {"model.arch": "vgg16"}, 0)).model.output_stride == 32
     assert configure(robust, Trial("a", "a", {"model.arch": "resnet18"}, 0)).model.output_stride == 16
     moved = configure(paper, Trial("a", "a", {"recipe": "robust", "guide.weight": 2.0}, 0))
@@ -125,4 +131,4 @@ def test_a_trial_with_another_trunk_or_recipe_has_its_presets():
 def test_the_run_of_a_recipe_is_the_run_of_its_options(tmp_path: Path):
     settings = recipe_settings("robust", "resnet50")
     words = [w for name, value in settings.items() for w in (f"--{name.replace('_', '-')}", str(value))]
-    assert replace(parsed(*words), recipe="robust") == parsed("--recipe", "robust")
+    assert replace(parsed("--recipe", "paper", *words), recipe="robust") == parsed("--recipe", "robust")
