@@ -100,6 +100,7 @@ def inspect_entries(
             rows[row_number].update(cache_file=shard, cache_row=position)
     if config.lungs:
         _add_lungs(rows, sources, decoded, config)
+    _add_contrast(rows, config)
     return pa.Table.from_pylist(rows, schema=INSPECTED_SCHEMA)
 
 
@@ -122,19 +123,35 @@ def _add_lungs(
             todo.append(number)
     cached = [number for number in todo if number not in decoded]
     if cached:
-        assert config.cache_folder is not None, "what is not decoded lies in the cache"
-        files, places = ([rows[number][name] for number in cached] for name in ("cache_file", "cache_row"))
-        try:
-            squares = read_cached(config.cache_folder, config.size, files, places)
-        except OSError as error:
-            raise StorageError(
-                f"the cache {config.cache_folder} cannot be read ({error.strerror or error}); remove it and repeat the command"
-            ) from error
+        squares = _from_cache([rows[number] for number in cached], config)
         for number, square in zip(cached, squares, strict=True):
             decoded[number] = segmenter_input(square)
-            rows[number]["contrast"] = rms_contrast(square)
     for number, mask in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
         rows[number].update(lung_values(mask))
+
+
+def _add_contrast(rows: list[dict[str, Any]], config: InspectConfig) -> None:
+    """Fill the contrast of images that an earlier run decoded, from the cache."""
+    todo = [row for row in rows if row["status"] == "ok" and "contrast" not in row]
+    if todo:
+        for row, square in zip(todo, _from_cache(todo, config), strict=True):
+            row["contrast"] = rms_contrast(square)
+
+
+def _from_cache(rows: Sequence[dict[str, Any]], config: InspectConfig) -> Sequence[np.ndarray]:
+    """Return cached images, uint8 [size, size] each.
+
+    Raises:
+        StorageError: if the cache cannot be read.
+    """
+    assert config.cache_folder is not None, "what is not decoded lies in the cache"
+    files, places = ([row[name] for row in rows] for name in ("cache_file", "cache_row"))
+    try:
+        return read_cached(config.cache_folder, config.size, files, places)
+    except OSError as error:
+        raise StorageError(
+            f"the cache {config.cache_folder} cannot be read ({error.strerror or error}); remove it and repeat the command"
+        ) from error
 
 
 def _inspect(

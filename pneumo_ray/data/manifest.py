@@ -59,7 +59,7 @@ SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", 
 """The true shape of an image whose file was squashed, where a table of lungs says so; only the ratio counts."""
 
 CONTRAST_FIELD = pa.field("contrast", pa.float32())
-"""Standard deviation of the grey levels of the image at 256 x 256, white being 1; null where it was not decoded."""
+"""Standard deviation of the grey levels of the image at 256 x 256, white being 1; null for failed rows."""
 
 LUNG_FIELDS = (
     pa.field("lung_box", pa.list_(pa.float32(), 4)),

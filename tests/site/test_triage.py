@@ -134,6 +134,15 @@ def test_a_few_confident_errors_do_not_end_triage():
     assert (found.normal.wrong, found.pneumonia.wrong) == (3, 3)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.37, 0.5, 0.999])
+def test_the_last_pair_calls_all(share):
+    scores = np.random.default_rng(0).random(101)
+    low, high = triage_path(scores, share)
+    assert ((scores < low[-1]) | (scores >= high[-1])).all()
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) <= 0).all()
+
+
 def test_equal_scores_are_never_called_both_ways():
     label = np.repeat([0, 1], [200, 200])
     scores = np.where(np.arange(400) % 10 < 9, label * 0.5 + 0.25, 0.5)
