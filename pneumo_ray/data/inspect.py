@@ -130,7 +130,7 @@ def _add_lungs(
         rows[number].update(lung_values(mask))
 
 
-def _add_contrast(rows: list[dict[str, Any]], config: InspectConfig) -> None:
+def _add_contrast(rows: list[Row], config: InspectConfig) -> None:
     """Fill the contrast of images that an earlier run decoded, from the cache."""
     todo = [row for row in rows if row["status"] == "ok" and "contrast" not in row]
     if todo:
@@ -138,7 +138,7 @@ def _add_contrast(rows: list[dict[str, Any]], config: InspectConfig) -> None:
             row["contrast"] = rms_contrast(square)
 
 
-def _from_cache(rows: Sequence[dict[str, Any]], config: InspectConfig) -> Sequence[np.ndarray]:
+def _from_cache(rows: Sequence[Row], config: InspectConfig) -> Sequence[np.ndarray]:
     """Return cached images, uint8 [size, size] each.
 
     Raises:

@@ -89,7 +89,7 @@ def windows(rows: pa.Table, fit: Fit, margin: float = MARGIN) -> list[Box | None
 
     Args:
         rows: n manifest rows.
-        fit: how images are fitted; where the lungs are not plausible, `lungs` is `pad`.
+        fit: how images are fitted; where the lungs are not plausible, the whole image is shown.
         margin: around the lungs, as a share of their box's longer true side.
 
     Returns:

@@ -32,7 +32,7 @@ def window_of(fit: Fit, shape: Shape, lung_box: Box | None, margin: float = MARG
     """Return the part of the image that the network's input shows.
 
     Args:
-        fit: how the image is fitted; `lungs` without a box is `pad`.
+        fit: how the image is fitted; without a box `lungs` is `pad`, and `lungs-squash` shows the whole image.
         shape: of the original image.
         lung_box: of both lungs.
         margin: around the lungs, as a share of their box's longer true side.
@@ -42,6 +42,8 @@ def window_of(fit: Fit, shape: Shape, lung_box: Box | None, margin: float = MARG
     """
     if fit == "squash":
         return WHOLE
+    if fit == "lungs-squash":
+        return WHOLE if lung_box is None else enlarged(lung_box, 1 + 2 * margin)
     x0, y0, x1, y1 = WHOLE if fit == "pad" or lung_box is None else lung_box
     room = 0.0 if fit == "pad" or lung_box is None else margin
     side = (1 + 2 * room) * max((x1 - x0) * shape.width, (y1 - y0) * shape.height)

@@ -85,6 +85,8 @@ def _preprocessing(subject: Subject) -> str:
         "pad": f"padded with black to a square in its true shape, resized to {size} x {size}",
         "lungs": f"cropped to a square around the lungs that a segmenter finds (the whole image, padded, where they are not plausible), "
         f"resized to {size} x {size}",
+        "lungs-squash": f"cropped to the lungs that a segmenter finds (the whole image where they are not plausible), "
+        f"resized to {size} x {size} (aspect ratio not kept)",
     }.get(str(fit), f"resized to {resize} x {resize} (aspect ratio not kept), centre crop of {size} x {size}")
     return f"decoded to 8-bit grey, {framing}, three equal channels, mean {mean}, std {std}"
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
 from pneumo_ray.explain.target import Target
-from pneumo_ray.images.fit import Fit
+from pneumo_ray.images.fit import OF_LUNGS, Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
 from pneumo_ray.records import JsonObject
@@ -115,7 +115,7 @@ class ExplainConfig:
 
     def finds_lungs(self, fit: Fit) -> bool:
         """Whether lungs are looked for that the manifest does not name, where the model's images are fitted like this."""
-        return fit == "lungs" or self.zones == "lungs"
+        return fit in OF_LUNGS or self.zones == "lungs"
 
     @property
     def method(self) -> JsonObject:

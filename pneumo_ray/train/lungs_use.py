@@ -8,7 +8,7 @@ import pyarrow as pa
 from pneumo_ray.console import log
 from pneumo_ray.data.lungs import has_lungs, lung_boxes, lung_fingerprint
 from pneumo_ray.errors import ConfigError
-from pneumo_ray.images.fit import Fit
+from pneumo_ray.images.fit import AUTO, OF_LUNGS, Fit
 from pneumo_ray.model.network import map_size
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.lung_maps import LungMaps
@@ -51,17 +51,17 @@ def decide_lungs(config: TrainConfig, manifest: pa.Table, train: pa.Table) -> tu
     known = has_lungs(train)
     boxes = sum(box is not None for box in lung_boxes(train))
     wanted = config.data.fit
-    fit: Fit = wanted if wanted != "auto" else "lungs" if boxes else "squash"
-    if fit == "lungs" and not boxes:
+    fit: Fit = wanted if wanted != "auto" else AUTO if boxes else "squash"
+    if fit in OF_LUNGS and not boxes:
         raise ConfigError(
-            "--data.fit lungs needs lungs, and the manifest has none of the training images; run jobs/prepare.py with "
+            f"--data.fit {fit} needs lungs, and the manifest has none of the training images; run jobs/prepare.py with "
             "--lungs found, or give --data.fit pad"
         )
     config = replace(config, data=replace(config.data, fit=fit))
     outside, weight = config.augment.outside != "none", config.guide.weight
     sentences = [f"input: {fit}"] if fit != "squash" else []
     if known.any():
-        if weight > 0 or outside or fit == "lungs":
+        if weight > 0 or outside or fit in OF_LUNGS:
             sentences.append(f"lungs: known of {np.count_nonzero(known):,} of {len(train):,} training images")
     elif weight > 0 or outside:
         options = [name for name, used in (("guide.weight", weight > 0), ("augment.outside", outside)) if used]

@@ -37,6 +37,14 @@ def test_the_lung_window_holds_box_and_margin(shape, box):
     assert (inside[0] + inside[2]) / 2 == pytest.approx(0.5)
 
 
+@given(SHAPES, boxes())
+def test_a_squashed_window_has_a_margin_of_each_side(shape, box):
+    inside = in_window(box, window_of("lungs-squash", shape, box))
+    room = MARGIN / (1 + 2 * MARGIN)
+    assert inside == pytest.approx((room, room, 1 - room, 1 - room))
+    assert window_of("lungs-squash", shape, None) == WHOLE
+
+
 @given(SHAPES)
 def test_padding_shows_the_whole_image(shape):
     inside = in_window(WHOLE, window_of("pad", shape, None))
