@@ -138,7 +138,7 @@ def _add_contrast(rows: list[Row], config: InspectConfig) -> None:
             row["contrast"] = rms_contrast(square)
 
 
-def _from_cache(rows: Sequence[Row], config: InspectConfig) -> Sequence[np.ndarray]:
+def _from_cache(rows: Sequence[Row], config: InspectConfig) -> np.ndarray:
     """Return cached images, uint8 [size, size] each.
 
     Raises:
