@@ -10,7 +10,7 @@ square whatever its shape, so that neither shape nor padding says how the image 
 OF_LUNGS: tuple[Fit, ...] = ("lungs", "lungs-squash")
 """Those that need to know where the lungs are."""
 
-AUTO: Fit = "lungs"
+AUTO: Fit = "lungs-squash"
 """What is taken where nobody chose and lungs are known."""
 
 MARGIN = 0.08

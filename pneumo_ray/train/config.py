@@ -27,7 +27,8 @@ class DataConfig:
     fit: FitChoice = "squash"
     """What the input shows: squash, the whole image resized to a square, as in the paper; pad, the whole image in its true
     shape; lungs, their box and a margin in its true shape (pad where they are not plausible); lungs-squash, the same
-    resized to a square; auto, lungs where the manifest has them, else squash. The run's train.json and bundle record the one that was taken."""
+    resized to a square; auto, lungs-squash where the manifest has lungs, else squash. The run's train.json and bundle
+    record the one that was taken."""
     margin: float = MARGIN
     """With lungs, the margin around them on each side, as a share of their box's longer side (with
     lungs-squash, of each side)."""

@@ -40,7 +40,7 @@ def tickets(source: BatchSource, world_size: int = 1, epoch: int = 0):
         yield schedule.position(ticket).phase, source.batch(ticket, schedule)
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "lungs"])
+@pytest.mark.parametrize("fit", ["squash", "pad", "lungs", "lungs-squash"])
 def test_the_lungs_of_a_white_lung_are_where_it_is_white(lung_rows, fit):
     """Each image is its own mask, so the pixels of the augmented image, averaged over cells, are the answer."""
     differences, phases = [], set()
@@ -142,7 +142,7 @@ def outside_pair(rows, kind: str, fit: str = "squash") -> tuple[dict, dict]:
     return tuple(source.batch(0, source.schedule(1)) for source in (plain, changed))
 
 
-@pytest.mark.parametrize("fit", ["squash", "lungs"])
+@pytest.mark.parametrize("fit", ["squash", "lungs", "lungs-squash"])
 @pytest.mark.parametrize("kind", ["blur", "black", "swap"])
 def test_lungs_stay_and_the_rest_is_replaced(lung_rows, kind, fit):
     rows = lung_rows(4, background=60)
@@ -182,7 +182,7 @@ def test_without_lungs_tickets_are_as_they_were(lung_rows):
             np.testing.assert_array_equal(values, with_lungs[name])
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "lungs"])
+@pytest.mark.parametrize("fit", ["squash", "pad", "lungs", "lungs-squash"])
 def test_training_without_augmentation_shows_what_evaluation_shows(lung_rows, fit):
     """Its base is 8/7 as wide as the window, and the middle of it is cropped: edges agree to a pixel or so."""
     rows = lung_rows(4, background=60)
