@@ -116,9 +116,9 @@ def test_a_run_with_everything_on_continues_bitwise(everything, with_lungs, tmp_
 
 def test_the_bundle_is_the_average_and_says_how_images_are_fitted(everything):
     bundle, state = load_bundle(everything / "model"), load_state(str(everything))
-    assert (bundle.preprocessing.fit, bundle.preprocessing.margin) == ("lungs", 0.1)
+    assert (bundle.preprocessing.fit, bundle.preprocessing.margin) == ("lungs-squash", 0.1)
     assert bundle.model.config.output_stride == 16
-    assert json.loads((everything / "train.json").read_text())["data"]["fit"] == "lungs"
+    assert json.loads((everything / "train.json").read_text())["data"]["fit"] == "lungs-squash"
     assert all(torch.equal(tensor, state.best[name]) for name, tensor in bundle.model.state_dict().items())
     if state.best_epoch == state.epoch:
         assert all(torch.equal(tensor, state.averaged[name]) for name, tensor in state.best.items())
@@ -185,7 +185,7 @@ def decided(uri: str, **changes):
 
 def test_auto_is_lungs_where_there_are_some(without_lungs, with_lungs):
     auto = {"data": DataConfig(image_size=32, fit="auto")}
-    for uri, fit_ in ((without_lungs, "squash"), (with_lungs, "lungs")):
+    for uri, fit_ in ((without_lungs, "squash"), (with_lungs, "lungs-squash")):
         found, use = decided(uri, **auto)
         assert (found.data.fit, use.fit) == (fit_, fit_)
 
