@@ -14,7 +14,7 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.model.calibrated import Calibration
 
 FORMAT = "pneumo_ray.scores 1"
-LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs")
+LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs", "prob_std_within")
 """The last columns of the scores, in their order, by version."""
 CROP = ("crop_x0", "crop_y0", "crop_x1", "crop_y1")
 """Columns of what the network saw, as fractions of the image; scores of earlier versions have none."""

@@ -19,7 +19,7 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import Bundle, Preprocessing
+from pneumo_ray.model import Preprocessing
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.image_list import (
@@ -30,6 +30,7 @@ from pneumo_ray.score.image_list import (
     open_source,
     write_list,
 )
+from pneumo_ray.score.model_set import ModelSet
 
 WORTH_COMPILING = {"cpu": 1e13, "cuda": 1e15}
 """Floating-point operations of a job from which compiling saves time."""
@@ -56,38 +57,39 @@ def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
     return "lungs" if has_lungs(read_manifest(storage.absolute(config.manifest))).any() else "image"
 
 
-def check_method(config: ExplainConfig, bundle: Bundle) -> None:
+def check_method(config: ExplainConfig, models: ModelSet) -> None:
     """Refuse what no worker could do, before anything is written.
 
     Raises:
-        ModelError: if the model has no dropout to sample, or lungs are to be found and there is no segmenter.
+        ModelError: if a model has nothing to sample, or lungs are to be found and there is no segmenter.
         ConfigError: if float16 is asked for on a CPU.
     """
-    BayesGradCAM(bundle.model, config.passes, config.seed)
-    if config.finds_lungs(bundle.preprocessing.fit):
+    for number, bundle in enumerate(models.bundles):
+        BayesGradCAM(bundle.model, config.passes, config.seed, posterior=models.head_posterior(number))
+    if config.finds_lungs(models.preprocessing.fit):
         own_segmenter()
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
+def begin(config: ExplainConfig, folder: RunFolder, models: ModelSet) -> Job:
     """Return the job in the folder, or start a new one.
 
     Raises:
         ConfigError: if the folder holds the scores of another model, config or archive.
         PneumoError: if the images cannot be listed.
     """
-    size = bundle.preprocessing.image_size
+    size = models.preprocessing.image_size
     listed = None
     images: Any = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
-        listed = manifest_images(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
+        listed = manifest_images(config.manifest, models.preprocessing, boxes=config.zones == "box")
         images = list_fingerprint(listed)
     names = storage.join(folder.out, "_job", "pictures.parquet")
     # The list is written before the record: where that is, both are whole.
     before = folder.read(("model", "pictures", "config", "method", "compiled"))
     if before is not None:
-        folder.refuse_other("the scores of another model", before["model"], bundle.hash)
+        folder.refuse_other("the scores of another model", before["model"], models.hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options(before["method"], config.method)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
@@ -97,9 +99,9 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> Job:
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
     source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, bundle, source.num_images)
+    compiled = worth_compiling(config, models, source.num_images)
     job = {
-        "model": bundle.hash,
+        "model": models.hash,
         "pictures": images,
         "config": config.config_hash,
         "method": config.method,
@@ -129,13 +131,13 @@ def _check_shared(uri: str) -> None:
         )
 
 
-def worth_compiling(config: ExplainConfig, bundle: Bundle, images: int) -> bool:
-    """Whether compiling the trunk saves time for this number of images."""
-    if config.scale.compile == "off" or bundle.model.config.dropout_site == "tail":
+def worth_compiling(config: ExplainConfig, models: ModelSet, images: int) -> bool:
+    """Whether compiling the trunks saves time for this number of images."""
+    if config.scale.compile == "off" or models.in_tail:
         return False
     if config.scale.compile == "on":
         return True
-    size = bundle.preprocessing.image_size
+    size = models.preprocessing.image_size
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bundle.model.feature_maps(torch.zeros(1, 3, size, size))
+        models.first.model.feature_maps(torch.zeros(1, 3, size, size))
     return bool(images * counter.get_total_flops() > WORTH_COMPILING["cuda" if config.scale.use_gpu else "cpu"])

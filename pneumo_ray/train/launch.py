@@ -37,7 +37,10 @@ from pneumo_ray.train.results import FitResult, is_written, preprocessing, read_
 from pneumo_ray.train.state import TrainState, latest_epoch, load_state
 from pneumo_ray.train.worker_job import WorkerJob
 
-NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe")
+NOT_PART_OF_THE_RUN = (
+    *("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe"),
+    *("posterior", "members"),
+)
 """Options that may change when a run continues: they do not change what has been trained so far. (--epochs does where the
 learning rate falls over all of them.)"""
 

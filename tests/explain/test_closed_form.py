@@ -1,5 +1,7 @@
 """Closed forms against numerical integration (scipy) and against samples."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -90,11 +92,12 @@ def test_probability_moments_are_those_of_numerical_integration(mean: float, std
             return function(mean + std * z) * stats.norm.pdf(z)
 
         # Around the density's peak, the tilted peak of rare events, and the step of the sigmoid.
-        marks = np.unique(np.clip([-9, 0, std, -std, -mean / std, -mean / std - 4 / std, -mean / std + 4 / std, 9], -9 - std, 9 + std))
+        marks = np.unique(
+            np.clip([-9, 0, std, -std, -mean / std, -mean / std - 4 / std, -mean / std + 4 / std, 9], -9 - std, 9 + std)
+        )
         edges = np.unique(np.concatenate([marks, [-12 - min(std, 20), 12 + min(std, 20)]]))
         return sum(
-            integrate.quad(integrand, a, b, epsabs=0, epsrel=1e-10, limit=300)[0]
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            integrate.quad(integrand, a, b, epsabs=0, epsrel=1e-10, limit=300)[0] for a, b in itertools.pairwise(edges)
         )
 
     rarer, variance, entropy = (moment.item() for moment in probability_moments(torch.tensor(mean), torch.tensor(std)))
