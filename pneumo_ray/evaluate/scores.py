@@ -96,6 +96,10 @@ class Scores:
             return self
         return replace(self, table=self.table.filter(chosen))
 
+    def taken(self, rows: pa.Array) -> "Scores":
+        """Return the rows of these numbers, in this order."""
+        return replace(self, table=self.table.take(rows))
+
     def joined(
         self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")
     ) -> "Scores":

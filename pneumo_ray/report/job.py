@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import summary_lines, tables_of
 from pneumo_ray.evaluate.zone_table import zone_table
 from pneumo_ray.report.history import read_history
+from pneumo_ray.report.posteriors import csv_rows, measure_posteriors
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
 
@@ -48,6 +50,8 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     numbers["failed_files"] = len(everything.table) - len(scores.table)
     comparison = None if config.baseline is None else _compared(config, chosen, manifest, split)
     numbers["comparison"] = comparison
+    posteriors = measure_posteriors(config, chosen, run, manifest, split)
+    numbers["posteriors"] = None if posteriors is None else asdict(posteriors)
     numbers["lungs"] = lung_evidence(
         chosen.joined(manifest, ("lung_mask",)) if "lung_mask" in manifest.column_names else chosen
     )
@@ -64,6 +68,9 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         tables["localisation.csv"] = localised
     for line in summary_lines(numbers):
         log(line)
+    if posteriors is not None:
+        tables["posteriors.csv"] = csv_rows(posteriors)
+        log(f"  {posteriors.sentence}")
     if localised:
         log(localisation_line(numbers["localisation"]))
     if comparison is not None:
@@ -81,6 +88,7 @@ def write_evaluation(config: EvaluateConfig) -> dict[str, Any]:
             failed=failed,
             history=read_history(run),
             zones=zones,
+            posteriors=posteriors,
             robustness=_robustness(out, run, config.split, numbers, seen),
         )
         tables["misclassified.csv"] = write_report(subject, out, config.gallery, config.prevalence, config.seed)

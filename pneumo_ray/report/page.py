@@ -18,6 +18,7 @@ from pneumo_ray.report.cautions import cautions
 from pneumo_ray.report.embedded import script_data
 from pneumo_ray.report.evidence import lungs_and_boxes
 from pneumo_ray.report.items import reporting_items
+from pneumo_ray.report.posteriors import posterior_tables
 from pneumo_ray.report.sections import (
     comparison,
     error_rows,
@@ -29,7 +30,7 @@ from pneumo_ray.report.sections import (
     robustness,
 )
 from pneumo_ray.report.subject import Subject
-from pneumo_ray.report.wording import figure_text, percent_text, plain_text
+from pneumo_ray.report.wording import figure_text, passes_text, percent_text, plain_text
 
 
 def render_page(
@@ -81,6 +82,7 @@ def render_page(
         "failed_rows": failed_rows(subject),
         **lungs_and_boxes(numbers),
         **robustness(subject),
+        **posterior_tables(subject.posteriors),
         "comparison": comparison(subject),
         "paper_note": numbers["paper"]["note"],
         "paper_rows": paper_rows(numbers),
@@ -149,7 +151,7 @@ def _sections(context: dict[str, Any]) -> list[tuple[str, str]]:
 def _subtitle(subject: Subject) -> str:
     return (
         f"Model {subject.fact('model', 'architecture') or 'unknown'} {str(subject.fact('model', 'hash') or '')[:12]}, "
-        f"{subject.fact('config', 'passes') or '?'} Monte Carlo passes, on {subject.manifest_name}"
+        f"{passes_text(subject.fact('config', 'passes'))}, on {subject.manifest_name}"
     )
 
 

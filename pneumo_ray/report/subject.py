@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pneumo_ray.evaluate.posteriors import PosteriorComparison
 from pneumo_ray.evaluate.scores import Scores, fact
 
 
@@ -30,6 +31,8 @@ class Subject:
     """From `zone_table`."""
     robustness: dict[str, Any] | None = None
     """robustness.json, where it was measured with this model on this split."""
+    posteriors: PosteriorComparison | None = None
+    """Comparison with other posteriors, where it was asked for."""
 
     def fact(self, *path: str) -> Any:
         """Return a value of `_run.json`, as `scores.fact`."""

@@ -96,7 +96,7 @@ def test_another_manifest_is_refused(fitted, phantom_run, tmp_path):
         preprocessing=bundle.preprocessing,
         provenance={"manifest": {"fingerprint": "another"}},
     )
-    with pytest.raises(ConfigError, match="is not the one that .* was trained on"):
+    with pytest.raises(ConfigError, match=r"is not the one that .* was trained on"):
         fit_posterior(config(tmp_path / "model", phantom_run))
 
 

@@ -1,0 +1,128 @@
+"""The comparison of posteriors: read the further scores, measure, and lay out as tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.numbers import check_coverage, match
+from pneumo_ray.evaluate.posteriors import (
+    BASELINE,
+    REFERRED,
+    PosteriorComparison,
+    PosteriorRecord,
+    Scored,
+    compare_posteriors,
+)
+from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
+from pneumo_ray.report.wording import percent_cell, with_range, words_of
+
+
+def measure_posteriors(
+    config: EvaluateConfig, chosen: Scores, run: dict[str, Any], manifest: pa.Table, split: str | None
+) -> PosteriorComparison | None:
+    """Compare the scores with those of --posteriors; None where there are none.
+
+    Args:
+        config: the evaluation.
+        chosen: scores of the split, from `numbers.match`.
+        run: their `_run.json`.
+        manifest: of the archive.
+        split: None for all.
+
+    Raises:
+        ManifestError: if scores lack images of the split, or cannot be compared.
+    """
+    if not config.posteriors:
+        return None
+    assert config.scores is not None
+
+    def of_folder(folder: str) -> Scored:
+        everything = read_scores(folder)
+        check_coverage(everything, manifest, split, config.manifest)
+        found = match(everything, manifest, config.manifest)
+        return Scored.of(folder, found if split is None else found.of_split(split), read_run(folder))
+
+    sets = [Scored.of(config.scores, chosen, run), *(of_folder(folder) for folder in config.posteriors)]
+    seeds = [of_folder(folder) for folder in config.other_seeds]
+    shifted = [Scored.of(folder, read_scores(folder).ok(), read_run(folder)) for folder in config.shifted]
+    return compare_posteriors(sets, shifted, seeds)
+
+
+HEADER = ("scores", "posterior", "images", "errors", "measure", "value", "low", "high", "above_baseline",
+          "above_baseline_low", "above_baseline_high", "area", "errors_referred")  # fmt: skip
+"""Columns of posteriors.csv."""
+
+
+def csv_rows(found: PosteriorComparison) -> list[Sequence[Any]]:
+    """Return the rows of posteriors.csv, the header first."""
+    rows: list[Sequence[Any]] = [HEADER]
+    for record in found.records:
+        about = [record.name, record.title, record.images, record.errors]
+        blank = [None] * 5
+        rows += [[*about, name, value, None, None, *blank] for name, value in _qualities(record)]
+        for one in record.found:
+            rows.append(
+                [*about, f"errors: {one.uncertainty}", one.auroc, *_ends(one.interval), one.above_baseline,
+                 *_ends(one.above_baseline_interval), one.area, one.errors_referred]
+            )  # fmt: skip
+        for shift in record.shifts:
+            rows += [
+                [*about, f"shift to {shift.where}: {name}", value, *_ends(shift.interval[name]), *blank]
+                for name, value in shift.auroc.items()
+            ]
+        if record.maps is not None:
+            for name in ("of_std", "of_mean", "above_mean"):
+                estimate = getattr(record.maps, name)
+                rows.append([*about, f"map: {name}", estimate.value, *_ends(estimate.interval), *blank])
+    return rows
+
+
+def posterior_tables(found: PosteriorComparison | None) -> dict[str, Any]:
+    """Return the tables of the page; without rows where nothing was compared."""
+    keys = ("posterior_rows", "posterior_error_rows", "posterior_shift_rows", "posterior_map_rows")
+    if found is None:
+        return {key: [] for key in keys} | {"posterior_sentence": "", "posterior_about": ""}
+    rows, errors, shifts, maps = [], [], [], []
+    for record in found.records:
+        rows.append(
+            [record.title, record.errors, record.auc, record.brier,
+             with_range(record.brier_difference, record.brier_difference_interval), record.ece]
+        )  # fmt: skip
+        for one in record.found:
+            errors.append(
+                [record.title, words_of(one.uncertainty), with_range(one.auroc, one.interval), one.area,
+                 percent_cell(one.errors_referred), with_range(one.above_baseline, one.above_baseline_interval)]
+            )  # fmt: skip
+        for shift in record.shifts:
+            shifts += [
+                [
+                    record.title,
+                    f"{shift.where} ({shift.images:,})",
+                    words_of(name),
+                    with_range(value, shift.interval[name]),
+                ]
+                for name, value in shift.auroc.items()
+            ]
+        if record.maps is not None:
+            estimates = (record.maps.of_std, record.maps.of_mean, record.maps.above_mean)
+            maps.append([record.title, *(with_range(one.value, one.interval) for one in estimates)])
+    about = (
+        f"Sets of scores of the {found.images:,} labelled images that all have, of {found.patients:,} patients, each at its own threshold. "
+        f"The {BASELINE} is that of the plain probability and needs no posterior. Intervals of differences hold all "
+        f"{found.comparisons} comparisons at once. Errors referred: among the most uncertain {100 * REFERRED:.0f} % of the images."
+    )
+    return {
+        **dict(zip(keys, (rows, errors, shifts, maps), strict=True)),
+        "posterior_sentence": found.sentence,
+        "posterior_about": about,
+    }
+
+
+def _qualities(record: PosteriorRecord) -> list[tuple[str, float | None]]:
+    return [("auc", record.auc), ("brier", record.brier), ("ece", record.ece)]
+
+
+def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else interval
