@@ -10,7 +10,7 @@ import torch
 
 from pneumo_ray.data.dataset import load_inputs
 from pneumo_ray.data.prepare import load_training_rows
-from pneumo_ray.errors import ConfigError, ModelError
+from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain.laplace import Curvature, fit_laplace
 from pneumo_ray.model import load_bundle, save_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
@@ -98,11 +98,6 @@ def test_another_manifest_is_refused(fitted, phantom_run, tmp_path):
     )
     with pytest.raises(ConfigError, match=r"is not the one that .* was trained on"):
         fit_posterior(config(tmp_path / "model", phantom_run))
-
-
-def test_a_model_without_a_posterior_says_so(model):
-    with pytest.raises(ModelError, match=r"the model has no Laplace posterior; fit it with jobs/posterior\.py"):
-        load_models(str(model), "laplace")
 
 
 def test_scoring_under_laplace_has_its_own_threshold(fitted, phantom_run, tmp_path):
