@@ -58,8 +58,8 @@ class EvaluateConfig:
     posteriors: tuple[str, ...] = ()
     """Further scores of the same images under other posteriors or by an ensemble: which uncertainty finds errors?"""
     shifted: tuple[str, ...] = ()
-    """Scores of images from elsewhere (another hospital, non-chests, corrupted copies), each by the model, posterior and passes
-    of one of the compared scores: does the uncertainty grow there?"""
+    """Scores of images from elsewhere (another hospital, non-chests), or folders of jobs/robustness.py, each by the model,
+    posterior and passes of one of the compared scores: does the uncertainty grow there?"""
     other_seeds: tuple[str, ...] = ()
     """Two scores of the same images by models that differ in their seed: does the deviation of a map's cell tell how far they
     are apart?"""

@@ -6,7 +6,7 @@ intervals hold all of them at once (Bonferroni), so that the best of many is not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import difference, patient_intervals
 from pneumo_ray.evaluate.map_reliability import MapReliability, map_reliability
 from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.posterior_records import (
+    BASELINE,
+    ErrorFinding,
+    PosteriorComparison,
+    PosteriorRecord,
+    Shift,
+    which_to_use,
+)
 from pneumo_ray.evaluate.scores import Scores, fact
 from pneumo_ray.evaluate.uncertainty import error_detection, referral_table, risk_coverage
 from pneumo_ray.model.calibrated import Calibration
@@ -28,7 +36,6 @@ from pneumo_ray.model.calibrated import Calibration
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-BASELINE = "distance to the threshold"
 REFERRED = 0.1
 """Share of the images that is referred."""
 
@@ -64,66 +71,6 @@ class Scored:
         single = "Laplace" if self.posterior == "laplace" else self.posterior
         what = f"ensemble of {self.members}, {single}" if self.members > 1 else single
         return f"{what}, {'exact' if self.passes == 'exact' else f'{self.passes} passes'}"
-
-
-@dataclass(frozen=True)
-class ErrorFinding:
-    """How well an uncertainty finds the errors of its own scores."""
-
-    uncertainty: str
-    auroc: float | None
-    interval: tuple[float, float] | None
-    """95 %, by patient."""
-    area: float
-    """Under the risk-coverage curve; lower is better."""
-    errors_referred: float | None
-    """Share of the errors among the most uncertain tenth of the images."""
-    above_baseline: float | None
-    """AUROC less that of `BASELINE`."""
-    above_baseline_interval: tuple[float, float] | None
-    """By patient; 95 % for all comparisons at once."""
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How often an uncertainty is larger on an image from elsewhere: AUROC, 0.5 where it does not notice."""
-
-    where: str
-    images: int
-    auroc: dict[str, float]
-    interval: dict[str, tuple[float, float] | None]
-
-
-@dataclass(frozen=True)
-class PosteriorRecord:
-    """One set of scores."""
-
-    name: str
-    title: str
-    images: int
-    errors: int
-    auc: float | None
-    brier: float
-    ece: float
-    brier_difference: float | None
-    """To the first set of scores; negative is better."""
-    brier_difference_interval: tuple[float, float] | None
-    """By patient; 95 % for all sets at once."""
-    found: list[ErrorFinding]
-    shifts: list[Shift] = field(default_factory=list)
-    maps: MapReliability | None = None
-
-
-@dataclass(frozen=True)
-class PosteriorComparison:
-    """All sets of scores, the first as the reference, and one sentence."""
-
-    images: int
-    patients: int
-    comparisons: int
-    """Differences of error finding that the intervals hold at once."""
-    records: list[PosteriorRecord]
-    sentence: str
 
 
 def uncertainties_of(columns: Mapping[str, Floats], calibration: Calibration, threshold: float) -> dict[str, Floats]:
@@ -200,7 +147,7 @@ def compare_posteriors(
         )
     known = {patient for patient in patients if patient is not None}
     count = len(known) + sum(patient is None for patient in patients)
-    return PosteriorComparison(len(label), count, comparisons, records, _sentence(records))
+    return PosteriorComparison(len(label), count, comparisons, records, which_to_use(records))
 
 
 def _finding(
@@ -230,31 +177,6 @@ def _finding(
     )
 
 
-def _sentence(records: Sequence[PosteriorRecord]) -> str:
-    """Return which posterior to use, or that none is better than the plain probability."""
-    all_found = [(record, found) for record in records for found in record.found if found.uncertainty != BASELINE]
-    known = [(record, found) for record, found in all_found if found.above_baseline is not None]
-    if not known:
-        return "Whether a posterior helps cannot be measured here, because nothing, or everything, is wrong."
-    winners = [(r, f) for r, f in known if f.above_baseline_interval is not None and f.above_baseline_interval[0] > 0]
-    record, best = max(winners or known, key=lambda pair: pair[1].above_baseline or 0.0)
-    plain = next(found for found in record.found if found.uncertainty == BASELINE)
-    measured = f"AUROC {best.auroc:.3f}, and {plain.auroc:.3f} of the {BASELINE}"
-    if winners:
-        return f"Use {record.title}: its {best.uncertainty} finds errors better than the plain probability does ({measured})."
-    better = [r for r in records if r.brier_difference_interval is not None and r.brier_difference_interval[1] < 0]
-    if better:
-        chosen = min(better, key=lambda r: r.brier)
-        return (
-            f"Use {chosen.title} for its probabilities (Brier score {chosen.brier:.4f} after {records[0].brier:.4f}); to find errors "
-            f"take the {BASELINE}, because no uncertainty finds them better (best: {best.uncertainty} of {record.title}, {measured})."
-        )
-    return (
-        f"Use none of these posteriors to find errors: no uncertainty finds them better than the {BASELINE} (best: "
-        f"{best.uncertainty} of {record.title}, {measured})."
-    )
-
-
 def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Shift]:
     here = uncertainties_of(_columns(scores), scores.calibration, scores.threshold)
     patients = scores.table["patient_id"].to_pylist()
@@ -266,10 +188,11 @@ def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Sh
         count = len(other.scores.table)
         truth = np.repeat([0, 1], [len(patients), count]).astype(np.int64)
         auroc, interval = {}, {}
-        for name, value in here.items():
-            rank = rankdata(np.concatenate([value, there[name]])) / len(truth)
+        named = "patient_id" in other.scores.table.column_names
+        all_patients = patients + (other.scores.table["patient_id"].to_pylist() if named else [None] * count)
+        for name in (name for name in here if name in there):
+            rank = rankdata(np.concatenate([here[name], there[name]])) / len(truth)
             auroc[name] = float(error_detection(rank, truth == 1) or 0.0)
-            all_patients = [*patients, *[None] * count]
             interval[name] = patient_intervals(truth, rank, 0.5, all_patients, ("auc",))["auc"]
         shifts.append(Shift(other.name, count, auroc, interval))
     return shifts
@@ -293,9 +216,9 @@ def _reliability(scores: Scores, pair: Sequence[Scores], patients: list[str | No
 
 def _columns(scores: Scores) -> dict[str, Floats]:
     names = ("logit", "logit_mean", "logit_std", "prob_std", "mutual_information")
-    return {name: scores.numbers(name) for name in names} | {
-        "cam_std": scores.maps("cam_std").mean((1, 2)).astype(np.float64)
-    }
+    there = scores.table.column_names
+    found = {name: scores.numbers(name) for name in names if name in there}
+    return found | ({"cam_std": scores.maps("cam_std").mean((1, 2)).astype(np.float64)} if "cam_std" in there else {})
 
 
 def _aligned(sets: Sequence[Scores]) -> list[Scores]:

@@ -51,15 +51,16 @@ def rectified_covariance(mean: Tensor, covariance: Tensor) -> Tensor:
     Returns:
         float32 [..., n, n]; its diagonal is that of `rectified`.
     """
-    variance = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0)
-    std = variance.sqrt()
+    std = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     safe = std.clamp(min=torch.finfo(torch.float32).tiny ** 0.5)
     z = (mean / safe).clamp(-1e4, 1e4)
-    product = safe.unsqueeze(-1) * safe.unsqueeze(-2)
-    correlation = (covariance / product).clamp(-1, 1)
+    below = torch.special.ndtr(z)
+    one, other = torch.triu_indices(mean.shape[-1], mean.shape[-1], 1, device=mean.device)
+    product = safe[..., one] * safe[..., other]
+    correlation = (covariance[..., one, other] / product).clamp(-1, 1)
     angle = correlation.asin()
-    square = (z.unsqueeze(-1) - z.unsqueeze(-2)).square() / 2
-    double = z.unsqueeze(-1) * z.unsqueeze(-2)
+    square = (z[..., one] - z[..., other]).square() / 2
+    double = z[..., one] * z[..., other]
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     integral = torch.zeros_like(angle)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
@@ -67,9 +68,10 @@ def rectified_covariance(mean: Tensor, covariance: Tensor) -> Tensor:
         # q / 2 with the difference first: z^2 (1 - t) / (1 - t^2) where both are alike.
         exponent = square / (1 - sine.square()).clamp(min=1e-12) + double / (1 + sine).clamp(min=1e-12)
         integral += float(weight) * (correlation - sine) * (-exponent).exp()
-    below = torch.special.ndtr(z)
-    both = correlation * below.unsqueeze(-1) * below.unsqueeze(-2) + integral * angle / (2 * math.pi)
-    result = both * product
+    found = (correlation * below[..., one] * below[..., other] + integral * angle / (2 * math.pi)) * product
+    result = torch.empty_like(covariance)
+    result[..., one, other] = found
+    result[..., other, one] = found
     result.diagonal(dim1=-2, dim2=-1).copy_(rectified(mean, std)[1])
     return result
 

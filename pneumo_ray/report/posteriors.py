@@ -1,21 +1,19 @@
 """The comparison of posteriors: read the further scores, measure, and lay out as tables."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pneumo_ray import storage
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.numbers import check_coverage, match
-from pneumo_ray.evaluate.posteriors import (
-    BASELINE,
-    REFERRED,
-    PosteriorComparison,
-    PosteriorRecord,
-    Scored,
-    compare_posteriors,
-)
+from pneumo_ray.evaluate.posterior_records import BASELINE, PosteriorComparison, PosteriorRecord
+from pneumo_ray.evaluate.posteriors import REFERRED, Scored, compare_posteriors
 from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
+from pneumo_ray.images.corruptions import AS_IT_IS
 from pneumo_ray.report.wording import percent_cell, with_range, words_of
 
 
@@ -46,8 +44,34 @@ def measure_posteriors(
 
     sets = [Scored.of(config.scores, chosen, run), *(of_folder(folder) for folder in config.posteriors)]
     seeds = [of_folder(folder) for folder in config.other_seeds]
-    shifted = [Scored.of(folder, read_scores(folder).ok(), read_run(folder)) for folder in config.shifted]
+    shifted = [one for folder in config.shifted for one in _elsewhere(folder)]
     return compare_posteriors(sets, shifted, seeds)
+
+
+def _elsewhere(folder: str) -> list[Scored]:
+    """Return the scores of other images; of a folder of jobs/robustness.py those of every corruption at its highest severity.
+
+    Raises:
+        ManifestError: if it holds neither.
+    """
+    place = storage.absolute(folder)
+    if not storage.exists(storage.join(place, "robustness.parquet")):
+        return [Scored.of(folder, read_scores(folder).ok(), read_run(folder))]
+    facts = json.loads(storage.read_bytes(storage.join(place, "robustness.json")))
+    table = storage.read_table(storage.join(place, "robustness.parquet"))
+    table = table.filter(pc.equal(table["status"], "ok"))
+    run = {"config": facts["method"], "model": {"hash": facts["model_hash"]}}
+    calibration = {"temperature": facts["temperature"], "intercept": facts.get("intercept", 0.0)}
+    highest: dict[str, int] = {}
+    for condition, severity in zip(table["condition"].to_pylist(), table["severity"].to_pylist(), strict=True):
+        highest[condition] = max(severity, highest.get(condition, 0))
+    sets = []
+    for condition, severity in highest.items():
+        if condition != AS_IT_IS.name:
+            rows = table.filter(pc.and_(pc.equal(table["condition"], condition), pc.equal(table["severity"], severity)))
+            scores = Scores(rows, (1, 1), (), facts["threshold"], "predicted", **calibration)
+            sets.append(Scored.of(words_of(condition), scores, run))
+    return sets
 
 
 HEADER = ("scores", "posterior", "images", "errors", "measure", "value", "low", "high", "above_baseline",

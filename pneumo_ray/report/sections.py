@@ -76,11 +76,11 @@ def measured(subject: Subject) -> dict[str, Any]:
         ],
         "residuals": numbers["residuals"],
         "caution": CAUTION,
-        **_zones(subject.zones),
+        **_zones(subject.zones, exact=subject.fact("config", "passes") == "exact"),
     }  # fmt: skip
 
 
-def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _zones(records: Sequence[dict[str, Any]], *, exact: bool) -> dict[str, Any]:
     """Return the zones as a table with a row per zone and a column per group of images."""
     groups = {record["pictures"]: record["n"] for record in records}
     cells = {(r["zone"], r["pictures"]): r for r in records}
@@ -99,7 +99,7 @@ def _zones(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ]
     by_class = any(record["pictures"] == "normal" for record in records)
     zones_of = ZONES_OF[records[0]["zones_of"]] if records else ""
-    notes = [_common_error(records)] if records else []
+    notes = [_common_error(records)] if records and not exact else []
     if not by_class:
         notes.append(f"By outcome only: {NO_CLASSES}.")
     return {"zone_rows": rows, "zone_heads": heads, "zones_of": zones_of, "zones_note": " ".join(notes)}

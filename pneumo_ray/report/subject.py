@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pneumo_ray.evaluate.posteriors import PosteriorComparison
+from pneumo_ray.evaluate.posterior_records import PosteriorComparison
 from pneumo_ray.evaluate.scores import Scores, fact
 
 

@@ -67,14 +67,27 @@ def fit_posterior(config: PosteriorConfig) -> str:
     """
     folder = storage.absolute(config.model)
     bundle = load_bundle(folder)
+    there, default = bundle.posterior, config.posterior == "laplace"
+    as_asked = there is None if config.posterior == "dropout" else there is not None and there.default == default
+    if as_asked:
+        log(f"{folder} has its posterior as asked; nothing to do")
+        return bundle.hash
     if config.posterior == "dropout":
-        return _save(folder, bundle, None) if bundle.posterior is not None else bundle.hash
-    default = config.posterior == "laplace"
-    if bundle.posterior is not None:
-        if bundle.posterior.default == default:
-            log(f"{folder} has its Laplace posterior; nothing to do")
-            return bundle.hash
-        return _save(folder, bundle, replace(bundle.posterior, default=default))
+        return _save(folder, bundle, None)
+    if there is not None:
+        return _save(folder, bundle, replace(there, default=default))
+    return _save(folder, bundle, _fitted(config, bundle, default))
+
+
+def _fitted(config: PosteriorConfig, bundle: Bundle, default: bool) -> StoredPosterior:
+    """Fit the posterior on the training images and its calibration on the validation images, in one pass over both.
+
+    Raises:
+        ConfigError: if the model was trained on another manifest.
+        ManifestError: if an image can no longer be read.
+        ModelError: if there is nothing to fit.
+    """
+    started = time.monotonic()
     manifest, train, val = load_training_rows(config.manifest)
     trained_on = _fact(bundle, "manifest", "fingerprint")
     if trained_on is not None and trained_on != fingerprint(manifest):
@@ -85,38 +98,36 @@ def fit_posterior(config: PosteriorConfig) -> str:
     if _fact(bundle, "config", "permute_labels"):
         seed = int(_fact(bundle, "config", "seed") or 0)
         train, val = permute_labels(train, seed), permute_labels(val, seed)
-    started = time.monotonic()
     classifier = bundle.model.classifier
     theta = torch.cat([classifier.weight[0], classifier.bias]).detach()
     curvature = Curvature(theta.double().numpy())
-    kept: list[NDArray[np.float32]] = []
-    num_train, spent = len(train), 0.0
     labels = np.concatenate([part["label"].to_numpy().astype(np.int64) for part in (train, val)])
     rows = pa.concat_tables([train, val]).combine_chunks()
+    of_val: list[NDArray[np.float32]] = []
+    place, beside_forward = 0, 0.0
     with progress("features of the training images", len(rows)) as tick:
-        place = 0
         for pooled in _features(config, bundle, rows, cache_of(manifest, config.manifest)):
-            summing = time.monotonic()
-            inside = max(0, min(len(pooled), num_train - place))
+            arrived = time.monotonic()
+            inside = max(
+                0, min(len(pooled), len(train) - place)
+            )  # a batch may hold the last of one and the first of the other
             if inside:
                 curvature.add(pooled[:inside], labels[place : place + inside])
-            if inside < len(pooled):
-                kept.append(pooled[inside:])
+            of_val.append(pooled[inside:])
             place += len(pooled)
-            spent += time.monotonic() - summing
+            beside_forward += time.monotonic() - arrived
             tick(len(pooled))
-    fitting = time.monotonic()
+    arrived = time.monotonic()
     fitted = fit_laplace(curvature)
-    posterior = _calibrated(bundle, fitted, curvature.images, theta, np.concatenate(kept), labels[num_train:], default)
-    spent += time.monotonic() - fitting
-    digest = _save(folder, bundle, posterior)
+    posterior = _calibrated(bundle, fitted, len(train), theta, np.concatenate(of_val), labels[len(train) :], default)
+    beside_forward += time.monotonic() - arrived
     log(
-        f"wrote the Laplace posterior of {curvature.images:,} training images into {folder}: prior precision "
-        f"{fitted.prior_precision:.3g}, {fitted.effective_parameters:.1f} of {len(theta):,} weights determined, validation "
-        f"log loss {posterior.facts['validation']['log_loss']:.4f}; {duration(time.monotonic() - started)}, "
-        f"{spent:.1f} s of them beside the forward passes"
+        f"Laplace posterior of {len(train):,} training images: prior precision {fitted.prior_precision:.3g}, "
+        f"{fitted.effective_parameters:.1f} of {len(theta):,} weights determined, validation log loss "
+        f"{posterior.facts['validation']['log_loss']:.4f}; {duration(time.monotonic() - started)}, {beside_forward:.1f} s of them "
+        "beside the forward passes"
     )
-    return digest
+    return posterior
 
 
 def posterior_of(config: TrainConfig, model: str) -> PosteriorConfig:
@@ -251,7 +262,8 @@ def _calibrated(
 
 
 def _save(folder: str, bundle: Bundle, posterior: StoredPosterior | None) -> str:
-    return save_bundle(
+    """Write the bundle with another posterior, or none; return its hash."""
+    digest = save_bundle(
         folder,
         bundle.model,
         preprocessing=bundle.preprocessing,
@@ -261,6 +273,14 @@ def _save(folder: str, bundle: Bundle, posterior: StoredPosterior | None) -> str
         provenance=bundle.provenance,
         posterior=posterior,
     )
+    default = "Laplace" if posterior is not None and posterior.default else "dropout"
+    what = (
+        "without a Laplace posterior"
+        if posterior is None
+        else f"with its Laplace posterior; scoring takes {default} by default"
+    )
+    log(f"wrote {folder} {what}")
+    return digest
 
 
 def _fact(bundle: Bundle, *path: str) -> Any:

@@ -1,19 +1,24 @@
 """Comparison of posteriors on drawn scores whose uncertainty is known to help, or not to."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.map_reliability import map_reliability, mean_by_patient, rank_correlations
-from pneumo_ray.evaluate.posteriors import BASELINE, Scored, compare_posteriors
+from pneumo_ray.evaluate.posterior_records import BASELINE
+from pneumo_ray.evaluate.posteriors import Scored, compare_posteriors
+from pneumo_ray.evaluate.robustness import NUMBERS, SCHEMA
 from pneumo_ray.evaluate.scores import Scores, read_scores
+from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.report.posteriors import csv_rows, posterior_tables
 
 N, THRESHOLD, TEMPERATURE = 240, 0.4, 2.0
@@ -111,6 +116,41 @@ def test_an_uncertainty_that_grows_elsewhere_says_so(make):
     assert shift.interval["prob_std"][0] > 0.9
     with pytest.raises(ManifestError, match="the scores c are of none of the models"):
         compare_posteriors([Scored.of("a", here, run())], [Scored.of("c", there, run(model="other"))])
+
+
+def test_corruptions_count_at_their_highest_severity(make, write_truth, drawn, tmp_path):
+    """A robustness folder as jobs/robustness.py leaves it: noise of two grades, of which the second has a deviation of 2."""
+    make("a")
+    make("b")
+    rng = np.random.default_rng(5)
+    parts = []
+    for condition, severity in (("as_it_is", 0), ("noise", 1), ("noise", 2)):
+        columns = {name: rng.random(N).astype(np.float32) for name in NUMBERS}
+        columns["prob_std"] = np.full(N, 2.0 if severity == 2 else 0.0, np.float32)
+        columns |= {
+            "image_id": [f"{i}.jpg" for i in range(N)],
+            "condition": [condition] * N,
+            "severity": [severity] * N,
+        }
+        columns |= {"status": ["ok"] * N, "patient_id": [f"p{i // 2}" for i in range(N)]}
+        parts.append(
+            pa.Table.from_pydict({name: columns.get(name, [None] * N) for name in SCHEMA.names}, schema=SCHEMA)
+        )
+    pq.write_table(pa.concat_tables(parts), tmp_path / "robustness.parquet")
+    method = {"passes": 20, "posterior": "dropout"}
+    facts = {"model_hash": "m", "threshold": 0.4, "temperature": 2.0, "intercept": 0.0, "method": method}
+    (tmp_path / "robustness.json").write_text(json.dumps(facts))
+    for name in "ab":
+        (tmp_path / name / "_run.json").write_text(json.dumps(run()))
+    manifest = str(write_truth(tmp_path / "manifest.parquet", drawn[0]))
+    folders = {"scores": str(tmp_path / "a"), "posteriors": (str(tmp_path / "b"),), "shifted": (str(tmp_path),)}
+    numbers = write_evaluation(EvaluateConfig(manifest, str(tmp_path / "out"), report=False, **folders))
+    (shift,) = numbers["posteriors"]["records"][0]["shifts"]
+    assert shift["where"] == "noise"
+    assert shift["images"] == N
+    assert shift["auroc"]["prob_std"] == 1.0
+    assert "cam_std" not in shift["auroc"]
+    assert (tmp_path / "out" / "posteriors.csv").exists()
 
 
 def test_rank_correlations_are_those_of_scipy():
