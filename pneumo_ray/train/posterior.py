@@ -42,6 +42,9 @@ from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.posterior_config import PosteriorConfig
 from pneumo_ray.train.validation import calibrated
 
+BATCH_SIZE = 64
+"""Images of one forward pass, unless asked otherwise. Where batches begin does not depend on the workers."""
+
 
 @dataclass(frozen=True)
 class _SharedArguments:
@@ -138,7 +141,7 @@ def posterior_of(config: TrainConfig, model: str) -> PosteriorConfig:
         model: folder of the model.
     """
     scale = ScoringScale(use_gpu=config.scaling.use_gpu, wait_seconds=config.scaling.wait_seconds)
-    return PosteriorConfig(model, config.manifest, config.posterior, config.batch_size, config.amp, scale)
+    return PosteriorConfig(model, config.manifest, config.posterior, config.amp, scale)
 
 
 def _features(
@@ -156,7 +159,7 @@ def _features(
     )
     actors = plan_actors(config.scale)
     shared = ray.put(arguments)
-    blocks = -(-len(rows) // config.batch_size)
+    blocks = -(-len(rows) // (config.scale.batch_size or BATCH_SIZE))
     dataset = range_dataset(blocks, partial(_load, shared=shared), decoding_cpus(actors))
     dataset.context.target_max_block_size = None  # a block is one batch
     dataset.context.execution_options.preserve_order = True
@@ -170,7 +173,7 @@ def _features(
 def _load(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
     arguments: _SharedArguments = fetch_once(shared)
-    seen, size = arguments.preprocessing, arguments.config.batch_size
+    seen, size = arguments.preprocessing, arguments.config.scale.batch_size or BATCH_SIZE
     for block in batch["id"]:
         rows = arguments.rows.slice(int(block) * size, size)
         pixels, error = None, None

@@ -22,15 +22,13 @@ class PosteriorConfig:
     posterior: Posteriors = "both"
     """What scoring takes by default: laplace, the Laplace posterior; both, the dropout, with the Laplace posterior beside it;
     dropout takes a Laplace posterior out again."""
-    batch_size: int = 64
-    """Images of one forward pass."""
     amp: Amp = "auto"
     """Precision of the network; the posterior is fitted in float64 in any case."""
     scale: ScoringScale = field(default_factory=ScoringScale)
+    """Resources of the pass over the images, in batches of 64 unless it says otherwise; nothing is compiled."""
 
     def __post_init__(self) -> None:
         require(
             self.posterior in get_args(Posteriors),
             f"posterior must be one of {', '.join(get_args(Posteriors))}, got {self.posterior!r}",
         )
-        require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")

@@ -20,7 +20,7 @@ from pneumo_ray.train.posterior_config import PosteriorConfig
 
 
 def config(model: Path, phantom_run: Path, **changes) -> PosteriorConfig:
-    options = {"posterior": "both", "batch_size": 16, "amp": "off"} | changes
+    options = {"posterior": "both", "scale": ScoringScale(batch_size=16), "amp": "off"} | changes
     return PosteriorConfig(str(model), str(phantom_run / "manifest.parquet"), **options)
 
 
@@ -60,7 +60,7 @@ def test_the_posterior_is_that_of_the_training_images(fitted, model, phantom_run
 
 def test_the_number_of_workers_changes_nothing(fitted, model, phantom_run, tmp_path):
     shutil.copytree(model, tmp_path / "model")
-    fit_posterior(config(tmp_path / "model", phantom_run, scale=ScoringScale(num_actors=2)))
+    fit_posterior(config(tmp_path / "model", phantom_run, scale=ScoringScale(num_actors=2, batch_size=16)))
     one, two = covariance(fitted), covariance(tmp_path / "model")
     assert (one - two).abs().max() < 1e-6 * one.abs().max()
 
