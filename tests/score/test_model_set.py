@@ -11,7 +11,7 @@ from pneumo_ray.errors import ModelError
 from pneumo_ray.explain.laplace import Curvature, fit_laplace
 from pneumo_ray.model import load_bundle, save_bundle
 from pneumo_ray.model.stored_posterior import StoredPosterior
-from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.model_set import ModelSet, load_models
 
@@ -48,6 +48,28 @@ def test_a_set_of_one_is_the_model_bitwise(members: list[str], passes: int | str
     found = columns(one, passes=passes)
     assert equal(columns(alone, passes=passes), found)
     assert "logit_std_between" not in found
+
+
+def test_no_member_stays_compiled_where_one_cannot_be(members: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    models = load_models(tuple(members))
+    scale = ScoringScale(batch_size=5)
+    config = ExplainConfig(model="", out="", archive=("x",), amp="off", scale=scale).resolved("head")
+    compiled: list[object] = []
+
+    def fails(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no compiler on this machine")
+
+    def compile_first(function: Callable[..., torch.Tensor], **_: object) -> Callable[..., torch.Tensor]:
+        compiled.append(function)
+        return function if len(compiled) == 1 else fails
+
+    monkeypatch.setattr(torch, "compile", compile_first)
+    explainer = Explainer(ModelPayload.of(models, config), config, torch.device("cpu"), compiled=True)
+    assert len(compiled) == len(members)
+    explainer.warm_up()
+    assert not explainer.compiled
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64)).astype(np.uint8)
+    assert equal(explainer.columns(pixels, [None] * 5), columns(models))
 
 
 def test_a_set_predicts_by_the_mean_of_its_thresholds(members: list[str]) -> None:
