@@ -23,7 +23,7 @@ def main(config: EvaluateJob) -> None:
             str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
         )
         if config.scores is not None:
-            check_same_model(config.scores, asked.model)
+            check_same_model(config.scores, str(config.model))
         from pneumo_ray.ray_cluster import start_ray
         from pneumo_ray.score.robustness import measure_robustness
 

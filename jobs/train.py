@@ -7,9 +7,18 @@ from pneumo_ray.train.config import TrainConfig
 def main(config: TrainConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.train.launch import fit
+    from pneumo_ray.train.posterior import fit_posterior, posterior_of
 
     start_ray(importing="torchvision")
-    fit(config)
+    if config.members > 1:
+        from pneumo_ray.tune.members import train_members
+
+        models = train_members(config)
+    else:
+        models = [fit(config).model]
+    if config.posterior != "dropout":
+        for model in models:
+            fit_posterior(posterior_of(config, model))
 
 
 if __name__ == "__main__":

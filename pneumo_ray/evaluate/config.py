@@ -55,6 +55,14 @@ class EvaluateConfig:
     """Other scores of the same archive: every measure is compared, with patients as the units (and DeLong, McNemar)."""
     boxes: str | None = None
     """Table of true boxes of the same images: the project's own columns, RSNA's, or COCO's JSON. Maps are measured against them."""
+    posteriors: tuple[str, ...] = ()
+    """Further scores of the same images under other posteriors or by an ensemble: which uncertainty finds errors?"""
+    shifted: tuple[str, ...] = ()
+    """Scores of images from elsewhere (another hospital, non-chests), or folders of jobs/robustness.py, each by the model,
+    posterior and passes of one of the compared scores: does the uncertainty grow there?"""
+    other_seeds: tuple[str, ...] = ()
+    """Two scores of the same images by models that differ in their seed: does the deviation of a map's cell tell how far they
+    are apart?"""
     report: bool = True
     """Draw the figures and write report.html; without it, only numbers."""
     gallery: int = 300
@@ -82,6 +90,15 @@ class EvaluateConfig:
         require(
             self.scores is not None or self.robustness,
             "give --scores, the folder that jobs/explain.py wrote (or --robustness and --model)",
+        )
+        require(
+            bool(self.posteriors) or not (self.shifted or self.other_seeds),
+            "--shifted and --other-seeds belong to a comparison of posteriors; give --posteriors as well",
+        )
+        require(not self.posteriors or self.scores is not None, "--posteriors are compared with --scores; give both")
+        require(
+            len(self.other_seeds) in (0, 2),
+            f"--other-seeds takes two sets of scores, got {len(self.other_seeds)}",
         )
         require(self.baseline is None or self.scores is not None, "--baseline is compared with --scores; give both")
         require(

@@ -9,6 +9,7 @@ from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.intervals import AtThreshold, Interval, IntervalMethods
 from pneumo_ray.evaluate.lung_evidence import LungEvidence
 from pneumo_ray.evaluate.paper import Paper
+from pneumo_ray.evaluate.posterior_records import PosteriorComparison
 from pneumo_ray.evaluate.subgroups import Subgroup
 from pneumo_ray.evaluate.uncertainty import FlaggedShares, Referral
 from pneumo_ray.records import ABSENT, INLINE, named
@@ -123,3 +124,5 @@ class Evaluation:
     """None where nobody looked for lungs."""
     localisation: Localisation | None = field(default=None, metadata=ABSENT)
     """Of the maps in true boxes."""
+    posteriors: PosteriorComparison | None = None
+    """With other posteriors, where it was asked for."""

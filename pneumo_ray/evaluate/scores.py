@@ -15,7 +15,7 @@ from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.scores 1"
-LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs", "site_hash")
+LAST_COLUMNS = ("config_hash", "zone_groups", "decode_note", "peak_in_lungs", "site_hash", "prob_std_within")
 """The last columns of the scores, in their order, by version."""
 CROP = ("crop_x0", "crop_y0", "crop_x1", "crop_y1")
 """Columns of what the network saw, as fractions of the image; scores of earlier versions have none."""
@@ -96,6 +96,10 @@ class Scores:
         if not chosen.null_count and pc.all(chosen, min_count=0).as_py():
             return self
         return replace(self, table=self.table.filter(chosen))
+
+    def taken(self, rows: pa.Array) -> "Scores":
+        """Return the rows of these numbers, in this order."""
+        return replace(self, table=self.table.take(rows))
 
     def joined(
         self, manifest: pa.Table, columns: tuple[str, ...] = ("label", "split", "subtype", "patient_id")

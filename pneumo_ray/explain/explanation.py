@@ -5,18 +5,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+EXACT = 0
+"""Number of passes of an explanation in closed form."""
+
+
+@dataclass(frozen=True, eq=False)
+class MemberSpread:
+    """Standard deviations over an ensemble: `std^2 = between^2 + within^2`, each [B]."""
+
+    logit_between: Tensor
+    """Of the members' means."""
+    logit_within: Tensor
+    """Root mean variance of a member's passes."""
+    prob_between: Tensor
+    prob_within: Tensor
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """Prediction, maps and zone means of B images, with their spread over the Monte Carlo passes.
 
     Maps and zones are in logit units, for the class in `target`: positive evidence for pneumonia, or for normality.
-    Every `_std` is a sample standard deviation over passes (n - 1), every entropy is in nats. Tensors are float32 on
-    the device of the images.
+    Every `_std` is a sample standard deviation over passes (n - 1), or that of the posterior in closed form; every entropy
+    is in nats. Tensors are float32 on the device of the images. Of an ensemble everything is over members and passes.
     """
 
     passes: int
-    """Monte Carlo passes T."""
+    """Monte Carlo passes T, over all members; `EXACT` where there are none, because every moment is a closed form."""
     target: Tensor
     """int8 [B], the class that is explained: 1 pneumonia, 0 normal; the same in all passes."""
     logit: Tensor
@@ -44,26 +59,33 @@ class Explanation:
     cam_std: Tensor
     """[B, h, w], the uncertainty map."""
     cam_exact_mean: Tensor | None
-    """[B, h, w], expectation over all masks before ReLU, without sampling; None where dropout is in the tail."""
+    """[B, h, w], expectation over the posterior before ReLU, without sampling; None where dropout is in the tail."""
     cam_exact_var: Tensor | None
-    """[B, h, w], variance over all masks before ReLU, `p / (1 - p) sum_k (w_k A_k / (h w))^2`; None likewise."""
+    """[B, h, w], variance over the posterior before ReLU, `a_c' Sigma a_c / (h w)^2`; of dropout
+    `p / (1 - p) sum_k (w_k A_k / (h w))^2`. None likewise."""
     zone_mean: Tensor
     """[B, 6], mean over passes of the mean upsampled map in each zone, order ZONES."""
     zone_std: Tensor
     """[B, 6], over passes of that zone mean; includes the covariance of the pixels of a zone."""
-    zone_groups: Tensor
+    zone_groups: Tensor | None
     """[B, G, 6], mean over the passes of each independent group (`explain/masks.py`) of the zone means: from the spread of
-    groups follows the Monte Carlo error that images have in common."""
+    groups follows the Monte Carlo error that images have in common. None where there are no passes."""
+    members: MemberSpread | None = None
+    """Of an ensemble of two or more networks."""
 
     @property
     def logit_se(self) -> Tensor:
-        """[B], Monte Carlo standard error of logit_mean, at most: it takes the masks as independent."""
-        return self.logit_std / self.passes**0.5
+        """[B], Monte Carlo standard error of logit_mean, at most: it takes the passes as independent. 0 without passes."""
+        return self.logit_std * self._share_of_error
 
     @property
     def prob_se(self) -> Tensor:
         """[B], Monte Carlo standard error of prob_mean, at most."""
-        return self.prob_std / self.passes**0.5
+        return self.prob_std * self._share_of_error
+
+    @property
+    def _share_of_error(self) -> float:
+        return 0.0 if self.passes == EXACT else self.passes**-0.5
 
     def certainty_weighted(self, lam: float = 1.0) -> Tensor:
         """Return [B, h, w], `max(0, cam_mean - lam cam_std)`: the evidence above its own uncertainty, in logit units."""

@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from pneumo_ray.explain.bayes import eval_mode
 from pneumo_ray.explain.cam import signed_maps
+from pneumo_ray.explain.tail import eval_mode
 from pneumo_ray.model.network import PneumoniaNet
 
 

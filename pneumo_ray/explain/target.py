@@ -1,6 +1,12 @@
-"""The class that a map explains."""
+"""What can be asked of an explanation; reading it needs no torch."""
 
 from typing import Literal
 
 Target = Literal["predicted", "pneumonia", "normal"]
-"""The class that a map explains: pneumonia (the logit), normal (its negative) or the predicted class."""
+"""The class whose evidence a map shows."""
+
+Passes = int | Literal["exact"]
+"""Monte Carlo passes, or closed forms without any."""
+
+PosteriorName = Literal["dropout", "laplace"]
+"""What the network's weights vary by: the dropout that it was trained with, or the Laplace posterior of its last layer."""

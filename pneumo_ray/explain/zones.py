@@ -5,12 +5,14 @@ the right lung is on the left of the image.
 """
 
 import itertools
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Box = tuple[int, int, int, int]
@@ -63,6 +65,12 @@ def zone_operator(map_size: tuple[int, int], image_size: tuple[int, int], *, box
     bands = np.stack([rows[a:b].mean(0) for a, b in itertools.pairwise(thirds)])
     sides = np.stack([columns[a:b].mean(0) for a, b in itertools.pairwise(halves)])
     return _tensor(np.kron(bands, sides))
+
+
+@lru_cache(maxsize=16)
+def image_zones(map_size: tuple[int, int], image_size: tuple[int, int], device: "torch.device") -> "Tensor":
+    """Return `zone_operator` of the whole image on a device; it is made once."""
+    return zone_operator(map_size, image_size).to(device)
 
 
 def outside_operator(map_size: tuple[int, int], image_size: tuple[int, int], box: Box) -> "Tensor":

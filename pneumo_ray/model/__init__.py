@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from pneumo_ray.model.config import ARCHITECTURES, ModelConfig
 
 if TYPE_CHECKING:
-    from pneumo_ray.model.bundle import Bundle, Preprocessing, load_bundle, save_bundle
+    from pneumo_ray.model.bundle import Bundle, load_bundle, save_bundle
     from pneumo_ray.model.network import PneumoniaNet, build_model
+    from pneumo_ray.model.preprocessing import Preprocessing
 
 __all__ = [
     "ARCHITECTURES",
@@ -23,7 +24,7 @@ __all__ = [
 _MODULES = {
     "Bundle": "bundle",
     "PneumoniaNet": "network",
-    "Preprocessing": "bundle",
+    "Preprocessing": "preprocessing",
     "build_model": "network",
     "load_bundle": "bundle",
     "save_bundle": "bundle",

@@ -1,108 +1,41 @@
-"""A trained model as a folder of two plain files: `weights.safetensors` and `model.json`, under one hash.
+"""A trained model as a folder of plain files under one hash: `weights.safetensors`, `model.json`, and `posterior.safetensors`
+where it has a posterior beside its dropout.
 
 It contains no pickle, so a foreign bundle cannot run code.
 """
 
 import hashlib
 import json
-import math
 import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import get_args
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from pneumo_ray import storage
-from pneumo_ray.config import require
 from pneumo_ray.errors import ModelError, PneumoError, StorageError
-from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.network import PneumoniaNet
-from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
+from pneumo_ray.model.preprocessing import Preprocessing
+from pneumo_ray.model.stored_posterior import StoredPosterior
 from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.model"
 FORMAT_VERSION = 2
 """Version 1 had no `intercept`, no `output_stride` and no `fit`; a reader of that version must not leave one out silently,
 so it refuses version 2."""
-_READABLE = (1, FORMAT_VERSION)
+WITH_POSTERIOR = 3
+"""Version of a bundle with a `posterior`, which a reader of version 2 must not leave out silently either."""
+_READABLE = (1, FORMAT_VERSION, WITH_POSTERIOR)
 CLASSES = ("normal", "pneumonia")
 _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "model.json"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Conversion of a grey image to the network's input, the same in training, scoring and explaining."""
-
-    image_size: int = 224
-    """Height and width of the network's input, in pixels; with `squash` a centre crop."""
-    resize_size: int = 256
-    """Height and width that the image is resized to before the crop, in pixels."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Subtracted from each channel after the division by 255."""
-    std: tuple[float, float, float] = IMAGENET_STD
-    """Divides each channel after the mean is subtracted."""
-    fit: Fit = "squash"
-    """How an image is fitted into the input. With `pad` and `lungs` it is a window of the image (`framing.window_of`) at
-    image_size, and no centre crop; bundles that do not say so are of `squash`."""
-    margin: float = MARGIN
-    """With `lungs`, the margin around them, as a share of their box's longer true side."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            ConfigError: if the crop is larger than the image, the mean and std are not three usable numbers, or there is
-                no such fit or margin.
-        """
-        require(self.fit in get_args(Fit), f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
-        require(0 <= self.margin <= 1, f"margin must be between 0 and 1, got {self.margin}")
-        require(
-            0 < self.image_size <= self.resize_size,
-            f"image_size must be positive and at most resize_size, got {self.image_size} and {self.resize_size}",
-        )
-        require(
-            len(self.mean) == 3 and all(math.isfinite(value) for value in self.mean),
-            f"mean must be three finite numbers, got {self.mean}",
-        )
-        require(
-            len(self.std) == 3 and all(0 < value < math.inf for value in self.std),
-            f"std must be three positive numbers, got {self.std}",
-        )
-
-    def normalise(self, batch: Tensor, *, channels_last: bool = False) -> Tensor:
-        """Turn grey images into the network's input: (x / 255 - mean) / std, the grey in all three channels.
-
-        It is one multiply-add per value, without a copy of the image for each channel.
-
-        Args:
-            batch: uint8 [B, H, W] on any device.
-            channels_last: lay the result out as B, H, W, 3, which convolutions prefer on many devices.
-
-        Returns:
-            float32 [B, 3, H, W] on the same device.
-
-        Raises:
-            ValueError: if the batch is not uint8 [B, H, W].
-        """
-        if batch.dtype != torch.uint8 or batch.ndim != 3:
-            raise ValueError(f"expected uint8 [B, H, W], got {batch.dtype} {list(batch.shape)}")
-        scale = torch.tensor([1 / (255 * std) for std in self.std], device=batch.device).view(1, 3, 1, 1)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=batch.device)
-        num_images, height, width = batch.shape
-        result = torch.empty(
-            (num_images, 3, height, width),
-            device=batch.device,
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
-        )
-        return torch.addcmul(shift.view(1, 3, 1, 1), batch.unsqueeze(1).float(), scale, out=result)
+_POSTERIOR = "posterior.safetensors"
+_FILES = frozenset({_WEIGHTS, _DESCRIPTION, _POSTERIOR})
 
 
 @dataclass
@@ -123,7 +56,9 @@ class Bundle:
     provenance: JsonObject = field(default_factory=dict)
     """Where it came from: data, configuration, versions, metrics."""
     hash: str = ""
-    """sha256 (hex) of the weights file and of the canonical JSON of the rest."""
+    """sha256 (hex) of the other files and of the canonical JSON of the rest."""
+    posterior: StoredPosterior | None = None
+    """The Laplace posterior of its head, where one was fitted."""
 
     @property
     def calibration(self) -> Calibration:
@@ -140,6 +75,7 @@ def save_bundle(
     intercept: float = 0.0,
     operating_point: JsonObject | None = None,
     provenance: JsonObject | None = None,
+    posterior: StoredPosterior | None = None,
 ) -> str:
     """Write a bundle, replacing an older one as a whole.
 
@@ -154,6 +90,7 @@ def save_bundle(
         intercept: added to the logit after the division.
         operating_point: see `Bundle`; a threshold of 0.5 where none is given.
         provenance: plain JSON values.
+        posterior: of its head, beside its dropout.
 
     Returns:
         The bundle's hash.
@@ -171,9 +108,9 @@ def save_bundle(
             for key, value in state.items()
         }
     )
-    description = {
+    description: JsonObject = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if posterior is None else WITH_POSTERIOR,
         "model": asdict(replace(model.config, weights="none")),
         "preprocessing": asdict(preprocessing),
         "classes": CLASSES,
@@ -183,16 +120,20 @@ def save_bundle(
         "provenance": provenance or {},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    files = {_WEIGHTS: weights}
+    if posterior is not None:
+        described, files[_POSTERIOR] = posterior.packed()
+        description["posterior"] = described | {"sha256": hashlib.sha256(files[_POSTERIOR]).hexdigest()}
     try:
         # Through JSON once, so that what is hashed is what will be read: tuples are lists, keys are strings.
         description = json.loads(json.dumps(description, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"operating_point and provenance of a bundle must be plain finite JSON values ({error}); convert them"
+            f"operating_point, provenance and posterior of a bundle must be plain finite JSON values ({error}); convert them"
         ) from error
     digest = _hash(description)
     text = json.dumps({**description, "hash": digest}, indent=2, allow_nan=False) + "\n"
-    files = {_WEIGHTS: weights, _DESCRIPTION: text.encode()}
+    files[_DESCRIPTION] = text.encode()
     if storage.is_local(str(folder)):
         _write_folder(Path(storage.absolute(str(folder))), files)
     else:  # object storage cannot rename a folder; a reader between the two writes sees a hash that does not match
@@ -202,7 +143,7 @@ def save_bundle(
 
 
 def load_bundle(folder: str | Path) -> Bundle:
-    """Read a bundle, after checking that neither file has changed since it was saved.
+    """Read a bundle, after checking that none of its files has changed since it was saved.
 
     Raises:
         ModelError: if the folder is not a bundle of this format version, or its content is missing, changed or foreign.
@@ -221,7 +162,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     if description.get("format_version") not in _READABLE:
         raise ModelError(
             f"{folder} has model format {description.get('format_version')!r}, but this version reads "
-            f"{' and '.join(map(str, _READABLE))}; use the pneumo_ray that wrote it"
+            f"{', '.join(map(str, _READABLE))}; use the pneumo_ray that wrote it"
         )
     if hashlib.sha256(weights).hexdigest() != description.get("weights_sha256"):
         raise ModelError(f"{_WEIGHTS} in {folder} is not the file that was saved with {_DESCRIPTION}; copy both again")
@@ -229,7 +170,9 @@ def load_bundle(folder: str | Path) -> Bundle:
     try:
         unchanged = _hash(description) == digest
         if unchanged:
-            return _assemble(description, weights, digest)
+            return _assemble(description, weights, digest, _posterior_file(str(folder), description))
+    except _ChangedFileError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError, PneumoError) as error:
         raise ModelError(
             f"{folder} is not a valid pneumo_ray model (description and weights do not fit together); save it again"
@@ -237,13 +180,38 @@ def load_bundle(folder: str | Path) -> Bundle:
     raise ModelError(f"{_DESCRIPTION} in {folder} has been changed since it was saved; copy the original again")
 
 
-def _assemble(description: JsonObject, weights: bytes, digest: str) -> Bundle:
+class _ChangedFileError(ModelError):
+    """A file beside the description is missing or not the one that was saved."""
+
+
+def _posterior_file(folder: str, description: JsonObject) -> bytes | None:
+    """Return the content of the file of the posterior, checked; None where the bundle has none."""
+    if (description["format_version"] == WITH_POSTERIOR) != ("posterior" in description):
+        raise ValueError("format_version and posterior do not fit together")
+    if "posterior" not in description:
+        return None
+    try:
+        content = _read_file(folder, _POSTERIOR)
+    except ModelError as error:
+        raise _ChangedFileError(str(error)) from error
+    if hashlib.sha256(content).hexdigest() != description["posterior"]["sha256"]:
+        raise _ChangedFileError(
+            f"{_POSTERIOR} in {folder} is not the file that was saved with {_DESCRIPTION}; copy both again"
+        )
+    return content
+
+
+def _assemble(description: JsonObject, weights: bytes, digest: str, factor: bytes | None) -> Bundle:
     # On the meta device, because initial weights would cost time and random numbers only to be overwritten.
     with torch.device("meta"):
         model = PneumoniaNet(ModelConfig(**description["model"]))
     model.load_state_dict(safetensors.torch.load(weights), assign=True)
     preprocessing = description["preprocessing"]
     calibration = Calibration(description["temperature"], description.get("intercept", 0.0))
+    posterior = None
+    if factor is not None:
+        facts = {name: value for name, value in description["posterior"].items() if name != "sha256"}
+        posterior = StoredPosterior.unpacked(facts, factor, model.classifier.in_features)
     return Bundle(
         model=model.eval(),
         preprocessing=Preprocessing(
@@ -255,6 +223,7 @@ def _assemble(description: JsonObject, weights: bytes, digest: str) -> Bundle:
         classes=tuple(description["classes"]),
         provenance=dict(description["provenance"]),
         hash=digest,
+        posterior=posterior,
     )
 
 
@@ -279,7 +248,7 @@ def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     old = temporary.with_name(f"{temporary.name}.old")
     try:
-        if folder.exists() and (not folder.is_dir() or any(entry.name not in files for entry in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(entry.name not in _FILES for entry in folder.iterdir())):
             raise ModelError(f"{folder} contains files other than a model, which would be lost; choose another folder")
         temporary.mkdir(parents=True)
         for name, content in files.items():

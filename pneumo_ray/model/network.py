@@ -4,12 +4,13 @@ With this one shape for every architecture, Grad-CAM weights (arXiv 1610.02391) 
 so the maps of arXiv 2507.18647 need no backward pass. The trunks are torchvision's; their own classifiers are dropped.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumo_ray.model.config import ModelConfig
@@ -221,6 +222,20 @@ def build_model(config: ModelConfig) -> PneumoniaNet:
     if config.weights != "none":
         load_weights(net, config.arch, config.weights)
     return net
+
+
+def restored(config: ModelConfig, weights: Mapping[str, NDArray[Any]], device: torch.device) -> PneumoniaNet:
+    """Return a network with ready weights for inference: in eval mode, channels last, without gradients.
+
+    Args:
+        config: of the network.
+        weights: its state dict as arrays, which are copied: memory of an object store is read-only, and torch's is not.
+        device: where it runs.
+    """
+    with torch.device("meta"):
+        net = PneumoniaNet(config)
+    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, assign=True)
+    return net.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def map_size(config: ModelConfig, image_size: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Information that the software does not have is `NOT_AVAILABLE`, for the authors 
 import pyarrow.compute as pc
 
 from pneumo_ray.report.subject import Subject
+from pneumo_ray.report.wording import passes_text
 
 NOT_AVAILABLE = "not available"
 
@@ -42,7 +43,7 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
         ("Subgroups and fairness", "section Subgroups" if numbers.measured and numbers.measured.subgroups else NOT_AVAILABLE),
         ("Robustness", "section Shortcuts and robustness" if subject.robustness else NOT_AVAILABLE),
         ("Failure analysis", "sections Residuals, Images and Failures" if numbers.measured else NOT_AVAILABLE),
-        ("Explanations and their validation", f"BayesGrad-CAM, {subject.fact('config', 'passes') or '?'} passes; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
+        ("Explanations and their validation", f"BayesGrad-CAM, {passes_text(subject.fact('config', 'passes'))}; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
         ("External validation", NOT_AVAILABLE),
         ("Comparison with human readers", NOT_AVAILABLE),
         ("Limitations", "see the warnings in the summary; a retrospective measurement on one archive, labels of unknown quality"),

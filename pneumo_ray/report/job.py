@@ -22,6 +22,7 @@ from pneumo_ray.evaluate.tables import Rows, summary_lines, tables_of
 from pneumo_ray.evaluate.zone_table import zone_table
 from pneumo_ray.records import JsonObject, json_of
 from pneumo_ray.report.history import read_history
+from pneumo_ray.report.posteriors import csv_rows, measure_posteriors
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
 
@@ -56,6 +57,7 @@ def write_evaluation(config: EvaluateConfig) -> Evaluation:
         comparison=None if config.baseline is None else _compared(config, chosen, manifest, split),
         lungs=lung_evidence(with_masks),
         localisation=localisation,
+        posteriors=measure_posteriors(config, chosen, run, manifest, split),
     )
     storage.write_json(json_of(numbers), storage.join(out, "metrics.json"), allow_nan=False)
     failed = everything.failed().joined(manifest, ("label", "split")).table
@@ -65,6 +67,9 @@ def write_evaluation(config: EvaluateConfig) -> Evaluation:
         tables["localisation.csv"] = localised
     for line in summary_lines(numbers):
         log(line)
+    if numbers.posteriors is not None:
+        tables["posteriors.csv"] = csv_rows(numbers.posteriors)
+        log(f"  {numbers.posteriors.sentence}")
     if localisation is not None:
         log(localisation_line(localisation))
     if numbers.comparison is not None:

@@ -13,6 +13,7 @@ from pneumo_ray.report.cautions import cautions
 from pneumo_ray.report.embedded import script_data
 from pneumo_ray.report.evidence import box_table, lung_table
 from pneumo_ray.report.items import reporting_items
+from pneumo_ray.report.posteriors import posterior_tables
 from pneumo_ray.report.sections import (
     Context,
     ErrorRecord,
@@ -27,7 +28,7 @@ from pneumo_ray.report.sections import (
 )
 from pneumo_ray.report.shell import render
 from pneumo_ray.report.subject import Subject
-from pneumo_ray.report.wording import plain_text
+from pneumo_ray.report.wording import passes_text, plain_text
 
 
 def render_page(
@@ -71,6 +72,7 @@ def render_page(
         "failed_rows": failed_rows(subject),
         "lung_rows": lungs.rows, "lungs_about": lungs.about, "box_rows": boxes.rows, "boxes_about": boxes.about,
         **robustness(subject.robustness),
+        **posterior_tables(numbers.posteriors),
         "comparison": comparison(numbers.comparison),
         "paper_note": numbers.paper.note,
         "paper_rows": paper_rows(numbers),
@@ -81,7 +83,7 @@ def render_page(
         "data": script_data(subject, shown, images),
     }  # fmt: skip
     if (measured := numbers.measured) is not None:
-        context |= measured_sections(measured, subject.zones)
+        context |= measured_sections(measured, subject.zones, exact=subject.fact("config", "passes") == "exact")
         context["prevalence"] = measured.predictive_values.prevalence if prevalence is None else prevalence
         context["error_rows"] = error_rows(errors)
         context["errors_about"] = errors_about(measured.metrics.stored.values, right_quality)
@@ -130,7 +132,7 @@ def _sections(context: Context) -> list[tuple[str, str]]:
 def _subtitle(subject: Subject) -> str:
     return (
         f"Model {subject.fact('model', 'architecture') or 'unknown'} {str(subject.fact('model', 'hash') or '')[:12]}, "
-        f"{subject.fact('config', 'passes') or '?'} Monte Carlo passes, on {subject.manifest_name}"
+        f"{passes_text(subject.fact('config', 'passes'))}, on {subject.manifest_name}"
     )
 
 

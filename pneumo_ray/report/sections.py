@@ -57,7 +57,7 @@ class ErrorRecord:
 ERROR_COLUMNS = tuple(spec.name for spec in fields(ErrorRecord))
 
 
-def measured_sections(numbers: Measured, zones: Sequence[ZoneRecord]) -> Context:
+def measured_sections(numbers: Measured, zones: Sequence[ZoneRecord], *, exact: bool) -> Context:
     """Return the data of the sections that need labels."""
     stored, half = numbers.metrics.stored, numbers.metrics.half
     return {
@@ -109,11 +109,11 @@ def measured_sections(numbers: Measured, zones: Sequence[ZoneRecord]) -> Context
         ],
         "residuals": numbers.residuals,
         "caution": CAUTION,
-        **_zones(zones),
+        **_zones(zones, exact=exact),
     }  # fmt: skip
 
 
-def _zones(records: Sequence[ZoneRecord]) -> Context:
+def _zones(records: Sequence[ZoneRecord], *, exact: bool) -> Context:
     """Return the zones as a table with a row per zone and a column per group of images."""
     groups = {record.images: record.n for record in records}
     cells = {(r.zone, r.images): r for r in records}
@@ -132,7 +132,7 @@ def _zones(records: Sequence[ZoneRecord]) -> Context:
     ]
     by_class = any(record.images == "normal" for record in records)
     zones_of = ZONES_OF[records[0].zones_of] if records else ""
-    notes = [_common_error(records)] if records else []
+    notes = [_common_error(records)] if records and not exact else []
     if not by_class:
         notes.append(f"By outcome only: {NO_CLASSES}.")
     return {"zone_rows": rows, "zone_heads": heads, "zones_of": zones_of, "zones_note": " ".join(notes)}

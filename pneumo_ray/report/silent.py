@@ -178,7 +178,7 @@ def _page(weeks: Sequence[Week], config: SilentConfig, figures: dict[str, str]) 
     compared = config.reference is not None
     context = {
         "title": "Silent trial",
-        "subtitle": f"Model {config.model} on {' '.join(config.archive)}",
+        "subtitle": f"Model {config.model if isinstance(config.model, str) else ' '.join(config.model)} on {' '.join(config.archive)}",
         "sections": [("summary", "Summary"), ("weeks", "Weeks")],
         "figures": figures,
         "numbers_shown": [

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 _WORDS = {
     "prob_std": "standard deviation of the probability",
     "mean of cam_std": "mean of the uncertainty map",
+    "cam_std": "mean of the uncertainty map",
+    "logit_std": "standard deviation of the logit",
+    "distance over its deviation": "distance to the threshold over the standard deviation of the logit",
     "before_temperature": "before calibration",
     "after_temperature": "calibrated, without dropout",
     "monte_carlo_mean": "calibrated, mean over the passes",
@@ -46,6 +49,11 @@ def interval_text(interval: Sequence[float] | None) -> str:
     decimals = 3 if max(abs(end) for end in interval) >= 0.01 else 5
     low, high = (f"{end:.{decimals}f}" for end in interval)
     return f"{low} to {high}"
+
+
+def passes_text(passes: int | str | None) -> str:
+    """Return how an explanation was made."""
+    return "closed forms without passes" if passes == "exact" else f"{passes or '?'} Monte Carlo passes"
 
 
 def words_of(name: str) -> str:

@@ -19,7 +19,7 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import Bundle, PneumoniaNet, Preprocessing
+from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.ray_cluster import living_nodes
 from pneumo_ray.ray_processes import on_each_node
 from pneumo_ray.run_folder import RunFolder
@@ -27,15 +27,16 @@ from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
+from pneumo_ray.score.model_set import ModelSet
 from pneumo_ray.score.workers import measure_rate
 from pneumo_ray.site.profile import check_model, read_profile
 
 WORTH_COMPILING_SECONDS = 60.0
-"""Seconds of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
+"""Seconds per network of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
 the cache has the code, and makes the network 1.2 times (two threads that share a core) to twice as fast."""
 
 WORTH_COMPILING_FLOPS = 1e15
-"""Floating-point operations of a job on GPUs from which compiling should save time. An estimate: no GPU was measured."""
+"""Floating-point operations per network of a job on GPUs from which compiling should save time. An estimate: no GPU was measured."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,19 @@ def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
     return "lungs" if has_lungs(read_manifest(storage.absolute(config.manifest))).any() else "image"
 
 
-def check_method(config: ExplainConfig, bundle: Bundle) -> None:
+def check_method(config: ExplainConfig, models: ModelSet) -> None:
     """Refuse what no worker could do, before anything is written.
 
     Raises:
-        ModelError: if the model has no dropout to sample, or lungs are to be found and there is no segmenter.
+        ModelError: if a model has nothing to sample, or lungs are to be found and there is no segmenter.
         ConfigError: if float16 is asked for on a CPU, or the site.json is of another model or other passes.
     """
-    BayesGradCAM(bundle.model, config.passes, config.seed)
-    if config.finds_lungs(bundle.preprocessing.fit):
+    for number, bundle in enumerate(models.bundles):
+        BayesGradCAM(bundle.model, config.passes, config.seed, posterior=models.head_posterior(number))
+    if config.finds_lungs(models.preprocessing.fit):
         own_segmenter()
     if config.site is not None:
-        check_model(read_profile(config.site), config.site, bundle.hash, config.method)
+        check_model(read_profile(config.site), config.site, models.hash, config.method)
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
@@ -78,7 +80,7 @@ def check_method(config: ExplainConfig, bundle: Bundle) -> None:
 def measured_rate(config: ExplainConfig, model: ModelPayload) -> Callable[[], float | None]:
     """Begin to measure what `worth_compiling` needs to know; return what waits for it. It needs nothing where None is returned."""
     scale = config.scale
-    if scale.compile != "auto" or scale.use_gpu or model.model.dropout_site == "tail":
+    if scale.compile != "auto" or scale.use_gpu or model.in_tail:
         return lambda: None
     measured = measure_rate(model, config)
 
@@ -91,25 +93,25 @@ def measured_rate(config: ExplainConfig, model: ModelPayload) -> Callable[[], fl
     return wait
 
 
-def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: ModelPayload) -> Job:
+def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     """Return the job in the folder, or start a new one.
 
     Raises:
         ConfigError: if the folder holds the scores of another model, config or archive.
         PneumoError: if the images cannot be listed.
     """
-    size = bundle.preprocessing.image_size
+    size = model.preprocessing.image_size
     site = None if config.site is None else read_profile(config.site).hash
     listed = None
     images: list[str] | str = [storage.absolute(archive) for archive in config.archive]
     if config.manifest is not None:
-        listed = manifest_images(config.manifest, bundle.preprocessing, boxes=config.zones == "box")
+        listed = manifest_images(config.manifest, model.preprocessing, boxes=config.zones == "box")
         images = list_fingerprint(listed)
     names = storage.join(folder.out, "_job", "pictures.parquet")
     # The list is written before the record: where that is, both are whole.
     before = folder.read(("model", "pictures", "config", "method", "compiled"))
     if before is not None:
-        folder.refuse_other("the scores of another model", before["model"], bundle.hash)
+        folder.refuse_other("the scores of another model", before["model"], model.facts.model_hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options(before["method"], config.method)
         folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
@@ -123,7 +125,7 @@ def begin(config: ExplainConfig, folder: RunFolder, bundle: Bundle, model: Model
     _check_shared(names)
     compiled = worth_compiling(config, model, source.num_images, rate())
     job = {
-        "model": bundle.hash,
+        "model": model.facts.model_hash,
         "pictures": images,
         "config": config.config_hash,
         "method": config.method,
@@ -151,7 +153,7 @@ def _check_shared(uri: str) -> None:
 
 
 def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rate: float | None) -> bool:
-    """Whether compiling the trunk saves time for this number of images.
+    """Whether compiling the trunks saves time for this number of images; a set of models compiles each of them.
 
     Args:
         config: says it, unless `scale.compile` is auto.
@@ -159,13 +161,15 @@ def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rat
         images: number of images of the job.
         rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
     """
-    if config.scale.compile == "off" or model.model.dropout_site == "tail":
+    if config.scale.compile == "off" or model.in_tail:
         return False
     if config.scale.compile == "on":
         return True
+    networks = len(model.members)
     if rate is not None:
-        return images / rate > WORTH_COMPILING_SECONDS
+        return images / rate > networks * WORTH_COMPILING_SECONDS
     size = model.preprocessing.image_size
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        PneumoniaNet(model.model).eval().feature_maps(torch.zeros(1, 3, size, size))
-    return bool(images * counter.get_total_flops() > WORTH_COMPILING_FLOPS)
+        for member in model.members:
+            PneumoniaNet(member.config).eval().feature_maps(torch.zeros(1, 3, size, size))
+    return bool(images * counter.get_total_flops() > networks * WORTH_COMPILING_FLOPS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
-from pneumo_ray.explain.target import Target
+from pneumo_ray.explain.target import Passes, PosteriorName, Target
 from pneumo_ray.images.fit import OF_LUNGS, Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
@@ -14,7 +14,8 @@ from pneumo_ray.records import JsonObject
 
 ZoneMode = Literal["image", "box", "lungs"]
 
-_COLUMNS = 3
+_METHOD = ("passes", "seed", "target", "zones", "refer_z", "amp", "posterior")
+_COLUMNS = 4
 """Version of the columns of a row: a job that an earlier version began is not continued with others."""
 
 
@@ -59,19 +60,22 @@ class ScoringScale:
 class ExplainConfig:
     """Score and explain every image of an archive; the same command continues an interrupted job."""
 
-    model: str
-    """Folder of the model that jobs/train.py wrote."""
+    model: str | tuple[str, ...]
+    """Folder of the model that jobs/train.py wrote; or several, the members of an ensemble, which are scored as one."""
     out: str
     """Folder of the scores: Parquet files with one row per image, and _run.json."""
     archive: tuple[str, ...] = ()
     """Folders, tar or zip files, DICOM, local or s3://, gs://; or give --manifest."""
     manifest: str | None = None
     """manifest.parquet from jobs/prepare.py, instead of --archive."""
-    passes: int | None = None
-    """Monte Carlo dropout passes; None takes 200 where the dropout is at the head, where they cost nothing, and 20 in
-    the tail. arXiv 2507.18647 has 20."""
+    posterior: PosteriorName | None = None
+    """What the weights vary by: dropout, or laplace, the Laplace posterior of the last layer (jobs/posterior.py). None takes
+    the model's default: its dropout, unless it was trained with --posterior laplace."""
+    passes: Passes | None = None
+    """Monte Carlo passes of each model; None takes 200 where the posterior is over the head, where they cost nothing, and 20
+    with dropout in the tail. arXiv 2507.18647 has 20. exact takes closed forms over the head instead, without any pass."""
     seed: int = 0
-    """Seed of the dropout masks, which all images share."""
+    """Seed of the passes, which all images share."""
     target: Target = "predicted"
     """The class that the maps explain."""
     zones: ZoneMode | None = None
@@ -95,8 +99,8 @@ class ExplainConfig:
     def __post_init__(self) -> None:
         require(bool(self.archive) != (self.manifest is not None), "give either --archive or --manifest")
         require(
-            self.passes is None or self.passes >= 2,
-            f"passes must be at least 2 for a standard deviation, got {self.passes}",
+            self.passes in (None, "exact") or int(self.passes or 0) >= 2,
+            f"passes must be exact, or at least 2 for a standard deviation, got {self.passes}",
         )
         require(self.refer_z >= 0, f"refer-z must not be negative, got {self.refer_z}")
         require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
@@ -106,12 +110,19 @@ class ExplainConfig:
             "--zones box needs a --manifest with the columns lung_x0, lung_y0, lung_x1, lung_y1",
         )
 
-    def resolved(self, site: DropoutSite, zones: ZoneMode = "image") -> Self:
-        """Return the config with what None stands for: the passes for this site of the dropout, and these zones."""
+    def resolved(self, site: DropoutSite, zones: ZoneMode = "image", posterior: PosteriorName | None = None) -> Self:
+        """Return the config with what None stands for.
+
+        Args:
+            site: of the dropout; the passes are those of `head` wherever the posterior is over the head.
+            zones: where none are asked for.
+            posterior: of the models where none is asked for; None is dropout.
+        """
         from pneumo_ray.explain.masks import DEFAULT_PASSES  # brings torch
 
-        passes = DEFAULT_PASSES[site] if self.passes is None else self.passes
-        return replace(self, passes=passes, zones=self.zones or zones)
+        chosen: PosteriorName = self.posterior or posterior or "dropout"
+        passes = DEFAULT_PASSES["head" if chosen == "laplace" else site] if self.passes is None else self.passes
+        return replace(self, passes=passes, zones=self.zones or zones, posterior=chosen)
 
     def finds_lungs(self, fit: Fit) -> bool:
         """Whether lungs are looked for that the manifest does not name, where the model's images are fitted like this."""
@@ -120,7 +131,7 @@ class ExplainConfig:
     @property
     def method(self) -> JsonObject:
         """The options that determine the numbers of a row, besides model and image."""
-        return {name: getattr(self, name) for name in ("passes", "seed", "target", "zones", "refer_z", "amp")}
+        return {name: getattr(self, name) for name in _METHOD}
 
     @property
     def config_hash(self) -> str:
@@ -132,8 +143,8 @@ class ExplainConfig:
 class RobustnessConfig:
     """Score the labelled images of a split as they are and under changes of every image, and compare the measures."""
 
-    model: str
-    """Folder of the model that jobs/train.py wrote."""
+    model: str | tuple[str, ...]
+    """Folder of the model that jobs/train.py wrote, or several, as jobs/explain.py takes them."""
     manifest: str
     """manifest.parquet of the archive. The lungs that are blackened are those of its lung_mask, or that are found because
     the model is given the lungs; else the box in its columns lung_x0, lung_y0, lung_x1, lung_y1; else a central box."""
@@ -141,13 +152,15 @@ class RobustnessConfig:
     """Folder of robustness.json, robustness.csv and robustness.parquet; jobs/evaluate.py with the same --out shows them."""
     split: str = "test"
     """Split of the manifest to score; `all` takes every labelled image, including training images."""
-    passes: int | None = None
-    """Monte Carlo dropout passes; None takes as many as jobs/explain.py."""
+    passes: Passes | None = None
+    """Monte Carlo passes; None takes as many as jobs/explain.py."""
     seed: int = 0
-    """Of the dropout masks, of noise and sides, and of the calibration test."""
+    """Of the passes, of noise and sides, and of the calibration test."""
     amp: Amp = "auto"
     """Precision of the network."""
     scale: ScoringScale = field(default_factory=ScoringScale)
+    posterior: PosteriorName | None = None
+    """What the weights vary by, as for jobs/explain.py."""
 
     def __post_init__(self) -> None:
         require_split(self.split)
@@ -159,6 +172,7 @@ class RobustnessConfig:
             model=self.model,
             out=self.out,
             manifest=self.manifest,
+            posterior=self.posterior,
             passes=self.passes,
             seed=self.seed,
             amp=self.amp,

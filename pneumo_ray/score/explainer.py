@@ -13,92 +13,122 @@ from torch import Tensor
 
 from pneumo_ray.data.support import Support
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
+from pneumo_ray.explain.ensemble import EnsembleGradCAM
 from pneumo_ray.explain.masks import group_sizes
+from pneumo_ray.explain.posterior import HeadPosterior
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import Box, outside_operator
 from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
+from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.compiled import compiled_with_constants
 from pneumo_ray.model.folded import fold_batch_norm
 from pneumo_ray.model.memory import is_out_of_memory
+from pneumo_ray.model.network import map_size, restored
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.model_set import ModelSet
 from pneumo_ray.score.schema import ScoreFacts, to_columns
 from pneumo_ray.site.profile import read_profile
 
 
 @dataclass(frozen=True)
-class ModelPayload:
-    """A bundle as plain arrays: it goes through the object store once, and workers map its weights without a copy."""
+class MemberPayload:
+    """One network as plain arrays, with its posterior and calibration."""
 
-    model: ModelConfig
+    config: ModelConfig
     weights: dict[str, np.ndarray]
+    posterior: HeadPosterior | None
+    """None where its dropout is in the tail."""
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class ModelPayload:
+    """The models of a job: they go through the object store once, and workers map their weights without a copy."""
+
+    members: tuple[MemberPayload, ...]
     preprocessing: Preprocessing
     facts: ScoreFacts
 
+    @property
+    def in_tail(self) -> bool:
+        """Whether the passes repeat the tails of the networks, so that no feature maps serve all of them."""
+        return self.members[0].posterior is None
+
     @classmethod
-    def from_bundle(cls, bundle: Bundle, config: ExplainConfig) -> Self:
-        """Return what a scorer needs of a bundle and a config whose passes are resolved."""
-        with torch.inference_mode():
-            size = bundle.preprocessing.image_size
-            probe = torch.zeros(1, 3, size, size)
-            height, width = bundle.model.feature_maps(probe).shape[2:]
+    def of(cls, models: ModelSet, config: ExplainConfig) -> Self:
+        """Return what a scorer needs of its models and a config whose passes are resolved.
+
+        Raises:
+            ModelError: if there is nothing to sample.
+        """
+        size = models.preprocessing.image_size
         assert config.passes is not None, "the config is resolved"
         facts = ScoreFacts(
-            map_size=(height, width),
-            model_hash=bundle.hash,
+            map_size=map_size(models.first.model.config, size),
+            model_hash=models.hash,
             config_hash=config.config_hash,
-            threshold=float(bundle.operating_point["threshold"]),
-            temperature=bundle.temperature,
-            intercept=bundle.intercept,
+            threshold=float(models.operating_point["threshold"]),
+            temperature=models.calibration.temperature,
+            intercept=models.calibration.intercept,
             method=config.method,
-            num_groups=len(group_sizes(config.passes)),
+            num_groups=1 if config.passes == "exact" else len(group_sizes(config.passes)),
             site=None if config.site is None else read_profile(config.site),
-            support=Support.from_plain(bundle.provenance.get("support")),
+            support=Support.from_plain(models.first.provenance.get("support")),
         )
-        weights = {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()}
-        return cls(bundle.model.config, weights, bundle.preprocessing, facts)
+        members = tuple(
+            MemberPayload(
+                bundle.model.config,
+                {name: tensor.numpy() for name, tensor in bundle.model.state_dict().items()},
+                models.head_posterior(number),
+                models.calibrations[number],
+            )
+            for number, bundle in enumerate(models.bundles)
+        )
+        return cls(members, models.preprocessing, facts)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, config: ExplainConfig) -> Self:
+        """Return the same of a single model."""
+        return cls.of(ModelSet.of([bundle], config.posterior), config)
 
 
 class Explainer:
-    """Explains uint8 images with one model on one device."""
+    """Explains uint8 images with the models of a job on one device."""
 
     def __init__(
         self, model: ModelPayload, config: ExplainConfig, device: torch.device, *, compiled: bool = False
     ) -> None:
-        """Build the network on `device`; nothing is compiled before the first batch."""
+        """Build the networks on `device`; nothing is compiled before the first batch."""
         self.model, self.config, self.device = model, config, device
-        with torch.device("meta"):
-            net = PneumoniaNet(model.model)
-        # Copied, because the object store's memory is read-only and torch's tensors are not.
-        net.load_state_dict(
-            {name: torch.from_numpy(value.copy()) for name, value in model.weights.items()}, assign=True
-        )
-        net.eval().requires_grad_(False)
-        if model.model.dropout_site == "head":
-            fold_batch_norm(net)
-        self.net = net.to(device).to(memory_format=torch.channels_last)
         self.dtype = amp_dtype(config.amp, device)
-        self.engine = BayesGradCAM(
-            self.net,
-            config.passes,
-            config.seed,
-            temperature=model.facts.temperature,
-            intercept=model.facts.intercept,
-            amp_dtype=self.dtype,
-        )
+        engines = [
+            BayesGradCAM(
+                _network(member, device),
+                config.passes,
+                config.seed,
+                temperature=member.calibration.temperature,
+                intercept=member.calibration.intercept,
+                amp_dtype=self.dtype,
+                posterior=member.posterior,
+            )
+            for member in model.members
+        ]
+        self.engine = EnsembleGradCAM(engines)
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
         self.compiled = compiled
-        self._feature_maps: Callable[[Tensor], Tensor] = self.net.feature_maps
-        if self.compiled:
-            self._feature_maps = compiled_with_constants(self.net.feature_maps)
+        trunks = [engine.net.feature_maps for engine in engines]
+        self._feature_maps: list[Callable[[Tensor], Tensor]] = [
+            compiled_with_constants(trunk) if compiled else trunk for trunk in trunks
+        ]
 
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
 
         Nothing at site `tail`, where a batch takes seconds.
         """
-        if self.model.model.dropout_site == "tail":
+        if self.model.in_tail:
             return
         size = self.model.preprocessing.image_size
         self.columns(np.zeros((self.at_once, size, size), np.uint8), [None] * self.at_once)
@@ -136,26 +166,26 @@ class Explainer:
         # Ray's batches are read-only views of shared memory; torch needs writable memory.
         grey = torch.from_numpy(np.ascontiguousarray(pixels).copy()).to(self.device, non_blocking=True)
         size = (grey.shape[1], grey.shape[2])
-        if self.model.model.dropout_site == "tail":
+        if self.model.in_tail:
             x = self.model.preprocessing.normalise(grey, channels_last=True)
             return self.engine(x, target, threshold_logit=threshold, zones=zones)
         number = len(grey)
         if self.compiled and number < self.at_once:  # one shape, so that one compilation serves every batch
             grey = torch.cat([grey, grey.new_zeros(self.at_once - number, *size)])
         with torch.inference_mode(), autocast(self.dtype, self.device):
-            maps = self._maps(self.model.preprocessing.normalise(grey, channels_last=True))
-        return self.engine.explain_maps(maps[:number], size, target, threshold_logit=threshold, zones=zones)
+            x = self.model.preprocessing.normalise(grey, channels_last=True)
+            maps = [own[:number] for own in self._maps(x)]
+        return self.engine.explain_maps(maps, size, target, threshold_logit=threshold, zones=zones)
 
-    def _maps(self, x: Tensor) -> Tensor:
+    def _maps(self, x: Tensor) -> list[Tensor]:
         try:
-            maps: Tensor = self._feature_maps(x)
+            return [feature_maps(x) for feature_maps in self._feature_maps]
         except Exception as error:
             if not self.compiled or is_out_of_memory(error):
                 raise
-            # For example no compiler on this machine; the eager network still works.
-            self.compiled, self._feature_maps = False, self.net.feature_maps
-            maps = self._feature_maps(x)
-        return maps
+            # For example no compiler on this machine; the eager networks still work.
+            self.compiled, self._feature_maps = False, [engine.net.feature_maps for engine in self.engine.engines]
+            return [feature_maps(x) for feature_maps in self._feature_maps]
 
     def _columns(
         self, pixels: np.ndarray, boxes: list[Box | None], measures: np.ndarray | None
@@ -184,6 +214,14 @@ class Explainer:
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
+
+
+def _network(member: MemberPayload, device: torch.device) -> PneumoniaNet:
+    """Return a network for inference, its BatchNorm folded into its convolutions where the tail stays as it is."""
+    net = restored(member.config, member.weights, device)
+    if member.config.dropout_site == "head":
+        fold_batch_norm(net)
+    return net.to(memory_format=torch.channels_last)
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:

@@ -13,13 +13,13 @@ from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.errors import StorageError
-from pneumo_ray.model import Bundle, load_bundle
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import MONTE_CARLO, part_name
+from pneumo_ray.score.model_set import ModelSet, load_models
+from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO, part_name
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards, start_processes
 
@@ -35,17 +35,19 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     """
     out = storage.absolute(config.out)
     start_processes(config.scale)
-    bundle = load_bundle(storage.absolute(config.model))
-    config = config.resolved(bundle.model.config.dropout_site, zones_of(config, bundle.preprocessing))
-    check_method(config, bundle)
+    models = load_models(config.model, config.posterior)
+    config = config.resolved(
+        models.first.model.config.dropout_site, zones_of(config, models.preprocessing), models.posterior
+    )
+    check_method(config, models)
     folder = RunFolder(out, "_job/job.json")
     with folder.held():
-        return _run(config, folder, bundle)
+        return _run(config, folder, models)
 
 
-def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSummary:
-    out, model = folder.out, ModelPayload.from_bundle(bundle, config)
-    job = begin(config, folder, bundle, model)
+def _run(config: ExplainConfig, folder: RunFolder, models: ModelSet) -> ScoreSummary:
+    out, model = folder.out, ModelPayload.of(models, config)
+    job = begin(config, folder, model)
     source = job.source
     done = set(storage.list_files(out))
     left = _left(source, done)
@@ -55,7 +57,7 @@ def _run(config: ExplainConfig, folder: RunFolder, bundle: Bundle) -> ScoreSumma
             f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images added to the archive since need another --out)"
         )
     else:
-        summary = _score(config, out, bundle, job, model, left)
+        summary = _score(config, out, models, job, model, left)
     if config.render:
         from pneumo_ray.score.gallery import render_top  # brings matplotlib
 
@@ -70,16 +72,14 @@ def _left(source: Source, done: set[str]) -> list[int]:
 
 
 def _score(
-    config: ExplainConfig, out: str, bundle: Bundle, job: Job, model: ModelPayload, left: list[int]
+    config: ExplainConfig, out: str, models: ModelSet, job: Job, model: ModelPayload, left: list[int]
 ) -> ScoreSummary:
     """Score the shards that are left, count all rows and write `_run.json`."""
     source = job.source
     total = sum(source.length(shard) for shard in left)
     before = source.num_images - total
-    network = bundle.model.config
     log(
-        f"{source.num_images:,} images{f', {before:,} of them scored before' if before else ''}; "
-        f"{config.passes} passes with dropout {network.dropout:g} at the {network.dropout_site} of {network.arch}"
+        f"{source.num_images:,} images{f', {before:,} of them scored before' if before else ''}; {_method(config, models)}"
     )
     started = time.monotonic()
     finished: list[tuple[float, int]] = []
@@ -110,21 +110,14 @@ def _score(
                 )
                 actors = plan_actors(config.scale)
     seconds = time.monotonic() - started
-    summary = summarise(out, source, bundle.hash, config.config_hash)
+    summary = summarise(out, source, models.hash, config.config_hash)
     facts = {
         "config": as_plain(config),
-        "model": {
-            "hash": bundle.hash,
-            "architecture": network.arch,
-            "temperature": bundle.temperature,
-            "intercept": bundle.intercept,
-            "preprocessing": as_plain(bundle.preprocessing),
-            "provenance": bundle.provenance,
-        },
-        "operating_point": bundle.operating_point,
+        "model": models.facts(),
+        "operating_point": models.operating_point,
         "config_hash": config.config_hash,
         "site_hash": None if model.facts.site is None else model.facts.site.hash,
-        "monte_carlo": MONTE_CARLO,
+        "monte_carlo": NO_MONTE_CARLO if config.passes == "exact" else MONTE_CARLO,
         "rows": summary.num_rows,
         "ok": summary.num_rows - summary.num_failed,
         "failed": summary.num_failed,
@@ -149,6 +142,15 @@ def _score(
         f"{f' ({kinds}), see error_stage and error' if kinds else ''}; {total / seconds:,.1f} img/s, {duration(seconds)}"
     )
     return summary
+
+
+def _method(config: ExplainConfig, models: ModelSet) -> str:
+    """Return how the images are explained, for the log."""
+    network, count = models.first.model.config, len(models.bundles)
+    what = "the Laplace posterior" if models.posterior == "laplace" else f"dropout {network.dropout:g}"
+    where = network.dropout_site if models.posterior == "dropout" else "head"
+    how = f"closed forms of {what}" if config.passes == "exact" else f"{config.passes} passes with {what}"
+    return f"{how} at the {where} of {f'each of {count} ' if count > 1 else ''}{network.arch}"
 
 
 def _steady_rate(finished: list[tuple[float, int]]) -> float | None:

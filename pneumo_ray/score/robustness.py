@@ -28,7 +28,7 @@ from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
-from pneumo_ray.model import Preprocessing, load_bundle
+from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, measured_rate, worth_compiling
@@ -37,6 +37,7 @@ from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import MAX_SHARD_BYTES
 from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
+from pneumo_ray.score.model_set import load_models
 from pneumo_ray.score.workers import (
     collected,
     decoding_cpus,
@@ -78,17 +79,17 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     split, seed, config = asked.split, asked.seed, asked.scoring()
     out = storage.absolute(asked.out)
     start_processes(config.scale)
-    bundle = load_bundle(storage.absolute(asked.model))
-    config = config.resolved(bundle.model.config.dropout_site)
-    check_method(config, bundle)
+    models = load_models(asked.model, asked.posterior)
+    config = config.resolved(models.first.model.config.dropout_site, posterior=models.posterior)
+    check_method(config, models)
     table = read_manifest(storage.absolute(asked.manifest))
-    rows = _labelled(config, table, bundle.preprocessing, split)
+    rows = _labelled(config, table, models.preprocessing, split)
     storage.require_writable(out)
-    model = ModelPayload.from_bundle(bundle, config)
+    model = ModelPayload.of(models, config)
     rate = measured_rate(config, model)
     arguments = _SharedArguments(
         rows=rows,
-        at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * bundle.preprocessing.image_size**2))),
+        at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * models.preprocessing.image_size**2))),
         model=model,
         config=config,
         compiled=worth_compiling(config, model, len(rows) * len(CONDITIONS), rate()),

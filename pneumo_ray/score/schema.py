@@ -36,7 +36,8 @@ UNITS = {
     "entropy, expected_entropy, mutual_information": "nats",
     "cam_mean, cam_std, zone_mean_*, zone_std_*": "logit of the explained class (target) per cell of the map, after ReLU",
     "zone_groups": "as zone_mean_*, of each independent group of passes, group after group",
-    "*_std": "sample standard deviation over the passes",
+    "*_std": "standard deviation over the passes, or in closed form where passes is exact; over members and passes of an ensemble",
+    "*_std_between, *_std_within": "its parts between and within the members of an ensemble (the squares add up); null for one model",
     "outside_share": "share of cam_mean outside the lung box, 0 to 1; null without a box",
     "crop_x0, crop_y0, crop_x1, crop_y1": "what the network's input, and so the map, shows: fractions of the image's width and "
     "height; below 0 and above 1 lies padding",
@@ -53,12 +54,20 @@ UNITS = {
     + "; null where it is like them",
     "prob_site, predicted_site, triage, site_hash": "by the site.json of jobs/commission.py; null without --site",
 }
-LAST_COLUMN = "peak_in_lungs"
+PEAK_IN_LUNGS = "peak_in_lungs"
 _SITE_FIELDS = tuple(
     zip(SITE_COLUMNS, (pa.float32(), pa.int8(), pa.string(), pa.string()), strict=True),
 )
+MEMBERS = {
+    "logit_std_between": "logit_between",
+    "logit_std_within": "logit_within",
+    "prob_std_between": "prob_between",
+    "prob_std_within": "prob_within",
+}
+"""Columns of an ensemble, and the fields of `MemberSpread` that they hold."""
+NO_MONTE_CARLO = "none: every mean and standard deviation is a closed form"
 MONTE_CARLO = (
-    "standard error of a mean over the passes: at most std / sqrt(passes); all images have the same masks, so that error is "
+    "standard error of a mean over the passes: at most std / sqrt(passes); all images share what the passes draw, so that error is "
     "common to them and does not shrink with their number; zone_groups measure it"
 )
 
@@ -134,10 +143,11 @@ class ScoreFacts:
             ("lung_quality", pa.string()),
             ("view", pa.string()),
             ("lung_share", pa.float32()),
-            (LAST_COLUMN, pa.bool_()),
+            (PEAK_IN_LUNGS, pa.bool_()),
             *FACT_FIELDS,
             ("outside_support", pa.string()),
             *_SITE_FIELDS,
+            *((name, pa.float32()) for name in MEMBERS),
         ]
         facts = {
             "format": "pneumo_ray.scores 1",
@@ -226,14 +236,17 @@ def to_columns(
     for number, zone in enumerate(ZONES):
         columns[f"zone_mean_{zone}"] = e.zone_mean[:, number]
         columns[f"zone_std_{zone}"] = e.zone_std[:, number]
-    columns[ZONE_GROUPS] = e.zone_groups.flatten(1)
+    if e.zone_groups is not None:
+        columns[ZONE_GROUPS] = e.zone_groups.flatten(1)
+    if e.members is not None:
+        columns |= {name: getattr(e.members, member) for name, member in MEMBERS.items()}
     columns["outside_share"] = torch.full_like(e.logit, torch.nan) if outside is None else outside
     if functionals is not None:
         maps = columns["cam_mean"]
         inside, whole = ((functionals[:, row] * maps).sum(1) for row in (0, 1))
         columns["lung_share"] = inside / whole  # 0 / 0 is NaN: a blank map has no share
         peaks = functionals[:, 2].gather(1, maps.argmax(1, keepdim=True))[:, 0]
-        columns[LAST_COLUMN] = peaks.masked_fill(maps.amax(1) <= 0, torch.nan)
+        columns[PEAK_IN_LUNGS] = peaks.masked_fill(maps.amax(1) <= 0, torch.nan)
     return {name: value.cpu().numpy() for name, value in columns.items()}
 
 

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
-from pneumo_ray.model import load_bundle
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.listing import list_images
+from pneumo_ray.score.model_set import load_models
 from pneumo_ray.score.silent_config import SilentConfig
 
 _TRIED_AGAIN = ("truncated", "empty", "unreadable")
@@ -32,16 +32,16 @@ def score_new(config: SilentConfig) -> int:
         PneumoError: in one sentence; what is scored is kept, and the same command continues.
     """
     folder = RunFolder(storage.absolute(config.out), RECORD)
-    bundle = load_bundle(storage.absolute(config.model))
+    models = load_models(config.model, config.posterior)
     with folder.held():
-        record = folder.read(("model", "batches")) or {"model": bundle.hash, "batches": []}
-        folder.refuse_other("the silent trial of another model", record["model"], bundle.hash)
+        record = folder.read(("model", "batches")) or {"model": models.hash, "batches": []}
+        folder.refuse_other("the silent trial of another model", record["model"], models.hash)
         for name in record["batches"]:
             if not storage.exists(storage.join(scores_of(folder.out, name), "_run.json")):
                 log(f"finishing batch {name}")
                 _explain(config, folder.out, name)
         listed = storage.join(folder.out, "listed.parquet")
-        list_images(config.archive, listed, bundle.preprocessing.image_size)
+        list_images(config.archive, listed, models.preprocessing.image_size)
         found = storage.read_table(listed)
         storage.remove(listed)
         known = _scored(folder.out, record["batches"])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from pneumo_ray.config import require
+from pneumo_ray.explain.target import Passes, PosteriorName
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 
 
@@ -12,8 +13,8 @@ class SilentConfig:
 
     archive: tuple[str, ...]
     """Folders, tar or zip files, DICOM, local or s3://, gs://, into which images arrive."""
-    model: str
-    """Folder of the model that jobs/train.py wrote."""
+    model: str | tuple[str, ...]
+    """Folder of the model that jobs/train.py wrote, or several, as jobs/explain.py takes them."""
     out: str
     """Folder of the trial: the scores of each run in batches/, weeks.csv, weeks.json and silent.html."""
     site: str | None = None
@@ -22,13 +23,15 @@ class SilentConfig:
     """Folder of scores of the same model, with which each week is compared (see jobs/drift.py)."""
     labels: str | None = None
     """CSV or Parquet table of labels, as of jobs/prepare.py, as far as they have come; a column patient_id counts patients."""
-    passes: int | None = None
-    """Monte Carlo dropout passes; None as for jobs/explain.py."""
+    passes: Passes | None = None
+    """Monte Carlo passes; None as for jobs/explain.py."""
     level: float = 0.05
     """Probability of any alarm where nothing changed, over all quantities and weeks."""
     seed: int = 0
-    """Of the dropout masks and of the calibration test."""
+    """Of the passes and of the calibration test."""
     scale: ScoringScale = field(default_factory=ScoringScale)
+    posterior: PosteriorName | None = None
+    """What the weights vary by, as for jobs/explain.py."""
 
     def __post_init__(self) -> None:
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")
@@ -40,6 +43,7 @@ class SilentConfig:
             model=self.model,
             out=out,
             manifest=manifest,
+            posterior=self.posterior,
             passes=self.passes,
             seed=self.seed,
             site=self.site,

@@ -156,13 +156,18 @@ def _rate(model: ModelPayload, config: ExplainConfig, actors: ActorShares) -> fl
 
 
 def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
-    """Return the model on this actor's device."""
+    """Return the models on this actor's device."""
+    return Explainer(model, config, worker_device(threads, use_gpu=config.scale.use_gpu), compiled=compiled)
+
+
+def worker_device(threads: int, *, use_gpu: bool) -> torch.device:
+    """Return the device of this actor, after giving it its share of the threads where that is the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    if config.scale.use_gpu and device.type == "cpu":
+    if use_gpu and device.type == "cpu":
         raise RuntimeError("this node has a GPU, but its torch has no CUDA")
-    return Explainer(model, config, device, compiled=compiled)
+    return device
 
 
 def explain_rows(explainer: Explainer, rows: pa.Table) -> pa.Table:

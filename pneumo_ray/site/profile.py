@@ -22,6 +22,8 @@ COLUMNS = ("prob_site", "predicted_site", "triage", "site_hash")
 
 _FREE = ("target", "zones", "refer_z", "amp")
 """Scoring options that change `prob_mean` not at all, or (amp) by rounding."""
+_BEFORE = {"posterior": "dropout"}
+"""Scoring options that scores of earlier versions do not name, and what they were made with."""
 
 Floats = NDArray[np.float64]
 
@@ -114,9 +116,10 @@ def check_model(profile: SiteProfile, uri: str, model_hash: str, method: dict[st
             "commission this one with jobs/commission.py"
         )
     for name, value in method.items():
-        if name not in _FREE and profile.method.get(name, value) != value:
+        then = profile.method.get(name, _BEFORE.get(name, value))
+        if name not in _FREE and then != value:
             raise ConfigError(
-                f"--site {uri} was made from scores with {name} {profile.method[name]} and not {value}, which give other "
+                f"--site {uri} was made from scores with {name} {then} and not {value}, which give other "
                 "probabilities; score as then, or commission again"
             )
 

@@ -11,6 +11,7 @@ from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.records import JsonObject
+from pneumo_ray.train.posterior_config import Posteriors
 from pneumo_ray.train.recipes import RECIPES, Recipe, recipe_settings
 
 FitChoice = Fit | Literal["auto"]
@@ -218,10 +219,21 @@ class TrainConfig:
     """Permute the labels: a model for the label randomisation test of maps only."""
     mlflow: bool = False
     """Also log to MLflow (MLFLOW_TRACKING_URI), where it is installed."""
+    posterior: Posteriors = "dropout"
+    """What scoring may vary the weights by: dropout; laplace, a Laplace posterior of the last layer that is fitted at the
+    end and that scoring takes by default; both, the same, with the dropout as the default."""
+    members: int = 1
+    """Trainings from as many seeds, the first of them --seed, as one study: the members of an ensemble, which
+    jobs/explain.py --model takes together."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
         require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        require(self.members >= 1, f"members must be at least 1, got {self.members}")
+        require(
+            self.posterior in get_args(Posteriors),
+            f"posterior must be one of {', '.join(get_args(Posteriors))}, got {self.posterior!r}",
+        )
         require(self.recipe in RECIPES, f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
         require(
             self.optim.schedule == "plateau" or self.optim.warmup < self.epochs,

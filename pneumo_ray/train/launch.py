@@ -30,7 +30,10 @@ from pneumo_ray.train.state import TrainState, load_state
 from pneumo_ray.train.worker_job import WorkerJob
 from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
 
-NOT_PART_OF_THE_RUN = ("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe")
+NOT_PART_OF_THE_RUN = (
+    *("out", "epochs", "scaling", "mlflow", "manifest", "allow_leakage", "operating_point", "recipe"),
+    *("posterior", "members"),
+)
 """Options that may change when a run continues: they do not change what has been trained so far. (--epochs does where the
 learning rate falls over all of them.)"""
 

@@ -70,6 +70,11 @@ class StudyConfig(TrainConfig):
         from pneumo_ray.tune.studies import STUDIES, find_study  # not for --help
         from pneumo_ray.tune.study import read_study
 
+        require(
+            self.members == 1 and self.posterior == "dropout",
+            "a study has neither --members, which are those of jobs/train.py, nor --posterior, which jobs/posterior.py fits "
+            "to the models that are to be kept",
+        )
         if (self.study is None) == (self.space is None):
             raise ConfigError(f"give either --study NAME (one of {', '.join(STUDIES)}) or --space FILE.json")
         study = find_study(self.study) if self.study is not None else read_study(str(self.space))

@@ -70,14 +70,18 @@ class Halving(ASHAScheduler):
             super().on_trial_result(None, past, epoch)
 
 
-def run_study(config: StudyConfig) -> list[TrialRecord]:
+def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialRecord]:
     """Run a study, or continue it, or report that it is complete; return the records of its trials. Needs a running Ray.
+
+    Args:
+        config: its options.
+        study: None takes the one that the options choose.
 
     Raises:
         PneumoError: the reason in one sentence, before anything is trained; or that trials are left.
         StudyFailedError: if all trials are over and none finished, all of them having diverged or failed.
     """
-    study, base = config.chosen(), config.base()
+    study, base = study or config.chosen(), config.base()
     trials = plan(study, base)
     manifest, _, _ = load_training_rows(base.manifest)
     if not base.allow_leakage:

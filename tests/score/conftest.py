@@ -4,15 +4,19 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicom_builders import encapsulated, jpeg2000
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, save_bundle
 
 
 def encoded(pixels: np.ndarray, kind: str, mode: str | None = None) -> bytes:
@@ -117,3 +121,33 @@ def nasty(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     (root / "secret.jpg").chmod(0)
     expected["secret.jpg"] = "ok" if os.geteuid() == 0 else "read: unreadable"  # root reads everything
     return root, expected
+
+
+def member(folder: Path, seed: int, size: int = 64, members: int = 3, **provenance) -> Path:
+    torch.manual_seed(seed)
+    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
+    torch.nn.init.normal_(net.classifier.weight, std=0.1)
+    point = {"threshold": 0.3 + 0.1 * seed, "rule": "youden"}
+    provenance = {"config": {"members": members, "seed": seed}} | provenance
+    save_bundle(
+        folder,
+        net,
+        preprocessing=Preprocessing(size, size + 9),
+        temperature=1 + 0.2 * seed,
+        operating_point=point,
+        provenance=provenance,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_member() -> Callable[..., Path]:
+    """Save a member of an ensemble with random weights: (folder, seed, size=64, members=3, **provenance)."""
+    return member
+
+
+@pytest.fixture(scope="session")
+def members(tmp_path_factory) -> list[str]:
+    """Three members of an ensemble that differ in weights, temperature and threshold."""
+    folder = tmp_path_factory.mktemp("members")
+    return [str(member(folder / str(seed), seed)) for seed in range(3)]

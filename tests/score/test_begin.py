@@ -1,5 +1,7 @@
 """When a job compiles the network."""
 
+from dataclasses import replace
+
 import pytest
 
 from pneumo_ray.model import load_bundle
@@ -25,6 +27,17 @@ def test_a_measured_rate_and_the_images_decide(payload):
     assert not decided(payload, last, rate)
     assert decided(payload, last + 1, rate)
     assert not decided(payload, last + 1, 2 * rate)
+
+
+def test_every_member_of_a_set_is_compiled(payload):
+    """Three networks take three times as long to compile."""
+    three = replace(payload, members=payload.members * 3)
+    last = 3 * int(WORTH_COMPILING_SECONDS * 100)
+    assert not decided(three, last, 100.0)
+    assert decided(three, last + 1, 100.0)
+    each = 2 * 1.8e9 * (64 / 224) ** 2  # as below: operations of three, of which three times as many are needed
+    assert not decided(three, int(0.9 * WORTH_COMPILING_FLOPS / each), None)
+    assert decided(three, int(1.1 * WORTH_COMPILING_FLOPS / each), None)
 
 
 def test_a_choice_needs_no_rate(payload):

@@ -193,7 +193,8 @@ def rows(ray_cluster, archive, cropping, tmp_path_factory) -> dict[str, dict]:
     )
     assert (out / "pictures" / "uncertain.png").exists()
     table = pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
-    assert table.column_names[-8:] == [
+    first = table.column_names.index("crop_x0")
+    assert table.column_names[first : first + 8] == [
         "crop_x0",
         "crop_y0",
         "crop_x1",

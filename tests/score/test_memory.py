@@ -10,13 +10,13 @@ from pneumo_ray.model.memory import is_out_of_memory
 LIMITED = """
 import resource, sys
 import numpy as np, torch
-from pneumo_ray.model import load_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.model_set import load_models
 
 torch.set_num_threads(1)
 config = ExplainConfig(model="", out="", archive=("x",), amp="off", scale=ScoringScale(batch_size=64)).resolved("head")
-payload = ModelPayload.from_bundle(load_bundle(sys.argv[1]), config)
+payload = ModelPayload.of(load_models(tuple(sys.argv[1:])), config)
 pixels = np.random.default_rng(0).integers(0, 256, (64, 256, 256)).astype(np.uint8)
 
 
@@ -38,9 +38,11 @@ print(free.at_once, limited.at_once)
 """
 
 
-def test_too_little_memory_halves_the_batch(model):
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_little_memory_halves_the_batch(members, count):
     """64 images of 256 pixels need 270 MB for the first layer's maps alone; 128 MB are left."""
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(model)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", LIMITED, *members[:count]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     free, limited = map(int, done.stdout.split())
     assert free == 64

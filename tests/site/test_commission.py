@@ -120,6 +120,13 @@ def test_another_model_or_other_passes_are_refused():
         check_model(profile, "site.json", "model-a", METHOD | {"passes": 200})
 
 
+def test_scores_that_name_no_posterior_are_of_dropout():
+    profile = SiteProfile("model-a", METHOD, Recalibration(), 0.5, None, None, "abc")
+    check_model(profile, "site.json", "model-a", METHOD | {"posterior": "dropout"})
+    with pytest.raises(ConfigError, match="posterior dropout and not laplace"):
+        check_model(profile, "site.json", "model-a", METHOD | {"posterior": "laplace"})
+
+
 def relabelled(site, tmp_path, label, **columns):
     """Return a copy of the site's folder with other labels, or other columns of the manifest."""
     table = pq.read_table(site[0] / "m.parquet")

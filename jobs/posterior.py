@@ -1,0 +1,16 @@
+"""Fit the Laplace posterior of a finished model: `python jobs/posterior.py --model RUN/model --manifest RUN/manifest.parquet`."""
+
+from pneumo_ray.config import run_job
+from pneumo_ray.train.posterior_config import PosteriorConfig
+
+
+def main(config: PosteriorConfig) -> None:
+    from pneumo_ray.ray_cluster import start_ray
+    from pneumo_ray.train.posterior import fit_posterior
+
+    start_ray(importing="torchvision")
+    fit_posterior(config)
+
+
+if __name__ == "__main__":
+    run_job(PosteriorConfig, main)

@@ -1,0 +1,213 @@
+"""Comparison of posteriors on drawn scores whose uncertainty is known to help, or not to."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+from pneumo_ray.errors import ConfigError, ManifestError
+from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.map_reliability import map_reliability, mean_by_patient, rank_correlations
+from pneumo_ray.evaluate.posterior_records import BASELINE
+from pneumo_ray.evaluate.posteriors import Scored, compare_posteriors
+from pneumo_ray.evaluate.robustness import NUMBERS, SCHEMA
+from pneumo_ray.evaluate.scores import Scores, read_scores
+from pneumo_ray.records import json_of
+from pneumo_ray.report.job import write_evaluation
+from pneumo_ray.report.posteriors import csv_rows, posterior_tables
+
+N, THRESHOLD, TEMPERATURE = 240, 0.4, 2.0
+
+
+def run(model: str = "m", passes: int | str = 20, posterior: str | None = "dropout", members: int = 1) -> dict:
+    facts: dict = {"config": {"passes": passes, "posterior": posterior}, "model": {"hash": model}}
+    if members > 1:
+        facts["model"]["members"] = ["x"] * members
+    return facts
+
+
+@pytest.fixture
+def make(write_scores, tmp_path, drawn) -> Callable[..., Scores]:
+    """Read scores of the drawn images, joined with label and patient (two images each)."""
+
+    def made(name: str, logit: np.ndarray | None = None, **changes: np.ndarray) -> Scores:
+        label, own = drawn
+        folder: Path = write_scores(tmp_path / name, own if logit is None else logit, **changes)
+        scores = read_scores(str(folder)).ok()
+        places = np.array([int(name.split(".")[0]) for name in scores.table["image_id"].to_pylist()])
+        table = scores.table.append_column("label", pa.array(label[places], pa.int8()))
+        table = table.append_column("patient_id", pa.array([f"p{place // 2}" for place in places]))
+        return Scores(table, scores.map_size, scores.zones, scores.threshold, scores.target, temperature=TEMPERATURE)
+
+    return made
+
+
+def knowing(drawn, noise: float = 0.3) -> np.ndarray:
+    """A deviation that knows the errors but for noise."""
+    label, logit = drawn
+    wrong = (1 / (1 + np.exp(-logit / TEMPERATURE)) >= THRESHOLD) != (label == 1)
+    return (wrong + 1.0 + noise * np.random.default_rng(3).normal(size=N)).clip(0.01).astype(np.float32)
+
+
+def test_a_posterior_that_knows_the_errors_is_the_one_to_use(make, drawn):
+    sets = [
+        Scored.of("a", make("a"), run()),
+        Scored.of("b", make("b", prob_std=knowing(drawn)), run(passes="exact", posterior="laplace")),
+    ]
+    found = compare_posteriors(sets)
+    assert found.sentence.startswith("Use Laplace, exact: its prob_std finds errors better")
+    best = next(one for one in found.records[1].found if one.uncertainty == "prob_std")
+    assert best.above_baseline_interval is not None
+    assert best.above_baseline_interval[0] > 0
+    assert (found.images, found.patients, found.comparisons) == (N, N // 2, 10)
+
+
+def test_random_uncertainties_are_not_recommended(make):
+    """Columns of noise find nothing, however many there are."""
+    sets = [Scored.of(name, make(name), run()) for name in "ab"]
+    found = compare_posteriors(sets)
+    assert found.sentence.startswith("Use none of these posteriors to find errors")
+    plain = next(one for one in found.records[0].found if one.uncertainty == BASELINE)
+    assert plain.above_baseline is None
+
+
+def test_better_probabilities_are_named_where_no_uncertainty_helps(make, drawn):
+    label, logit = drawn
+    sharper = logit + 4 * (2 * label - 1)
+    sets = [
+        Scored.of("a", make("a"), run()),
+        Scored.of("b", make("b", sharper), run(members=5)),
+    ]
+    found = compare_posteriors(sets)
+    assert "Use ensemble of 5, dropout, 20 passes for its probabilities" in found.sentence
+
+
+def test_the_order_of_rows_changes_nothing(make, drawn):
+    first, second = make("a"), make("b", prob_std=knowing(drawn))
+    order = pa.array(np.random.default_rng(0).permutation(N))
+    one = compare_posteriors([Scored.of("a", first, run()), Scored.of("b", second, run())])
+    other = compare_posteriors([Scored.of("a", first.taken(order), run()), Scored.of("b", second, run())])
+    assert one == other
+
+
+def test_only_images_that_all_have_are_compared(make):
+    first, second = make("a"), make("b")
+    half = second.where(pc.less(pc.binary_length(second.table["image_id"]), 7))
+    found = compare_posteriors([Scored.of("a", first, run()), Scored.of("b", half, run())])
+    assert found.images == len(half.table) == 100
+    none = second.where(pc.equal(second.table["image_id"], "absent"))
+    with pytest.raises(ManifestError, match="no labelled image in common"):
+        compare_posteriors([Scored.of("a", first, run()), Scored.of("b", none, run())])
+
+
+def test_an_uncertainty_that_grows_elsewhere_says_so(make):
+    """Deviations of 2 to 3 beside 0 to 1 are told apart without an error; equal ones are at chance."""
+    here = make("a")
+    there = make("b", prob_std=2 + np.random.default_rng(4).random(N).astype(np.float32))
+    found = compare_posteriors([Scored.of("a", here, run())], [Scored.of("b", there, run())])
+    (shift,) = found.records[0].shifts
+    assert shift.auroc["prob_std"] == 1.0
+    assert shift.auroc["logit_std"] == pytest.approx(0.5)  # the same numbers in both
+    assert shift.interval["prob_std"][0] > 0.9
+    with pytest.raises(ManifestError, match="the scores c are of none of the models"):
+        compare_posteriors([Scored.of("a", here, run())], [Scored.of("c", there, run(model="other"))])
+
+
+def test_corruptions_count_at_their_highest_severity(make, write_truth, drawn, tmp_path):
+    """A robustness folder as jobs/robustness.py leaves it: noise of two grades, of which the second has a deviation of 2."""
+    make("a")
+    make("b")
+    rng = np.random.default_rng(5)
+    parts = []
+    for condition, severity in (("as_it_is", 0), ("noise", 1), ("noise", 2)):
+        columns = {name: rng.random(N).astype(np.float32) for name in NUMBERS}
+        columns["prob_std"] = np.full(N, 2.0 if severity == 2 else 0.0, np.float32)
+        columns |= {
+            "image_id": [f"{i}.jpg" for i in range(N)],
+            "condition": [condition] * N,
+            "severity": [severity] * N,
+        }
+        columns |= {"status": ["ok"] * N, "patient_id": [f"p{i // 2}" for i in range(N)]}
+        parts.append(
+            pa.Table.from_pydict({name: columns.get(name, [None] * N) for name in SCHEMA.names}, schema=SCHEMA)
+        )
+    pq.write_table(pa.concat_tables(parts), tmp_path / "robustness.parquet")
+    method = {"passes": 20, "posterior": "dropout"}
+    facts = {"model_hash": "m", "threshold": 0.4, "temperature": 2.0, "intercept": 0.0, "method": method}
+    (tmp_path / "robustness.json").write_text(json.dumps(facts))
+    for name in "ab":
+        (tmp_path / name / "_run.json").write_text(json.dumps(run()))
+    manifest = str(write_truth(tmp_path / "manifest.parquet", drawn[0]))
+    folders = {"scores": str(tmp_path / "a"), "posteriors": (str(tmp_path / "b"),), "shifted": (str(tmp_path),)}
+    numbers = write_evaluation(EvaluateConfig(manifest, str(tmp_path / "out"), report=False, **folders))
+    (shift,) = numbers.posteriors.records[0].shifts
+    assert shift.where == "noise"
+    assert shift.images == N
+    assert shift.auroc["prob_std"] == 1.0
+    assert "cam_std" not in shift.auroc
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())["posteriors"]
+    assert written == json_of(numbers.posteriors)
+    assert (tmp_path / "out" / "posteriors.csv").exists()
+
+
+def test_rank_correlations_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((5, 3, 4)), rng.integers(0, 4, (5, 3, 4)).astype(float)
+    b[4] = 1.0
+    found = rank_correlations(a, b)
+    expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a[:4], b[:4], strict=True)]
+    assert found[:4] == pytest.approx(expected)
+    assert np.isnan(found[4])
+
+
+def test_a_deviation_that_orders_the_differences_is_reliable():
+    rng = np.random.default_rng(1)
+    one, other, mean = rng.random((3, 60, 3, 3)).astype(np.float32)
+    patients = [f"p{i // 2}" for i in range(60)]
+    found = map_reliability(np.abs(one - other) ** 2, mean, one, other, patients)
+    assert found.of_std.value == pytest.approx(1.0)
+    assert found.of_mean.value == pytest.approx(0.0, abs=0.15)
+    assert found.above_mean.interval is not None
+    assert found.above_mean.interval[0] > 0.5
+
+
+def test_the_mean_by_patient_has_the_cluster_robust_interval():
+    """With one image a patient it is the interval of a mean by Student's t."""
+    values = np.random.default_rng(2).normal(0.3, 0.1, 40)
+    found = mean_by_patient(np.append(values, np.nan), [*map(str, range(40)), None])
+    assert found.n == 40
+    assert found.value == pytest.approx(values.mean())
+    reach = (found.interval[1] - found.interval[0]) / 2
+    assert reach == pytest.approx(2.02 * values.std(ddof=1) / 40**0.5, rel=0.02)
+    assert mean_by_patient(values[:10], [str(i) for i in range(10)]).interval is None
+
+
+def test_maps_of_the_predicted_class_are_not_compared(make):
+    scores = make("a")
+    mixed = Scores(scores.table, scores.map_size, scores.zones, scores.threshold, "predicted", temperature=2.0)
+    three = [Scored.of("a", one, run()) for one in (mixed, mixed, mixed)]
+    with pytest.raises(ManifestError, match="--target pneumonia"):
+        compare_posteriors(three[:1], seeds=three[1:])
+
+
+def test_every_number_has_a_row(make):
+    sets = [Scored.of(name, make(name), run()) for name in "ab"]
+    found = compare_posteriors(sets, [Scored.of("c", make("c"), run())], sets)
+    rows = csv_rows(found)
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == 1 + 2 * (3 + 6 + 6 + 3)
+    tables = posterior_tables(found)
+    assert [len(tables[f"posterior_{name}rows"]) for name in ("", "error_", "shift_", "map_")] == [2, 12, 12, 2]
+
+
+def test_options_of_the_comparison_need_each_other():
+    with pytest.raises(ConfigError, match="give --posteriors as well"):
+        EvaluateConfig("m", "o", "s", shifted=("x",))
+    with pytest.raises(ConfigError, match="takes two sets of scores, got 1"):
+        EvaluateConfig("m", "o", "s", posteriors=("x",), other_seeds=("y",))
