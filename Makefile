@@ -4,6 +4,8 @@ BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
 export NO_MKDOCS_2_WARNING := 1
+# Two processes of pytest share the test files; most tests with Ray wait more than they compute.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-unit faults fuzz lint docs bench lock clean
 
@@ -21,10 +23,10 @@ demo: setup
 	$(BIN)/python jobs/demo.py
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-unit: setup
-	$(BIN)/pytest -m "not (ray or server or browser or slow or faults)"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not (ray or server or browser or slow or faults)"
 
 faults: setup
 	$(BIN)/pytest -m faults
