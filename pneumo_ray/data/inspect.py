@@ -137,8 +137,8 @@ def _add_contrast(rows: list[dict[str, Any]], config: InspectConfig) -> None:
             row["contrast"] = rms_contrast(square)
 
 
-def _from_cache(rows: Sequence[dict[str, Any]], config: InspectConfig) -> Sequence[np.ndarray]:
-    """Return cached images, uint8 [size, size] each.
+def _from_cache(rows: Sequence[dict[str, Any]], config: InspectConfig) -> np.ndarray:
+    """Return cached images, uint8 [n, size, size].
 
     Raises:
         StorageError: if the cache cannot be read.
