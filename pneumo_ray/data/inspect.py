@@ -139,7 +139,7 @@ def _add_contrast(rows: list[Row], config: InspectConfig) -> None:
 
 
 def _from_cache(rows: Sequence[Row], config: InspectConfig) -> np.ndarray:
-    """Return cached images, uint8 [size, size] each.
+    """Return cached images, uint8 [n, size, size].
 
     Raises:
         StorageError: if the cache cannot be read.

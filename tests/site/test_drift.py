@@ -39,8 +39,9 @@ def archive(write_scores, tmp_path_factory):
     return write_scores(folder, 2 * rng.normal(size=N) + 3 * label - 1, **facts)
 
 
+@pytest.mark.slow
 def test_halves_of_one_archive_raise_no_alarm(archive):
-    """At most 5 % of 200 splits; dropped of the rule that a difference must matter, so that chance alone is held."""
+    """At most 5 % of 200 splits; without the rule that a difference must matter as well, so that the tests alone are held."""
     found, rng = quantities(read_scores(str(archive)).ok()), np.random.default_rng(1)
     assert len(found) > 20
     alarms = chance = 0
@@ -53,6 +54,7 @@ def test_halves_of_one_archive_raise_no_alarm(archive):
     assert chance <= 16  # 5 % of 200 and two standard errors
 
 
+@pytest.mark.slow
 def test_weeks_of_one_archive_raise_no_alarm(archive):
     found, rng = quantities(read_scores(str(archive)).ok()), np.random.default_rng(2)
     alarms = 0

@@ -48,6 +48,7 @@ def test_one_class_alone_is_found():
     assert mixture_share(np.full(50, 0.99), 0.5) == 1.0
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_share():
     rng, held = np.random.default_rng(2), 0
     for seed in range(40):

@@ -17,6 +17,7 @@ def population(number: int, seed: int, slope: float = 1.0, intercept: float = 0.
     return Labelled(expit(x).astype(np.float32).astype(np.float64), label, np.arange(number) // 2)
 
 
+@pytest.mark.slow
 def test_a_calibrated_model_is_left_alone():
     """Mostly the simplest map, none, is taken; whatever is taken moves no probability by more than noise."""
     kept, moved = 0, []
