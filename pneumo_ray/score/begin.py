@@ -19,6 +19,7 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
+from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import PneumoniaNet, Preprocessing
 from pneumo_ray.ray_cluster import living_nodes
 from pneumo_ray.ray_processes import on_each_node
@@ -53,7 +54,7 @@ def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
     Raises:
         ManifestError: if the manifest cannot be read.
     """
-    if preprocessing.fit == "lungs":
+    if preprocessing.fit in OF_LUNGS:
         return "lungs"
     if config.manifest is None or config.zones is not None:
         return "image"

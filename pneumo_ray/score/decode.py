@@ -14,6 +14,7 @@ from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import ImageInfo, decode_with_note, inspect_image
+from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
@@ -56,7 +57,7 @@ def load_image(uri: str, member: str | None, frame: int | None, preprocessing: P
     """
     row = dict.fromkeys(("error", "shape_width", "shape_height", "lung_quality", "lung_mask"))
     row |= {"uri": uri, "member": member, "frame": frame}
-    (loaded,) = load_images([row], preprocessing, find=preprocessing.fit == "lungs")
+    (loaded,) = load_images([row], preprocessing, find=preprocessing.fit in OF_LUNGS)
     return loaded if isinstance(loaded, Failure) else loaded.pixels
 
 

@@ -22,11 +22,13 @@ from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.images.decode import decode_image
+from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.model import Preprocessing, load_bundle, save_bundle
 from pneumo_ray.report.job import write_evaluation
+from pneumo_ray.score.begin import zones_of
 from pneumo_ray.score.config import ExplainConfig
-from pneumo_ray.score.decode import Failure, load_images
+from pneumo_ray.score.decode import Failure, load_image, load_images
 from pneumo_ray.score.frame import (
     Decoded,
     Framed,
@@ -90,7 +92,7 @@ def test_a_squashed_input_has_the_pixels_that_it_always_had(phantom_archive):
     assert (found.pixels == seen_by_network(decode_image(path.read_bytes(), min_size=256), 73, 64)).all()
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "lungs"])
+@pytest.mark.parametrize("fit", ["squash", "pad", "lungs", "lungs-squash"])
 def test_scoring_and_training_see_the_same_pixels(fit, phantom_run):
     manifest = read_manifest(str(phantom_run / "manifest.parquet")).slice(0, 6)
     trained = load_inputs(manifest, 64, None, fit)
@@ -100,6 +102,23 @@ def test_scoring_and_training_see_the_same_pixels(fit, phantom_run):
     for rows in (listed, [row | {"lung_quality": None, "lung_mask": None} for row in listed]):
         scored = load_images(rows, Preprocessing(64, 73, fit=fit), find=True)
         assert (np.stack([image.pixels for image in scored]) == trained).all()
+
+
+@pytest.mark.parametrize("fit", OF_LUNGS)
+def test_an_image_without_a_list_is_cropped_to_its_lungs(fit, phantom_archive):
+    path, preprocessing = next(phantom_archive.rglob("*.jpeg")), Preprocessing(64, 73, fit=fit)
+    (found,) = load_images([NOTHING | {"uri": str(path)}], preprocessing, find=True)
+    assert found.lungs.quality == "plausible"
+    assert (load_image(str(path), None, None, preprocessing) == found.pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("fit", "zones"), [("squash", "image"), ("pad", "image"), *((fit, "lungs") for fit in OF_LUNGS)]
+)
+def test_zones_are_of_the_lungs_that_the_input_shows(fit, zones):
+    config = ExplainConfig(model="m", out="o", archive=("a",))
+    assert zones_of(config, Preprocessing(64, 73, fit=fit)) == zones
+    assert config.finds_lungs(fit) == (zones == "lungs")
 
 
 def test_lungs_of_the_list_are_taken_and_a_damaged_mask_is_looked_for():
