@@ -38,7 +38,7 @@ print(free.at_once, limited.at_once)
 """
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
 def test_too_little_memory_halves_the_batch(members, count):
     """64 images of 256 pixels need 270 MB for the first layer's maps alone; 128 MB are left."""
     command = [sys.executable, "-c", LIMITED, *members[:count]]
