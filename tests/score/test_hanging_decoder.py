@@ -19,7 +19,7 @@ def archive(phantom_archive, dicom_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hanging")
     for number, path in enumerate(sorted(phantom_archive.rglob("*.jpeg"))[:40]):
         (folder / f"{number:02d}.jpeg").symlink_to(path)
-    noise = np.random.default_rng(0).integers(0, 256, (5000, 5000)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 3000)).astype(np.uint8)
     (folder / "20-slow.dcm").write_bytes(dicom_file(noise, syntax=JPEG2000Lossless))
     return folder
 
