@@ -58,6 +58,7 @@ def described(model: str) -> dict:
     return facts
 
 
+@pytest.mark.faults
 def test_all_jobs_run_on_s3_and_give_what_they_give_on_local_files(
     s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path, capsys
 ):

@@ -84,6 +84,7 @@ def test_a_run_writes_weights_and_measures(ray_cluster, phantom_run, phantom_arc
     assert "person" not in text
 
 
+@pytest.mark.faults
 def test_a_run_that_stopped_continues_exactly(ray_cluster, phantom_run, phantom_archive, tmp_path):
     """The state of the first epoch is what an interruption leaves: removing the later one and repeating the command ends alike."""
     whole = config(phantom_run, phantom_archive, tmp_path)

@@ -144,6 +144,7 @@ def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, pha
         assert torch.allclose(tensor.double(), expected[name].double(), rtol=0, atol=1e-6), name
 
 
+@pytest.mark.faults
 def test_two_workers_equal_one_where_no_batch_statistics_differ(ray_cluster, phantom_run, tmp_path):
     """VGG-16 has no BatchNorm: data, augmentation and dropout are those of the slots, and sums are rounded.
 

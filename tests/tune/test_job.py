@@ -248,6 +248,7 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
         assert not scheduler.stopped
 
 
+@pytest.mark.faults
 def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_command(whole, phantom_run, tmp_path):
     words = ["--study", "balance", "--arms", "none", "paper", "--seeds", "2"]
     command = [sys.executable, "jobs/tune.py", "--config", str(whole / "best.json"), "--balance", "copies", *words]
