@@ -54,6 +54,7 @@ def no_half_files(folder: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
+@pytest.mark.faults
 def test_scoring_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phantom_archive, model, tmp_path):
     def explain(out: Path) -> subprocess.CompletedProcess:
         words = ["--archive", str(phantom_archive), "--model", str(model), "--out", str(out), "--amp", "off"]

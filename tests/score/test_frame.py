@@ -288,6 +288,7 @@ def test_a_model_that_wants_lungs_without_a_segmenter_is_one_sentence(archive, c
     segmenter.own_segmenter.cache_clear()
 
 
+@pytest.mark.faults
 def test_zones_are_of_lungs_where_they_are_known_and_of_the_image_elsewhere(
     ray_cluster, phantom_run, phantom_archive, model, tmp_path
 ):

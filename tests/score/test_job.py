@@ -308,6 +308,7 @@ def test_a_row_is_under_a_kilobyte_besides_the_footer_of_its_file(phantom_scores
     [(1,), pytest.param((0, 1, 2, 3, 4), marks=pytest.mark.faults)],
     ids=["once", "five-times"],
 )
+@pytest.mark.faults
 def test_a_driver_killed_again_and_again_loses_nothing_and_scores_nothing_twice(
     phantom_archive, model, tmp_path, shards_before_the_kill
 ):

@@ -96,6 +96,7 @@ def test_a_run_that_stopped_continues_exactly(ray_cluster, phantom_run, phantom_
         torch.testing.assert_close(tensor, ended[name], rtol=0, atol=0)
 
 
+@pytest.mark.faults
 def test_other_masks_do_not_continue_a_run(ray_cluster, phantom_run, phantom_archive, tmp_path):
     fit_lungs(config(phantom_run, phantom_archive, tmp_path / "run", epochs=1))
     with pytest.raises(ConfigError, match="other images, masks or options"):

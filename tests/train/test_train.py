@@ -123,6 +123,7 @@ def kill_a_worker_after(out: Path, epochs: int) -> threading.Thread:
     return thread
 
 
+@pytest.mark.faults
 def test_a_killed_worker_changes_nothing_bitwise(whole, phantom_run, tmp_path):
     killer = kill_a_worker_after(tmp_path, 2)
     fit(config(phantom_run, tmp_path))
@@ -134,6 +135,7 @@ def test_a_killed_worker_changes_nothing_bitwise(whole, phantom_run, tmp_path):
     assert [{k: r[k] for k in keys} for r in history(tmp_path)] == [{k: r[k] for k in keys} for r in history(whole)]
 
 
+@pytest.mark.faults
 def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, phantom_run, tmp_path):
     killer = kill_a_worker_after(tmp_path, 2)
     fit(config(phantom_run, tmp_path, workers=2))

@@ -163,6 +163,7 @@ def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phanto
     assert [record.status for record in records] == ["diverged", "diverged", "finished"]
 
 
+@pytest.mark.faults
 def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
     history = tmp_path / "out/trials/first-seed0/history.jsonl"
     killed = []
