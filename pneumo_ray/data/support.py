@@ -17,6 +17,8 @@ MIN_IMAGES = 50
 """Training images with a known value below which nothing is said of a fact."""
 MIN_SHARE = 0.01
 """Share of the training images that a view position needs to count as trained on."""
+_ROUNDING = 1e-6
+"""Of the larger end of a range: columns are float32 in some tables and float64 in others."""
 REASONS = ("age", "view", "size", "shape", "contrast", "lung_area")
 """Words of `outside_support`, in their order."""
 
@@ -59,7 +61,8 @@ class Support:
         outside = {name: np.zeros(len(width), bool) for name in REASONS}
         for name, (low, high) in self.ranges.items():
             with np.errstate(invalid="ignore"):
-                outside[name] = (measured[name] < low) | ((measured[name] > high) & (name != "size"))
+                slack = _ROUNDING * max(abs(low), abs(high))
+                outside[name] = (measured[name] < low - slack) | ((measured[name] > high + slack) & (name != "size"))
         if self.views:
             outside["view"] = np.array(
                 [view is not None and view not in self.views for view in facts["view_position"]], bool

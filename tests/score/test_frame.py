@@ -274,7 +274,9 @@ def test_zones_and_shares_are_those_of_the_map_in_the_lungs(rows, archive):
             assert row[f"zone_mean_{zone}"] == pytest.approx((weight * fine).sum() / weight.sum(), rel=0.05)
 
 
-def test_a_model_that_wants_lungs_without_a_segmenter_is_one_sentence(archive, cropping, tmp_path, monkeypatch):
+def test_a_model_that_wants_lungs_without_a_segmenter_is_one_sentence(
+    ray_cluster, archive, cropping, tmp_path, monkeypatch
+):
     def gone(package: str) -> Path:
         return tmp_path / "nowhere"
 

@@ -341,7 +341,7 @@ def test_a_driver_killed_again_and_again_loses_nothing_and_scores_nothing_twice(
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-    assert unfinished >= 2
+    assert unfinished >= min(2, len(shards_before_the_kill))
     for out in ("killed", "whole"):
         result = subprocess.run(command(tmp_path / out), cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
