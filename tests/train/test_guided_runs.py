@@ -131,7 +131,7 @@ def test_the_validation_scores_are_those_of_the_averaged_network(everything, wit
 
     _, _, val = load_training_rows(with_lungs)
     bundle, state = load_bundle(everything / "model"), load_state(str(everything))
-    pixels = torch.from_numpy(load_inputs(val, 64, None, "lungs", 0.1))
+    pixels = torch.from_numpy(load_inputs(val, 64, None, bundle.preprocessing.fit, bundle.preprocessing.margin))
     device = torch.device("cpu")
     with torch.inference_mode(), autocast(amp_dtype("auto", device), device):
         logits = bundle.model(bundle.preprocessing.normalise(pixels))
