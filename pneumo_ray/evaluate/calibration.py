@@ -33,13 +33,23 @@ class ReliabilityTable:
     """[bins] share of positive labels; NaN where the bin is empty."""
 
 
+def platt_targets(label: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the targets [n] of labels 0 and 1 (Platt 1999), with which separated classes too have a finite optimum.
+
+    They are `(N+ + 1) / (N+ + 2)` and `1 / (N- + 2)`, the posterior means under a uniform prior on each class's error
+    (Lin, Lin and Weng 2007, Mach. Learn. 68:267).
+    """
+    positive = int(label.sum())
+    negative = label.size - positive
+    return np.where(label == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
+
+
 def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
     """Return the slope and the intercept that make the probabilities most likely (Platt 1999). Fit on validation only.
 
     The probability of an image is the mean over its passes of `sigmoid(logit / temperature + intercept)`, as the scores
-    have it. Labels count as Platt's targets `(N+ + 1) / (N+ + 2)` and `1 / (N- + 2)`, the posterior means under a
-    uniform prior on each class's error (Lin, Lin and Weng 2007, Mach. Learn. 68:267), so that separated classes too have
-    a finite optimum. With one logit an image the loss is convex. Logits `a x + b`, a > 0, give the same probabilities as x.
+    have it. Labels count as `platt_targets`. With one logit an image the loss is convex. Logits `a x + b`, a > 0, give the
+    same probabilities as x.
 
     Args:
         logits: float [n], raw logits for pneumonia, or [n, T] of T Monte Carlo passes.
@@ -60,7 +70,7 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     num_negative = truth.size - num_positive
     if not num_positive or not num_negative:
         return Calibration()
-    target = np.where(truth == 1, (num_positive + 1) / (num_positive + 2), 1 / (num_negative + 2))
+    target = platt_targets(truth)
     prior = float(log_odds(target.mean()))
     centre, scale = float(passes.mean()), float(passes.std())
     if scale <= 1e-9 * abs(centre) or scale == 0:

@@ -170,7 +170,21 @@ def proportion_interval(right: IntArray, total: IntArray, level: float = LEVEL) 
     size = float(np.clip(share * (1 - share) / variance, copies, n)) if variance else float(n)
     size *= (norm.ppf(tail) / student.ppf(tail, count - 1)) ** 2
     hits, misses = share * size, (1 - share) * size
-    return float(beta.ppf(tail, hits, misses + 1)), float(beta.ppf(1 - tail, hits + 1, misses))
+    return exact_interval(hits, misses, level)
+
+
+def exact_interval(hits: float, misses: float, level: float = LEVEL) -> Interval:
+    """Return the exact interval of a share (Clopper and Pearson 1934); 0 to 1 of nothing.
+
+    Args:
+        hits: number of successes; effective numbers need not be whole.
+        misses: number of failures.
+        level: coverage at least.
+    """
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, misses + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, misses)) if misses else 1.0
+    return low, high
 
 
 def _interval(name: str, seen: Predictions, seed: int, level: float) -> Interval | None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from pneumo_ray.evaluate.intervals import LEVEL
 from pneumo_ray.site.labels import Labelled
 from pneumo_ray.site.recalibration import Recalibration, fit
 from pneumo_ray.site.threshold import Share, clopper_pearson
@@ -20,7 +21,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DRAWS = 300
-LEVEL = 0.95
 _BINS = 2000
 """Probabilities are counted in as many bins of equal width, so that a million images cost as much as a thousand."""
 _MIN_PATIENTS = 20

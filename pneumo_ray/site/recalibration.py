@@ -17,7 +17,7 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.isotonic import IsotonicRegression
 
-from pneumo_ray.evaluate.calibration import fit_calibration
+from pneumo_ray.evaluate.calibration import fit_calibration, platt_targets
 from pneumo_ray.site.labels import Labelled
 
 Floats = NDArray[np.float64]
@@ -62,7 +62,7 @@ def logit_of(prob: Floats) -> Floats:
 
 
 def fit(method: Method, prob: Floats, label: Ints) -> Recalibration:
-    """Fit one kind of map. Labels count as Platt's targets, so that separated classes too have a finite optimum.
+    """Fit one kind of map. Labels count as `platt_targets`.
 
     Args:
         method: the kind.
@@ -72,19 +72,13 @@ def fit(method: Method, prob: Floats, label: Ints) -> Recalibration:
     return _FITS[method](logit_of(prob), label)
 
 
-def _targets(label: Ints) -> Floats:
-    positive = int(label.sum())
-    negative = len(label) - positive
-    return np.where(label == 1, (positive + 1) / (positive + 2), 1 / (negative + 2))
-
-
 def _unchanged(x: Floats, label: Ints) -> Recalibration:
     return Recalibration()
 
 
 def _intercept(x: Floats, label: Ints) -> Recalibration:
     """Solve mean(sigmoid(x + b)) = mean target, the optimum of the log loss in b."""
-    wanted = float(_targets(label).mean())
+    wanted = float(platt_targets(label).mean())
     low, high = float(log_odds(wanted) - x.max()) - 1, float(log_odds(wanted) - x.min()) + 1
     found = brentq(lambda b: float(expit(x + b).mean()) - wanted, low, high)
     return Recalibration("intercept", intercept=float(found))
@@ -96,7 +90,7 @@ def _intercept_and_slope(x: Floats, label: Ints) -> Recalibration:
 
 
 def _isotonic(x: Floats, label: Ints) -> Recalibration:
-    found = IsotonicRegression(out_of_bounds="clip").fit(x, _targets(label))
+    found = IsotonicRegression(out_of_bounds="clip").fit(x, platt_targets(label))
     return Recalibration(
         "isotonic",
         knots=tuple(found.X_thresholds_.astype(float).tolist()),

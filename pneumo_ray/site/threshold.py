@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from pneumo_ray.evaluate.config import OperatingPointConfig
+from pneumo_ray.evaluate.intervals import LEVEL, exact_interval
 from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.site.labels import Labelled
 from pneumo_ray.site.recalibration import folds
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,7 @@ def clopper_pearson(found: int, of: int, level: float = LEVEL) -> tuple[float, f
     """
     if not 0 <= found <= of:
         raise ValueError(f"found must lie between 0 and {of}, got {found}")
-    tail = (1 - level) / 2
-    low = float(beta.ppf(tail, found, of - found + 1)) if found else 0.0
-    high = float(beta.ppf(1 - tail, found + 1, of - found)) if found < of else 1.0
-    return low, high
+    return exact_interval(found, of - found, level)
 
 
 def share(found: int, of: int) -> Share:
