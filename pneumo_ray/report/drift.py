@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
-from importlib.metadata import version
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from pneumo_ray.errors import ConfigError, DriftAlarm, ManifestError
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores, read_scores
-from pneumo_ray.report.shell import render
+from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.site_figures import distribution_figure, group_figure
 from pneumo_ray.site.config import DriftConfig
 from pneumo_ray.site.drift import MATTERS, MIN_IMAGES, Comparison, Drift, compare
@@ -237,6 +236,6 @@ def _page(drift: Drift, sides: tuple[Side, Side], config: DriftConfig, figures: 
             for c in drift.comparisons
         ],
         "left_rows": [list(entry) for entry in drift.left_out],
-        "made": f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {datetime.now(UTC):%Y-%m-%d %H:%M UTC}.",
+        "made": made(),
     }  # fmt: skip
     return render("drift.html", context)

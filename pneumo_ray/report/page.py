@@ -1,8 +1,6 @@
 """The page: one HTML file that works offline. Jinja2 escapes all text that comes from data."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 
 from pneumo_ray.config import flatten
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
@@ -26,7 +24,7 @@ from pneumo_ray.report.sections import (
     paper_rows,
     robustness,
 )
-from pneumo_ray.report.shell import render
+from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import passes_text, plain_text
 
@@ -169,5 +167,4 @@ def _versions(subject: Subject) -> JsonObject:
 
 def _made(subject: Subject) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in _versions(subject).items())
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {now}; scored with {versions or 'unknown versions'}."
+    return made(f"; scored with {versions or 'unknown versions'}")

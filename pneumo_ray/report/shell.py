@@ -2,16 +2,17 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 
 from pneumo_ray.report.wording import Cell, figure_text, percent_text
 
 
-def render(name: str, context: dict[str, Any], scripts: Sequence[str] = ()) -> str:
+def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = ()) -> str:
     """Return a page.
 
     Args:
@@ -33,7 +34,16 @@ def render(name: str, context: dict[str, Any], scripts: Sequence[str] = ()) -> s
     environment.tests["cell"] = lambda value: isinstance(value, Cell)
     script = "\n".join(map(read, ("common.js", *scripts)))
     fixed = {"css": read("report.css"), "js": script, "js_hash": _hash_source(script)}
-    return environment.get_template(name).render(context | fixed)
+    return environment.get_template(name).render({**context, **fixed})
+
+
+def made(addition: str = "") -> str:
+    """Return the footer of a page: by which version, and when.
+
+    Args:
+        addition: the end of the sentence.
+    """
+    return f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {datetime.now(UTC):%Y-%m-%d %H:%M UTC}{addition}."
 
 
 def _hash_source(script: str) -> str:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.report.drift import check_comparable, period, side_of
-from pneumo_ray.report.shell import render
+from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.site_figures import group_figure
 from pneumo_ray.report.wording import percent_text, with_range
 from pneumo_ray.score.batches import batches_of, manifest_of, scores_of
@@ -196,6 +194,6 @@ def _page(weeks: Sequence[Week], config: SilentConfig, figures: dict[str, str]) 
              ", ".join(name.replace("_", " ") for name in dict.fromkeys(week.drifted)) or "none" if compared else "not compared"]
             for week in weeks
         ],
-        "made": f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {datetime.now(UTC):%Y-%m-%d %H:%M UTC}.",
+        "made": made(),
     }  # fmt: skip
     return render("silent.html", context)

@@ -1,10 +1,8 @@
 """The page of a commissioning: what the model will miss at the site, what it will alarm, and what to do next."""
 
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
-from pneumo_ray.report.shell import render
+from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
 from pneumo_ray.site.commission import Commissioning
 from pneumo_ray.site.config import CommissionConfig
@@ -98,7 +96,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
             ["site.json (sha256)", profile.hash],
             ["manifest", config.manifest],
         ],
-        "made": f"Research use only. Made by pneumo_ray {version('pneumo_ray')} on {datetime.now(UTC):%Y-%m-%d %H:%M UTC}.",
+        "made": made(),
     }  # fmt: skip
     return render("site.html", context)
 

@@ -18,7 +18,6 @@ from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.report.wording import figure_text
 
 HOSTILE = "<img src=x onerror=window.broken=1>&\"'</script>.jpg"
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +44,16 @@ def prob(drawn) -> np.ndarray:
     return (1 / (1 + np.exp(-drawn[1] / 2.0))).astype(np.float32).astype(np.float64)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser, report) -> Iterator[Any]:
+def page(browser, report, watched) -> Iterator[Any]:
     """The report at the width of a desktop; whatever the browser complains of fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+    watched(opened)
     opened.goto(report.as_uri())
     opened.wait_for_selector(".case canvas")
     yield opened
     context.close()
-    assert complaints == []
 
 
 def shown(page: Any, name: str) -> str:

@@ -1,6 +1,5 @@
 """The pages about a site in a real headless Chromium: complete, offline, readable on a phone, and hostile names stay text."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from pneumo_ray.report.drift import write_drift
 from pneumo_ray.site.config import CommissionConfig, DriftConfig
 
 HOSTILE = "<img src=x onerror=window.broken=1>&\"'</script>"
-CHROMIUM = shutil.which("chromium")
 N = 600
 
 
@@ -38,38 +36,22 @@ def pages(write_scores, write_truth, tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def opened(browser, pages) -> Iterator[Any]:
+def opened(browser, pages, watched) -> Iterator[Any]:
     """What opens a page at a width; whatever the browser complains of, or asks the network for, fails the test."""
-    complaints: list[str] = []
     contexts = []
 
     def at(name: str, width: int = 1280) -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900})
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.append(request.url) if request.url.startswith("http") else None)
+        watched(page)
         page.goto(pages[name].as_uri())
         return page
 
     yield at
     for context in contexts:
         context.close()
-    assert complaints == []
 
 
 @pytest.mark.parametrize("name", ["site", "few", "drift"])
