@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pneumo_ray.data.person import person_columns
+from pneumo_ray.records import JsonObject
 
 TAIL = 0.001
 """Share of the training images beyond each end of a range."""
@@ -31,7 +32,7 @@ class Support:
     """By reason: age in years, size (shorter side of the file, in pixels), shape (width / height), contrast, lung area."""
     views: tuple[str, ...] = ()
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> JsonObject:
         """Return plain JSON values, as the bundle's provenance holds them."""
         return {"ranges": {name: list(ends) for name, ends in self.ranges.items()}, "views": list(self.views)}
 

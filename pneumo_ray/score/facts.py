@@ -10,6 +10,7 @@ from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.dicom_person import Person
 from pneumo_ray.images.grey_levels import rms_contrast
+from pneumo_ray.records import Row
 
 FACT_FIELDS = (
     *PERSON_FIELDS,
@@ -48,7 +49,7 @@ class ImageFacts:
         small = square if len(square) == _SIDE else resize_grey(square, _SIDE)
         return cls(info.person, info.width, info.height, info.mode, num_bytes, rms_contrast(small))
 
-    def row(self, listed: dict[str, Any], lung_area: float | None) -> dict[str, Any]:
+    def row(self, listed: Row, lung_area: float | None) -> Row:
         """Return the values of `FACT_FIELDS`; what the list of images knows of a person wins over the header.
 
         Args:

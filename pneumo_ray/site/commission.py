@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
+from pneumo_ray.records import JsonObject
 from pneumo_ray.site.config import CommissionConfig
 from pneumo_ray.site.labels import Floats, Labelled, SiteImages, site_images
 from pneumo_ray.site.labels_needed import LabelsRow, labels_needed
@@ -70,7 +70,7 @@ class Commissioning:
     """Labelled images that are in the split train or val of the manifest that the model was trained with."""
 
 
-def read_site(config: CommissionConfig) -> tuple[Scores, dict[str, Any], pa.Table]:
+def read_site(config: CommissionConfig) -> tuple[Scores, JsonObject, pa.Table]:
     """Read and join the scores and the manifest of a commissioning.
 
     Returns:
@@ -89,7 +89,7 @@ def read_site(config: CommissionConfig) -> tuple[Scores, dict[str, Any], pa.Tabl
     return scores, run, manifest
 
 
-def commission(scores: Scores, run: dict[str, Any], manifest: pa.Table, config: CommissionConfig) -> Commissioning:
+def commission(scores: Scores, run: JsonObject, manifest: pa.Table, config: CommissionConfig) -> Commissioning:
     """Measure what the model is worth at a site, before and after recalibration.
 
     Args:
@@ -148,7 +148,7 @@ def profile_of(found: Commissioning, scores: Scores) -> SiteProfile:
     )
 
 
-def facts_of(found: Commissioning, config: CommissionConfig, run: dict[str, Any], manifest: pa.Table) -> dict[str, Any]:
+def facts_of(found: Commissioning, config: CommissionConfig, run: JsonObject, manifest: pa.Table) -> JsonObject:
     """Return the rest of site.json: numbers, hashes and versions as plain JSON values."""
     data = found.images.labelled
     return {
@@ -213,7 +213,7 @@ def _measures(data: Labelled, prob: Floats, seed: int) -> dict[str, Measure]:
     return {name: Measure(values[name], intervals[name]) for name in MEASURES}
 
 
-def _seen_in_training(scores: Scores, run: dict[str, Any], manifest: pa.Table) -> int:
+def _seen_in_training(scores: Scores, run: JsonObject, manifest: pa.Table) -> int:
     if fact(run, "model", "provenance", "manifest", "fingerprint") != fingerprint(manifest):
         return 0
     split, label = (scores.table[name].to_pylist() for name in ("split", "label"))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pneumo_ray import storage
 from pneumo_ray.config import read_object
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.records import JsonObject
 from pneumo_ray.site.recalibration import METHODS, Recalibration
 
 FORMAT = "pneumo_ray.site 1"
@@ -34,7 +35,7 @@ class SiteProfile:
 
     model_hash: str
     """Of the model whose scores it was made from."""
-    method: dict[str, Any]
+    method: JsonObject
     """The scoring options, of which `prob_mean` depends on all but those in `_FREE`."""
     recalibration: Recalibration
     threshold: float
@@ -65,7 +66,7 @@ class SiteProfile:
         }
 
 
-def write_profile(profile: SiteProfile, facts: dict[str, Any], uri: str) -> SiteProfile:
+def write_profile(profile: SiteProfile, facts: JsonObject, uri: str) -> SiteProfile:
     """Write site.json and return the profile with its hash.
 
     Args:
@@ -104,7 +105,7 @@ def read_profile(uri: str) -> SiteProfile:
         raise ConfigError(f"--site {uri} is not a site.json of this version; commission again") from error
 
 
-def check_model(profile: SiteProfile, uri: str, model_hash: str, method: dict[str, Any]) -> None:
+def check_model(profile: SiteProfile, uri: str, model_hash: str, method: JsonObject) -> None:
     """Refuse a site.json of another model, or of other scoring options; one that the file does not know counts as equal.
 
     Raises:
@@ -124,6 +125,6 @@ def check_model(profile: SiteProfile, uri: str, model_hash: str, method: dict[st
             )
 
 
-def _hash(content: dict[str, Any]) -> str:
+def _hash(content: JsonObject) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
