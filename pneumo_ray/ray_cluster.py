@@ -1,4 +1,5 @@
-"""The Ray cluster that a job runs on: start or join one, wait for nodes, and the few shapes of Ray Data that jobs use.
+"""The Ray cluster that a job runs on: start or join one, wait for nodes, run on each of them, and the few
+shapes of Ray Data that jobs use.
 
 All that reaches into Ray where it has no public way, and every environment variable that Ray reads, stands here.
 """
@@ -9,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from itertools import pairwise
@@ -23,12 +24,12 @@ import ray.data
 from ray.autoscaler.sdk import request_resources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pneumo_ray.config import end_on_sigterm
+from pneumo_ray.allocator import find_jemalloc, preloaded
+from pneumo_ray.config import Allocator, end_on_sigterm
 from pneumo_ray.console import QUIET_SECONDS, log
-from pneumo_ray.cpu_shares import ActorShares, Node
+from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.errors import ClusterError
 
 MAX_READ_TASKS = 5_000
@@ -121,6 +122,41 @@ def living_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def on_each_node(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """Return what a function returns on each node that is alive, in a process of that node."""
+    remote = ray.remote(num_cpus=0)(function)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    there = [NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes]  # soft: elsewhere if it dies meanwhile
+    results: list[Any] = ray.get([remote.options(scheduling_strategy=strategy).remote(*args) for strategy in there])
+    return results
+
+
+def compute_environment(allocator: Allocator, *, use_gpu: bool) -> dict[str, str]:
+    """Return the environment variables with which processes that compute are started on any node.
+
+    Args:
+        allocator: what they allocate tensors with on a CPU.
+        use_gpu: they compute on GPUs, where it makes no difference.
+    """
+    if allocator == "system" or use_gpu:
+        return {}
+    # A library may lie elsewhere on other nodes. With one node no process has to be started to ask it.
+    return preloaded([find_jemalloc()] if len(living_nodes()) == 1 else on_each_node(find_jemalloc))
+
+
+@contextmanager
+def trials_started_with(environment: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, Ray Tune starts the processes of trials with these environment variables as well."""
+    from ray.tune.execution import class_cache
+
+    before = class_cache.DEFAULT_ENV_VARS
+    class_cache.DEFAULT_ENV_VARS = {**before, **environment}  # Ray Tune has no runtime environment of a trial
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS = before
+
+
 def available_cpus() -> float:
     """Return the CPUs of the cluster, at least 1."""
     return max(1.0, ray.cluster_resources().get("CPU", 1.0))
@@ -167,72 +203,8 @@ def wait_for(
             request_resources(bundles=[])
 
 
-def wait_for_training(
-    workers: tuple[int, int], cpus_per_worker: float, seconds: float, *, use_gpu: bool
-) -> Sequence[Node]:
-    """Wait until the cluster has room for a training; return the resources of its nodes.
-
-    Args:
-        workers: the fewest and the most.
-        cpus_per_worker: logical CPUs of each; 0 lets the job choose.
-        seconds: how long to wait.
-        use_gpu: each has a GPU.
-
-    Raises:
-        ClusterError: if there is none after that long.
-    """
-    fewest, most = workers
-    # Without a reservation, more workers than CPUs would start, share them, and be slower than fewer.
-    least = 0.05 * fewest if use_gpu else max(fewest - 1.0, 1.0)
-    needed = {"CPU": 1.0 + (cpus_per_worker * fewest or least)} | ({"GPU": float(fewest)} if use_gpu else {})
-    worker = {"CPU": cpus_per_worker or 1.0} | ({"GPU": 1.0} if use_gpu else {})
-    advice = (
-        "one CPU prepares images; ask for fewer --scaling.num-workers, or raise --scaling.wait-seconds where nodes are "
-        "still coming"
-    )
-    return wait_for(needed, [*[worker] * most, {"CPU": 1.0}], seconds, advice)
-
-
-def wait_for_scoring(actors: tuple[int, int], seconds: float, *, use_gpu: bool) -> Sequence[Node]:
-    """Wait until the cluster has room for scoring; return the resources of its nodes.
-
-    Args:
-        actors: the fewest and the most; 0 lets the job choose.
-        seconds: how long to wait.
-        use_gpu: each has a GPU.
-
-    Raises:
-        ClusterError: if there is none after that long.
-    """
-    fewest, most = (max(1, number) for number in actors)
-    # Ray Data stalls without a message unless one whole CPU is free.
-    needed = {"CPU": 2.0} | ({"GPU": float(fewest)} if use_gpu else {})
-    actor = {"CPU": 1.0} | ({"GPU": 1.0} if use_gpu else {})
-    advice = (
-        "one CPU decodes; ask for fewer --scale.num-actors, or raise --scale.wait-seconds where nodes are still coming"
-    )
-    return wait_for(needed, [*[actor] * most, {"CPU": 1.0}], seconds, advice)
-
-
-def reserve_cpus(cpus: float) -> PlacementGroup:
-    """Keep CPUs from all others; the caller removes the group where its process lives on."""
-    group = placement_group([{"CPU": cpus}])
-    ray.get(group.ready())
-    return group
-
-
-def stay_in(reserved: PlacementGroup) -> None:
-    """Make the Ray Data tasks of this process run in a placement group.
-
-    Ray Data shares the CPUs of a node evenly among the streams of a cluster and rounds down: with more streams than a
-    node has CPUs each gets none, and all stand still silently. In a group of its own a stream counts what is there.
-    """
-    context = ray.data.DataContext.get_current()
-    strategy = PlacementGroupSchedulingStrategy(reserved)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both are deprecated in Ray 2.60 without a replacement
-        context.scheduling_strategy = strategy
-        context.scheduling_strategy_large_args = strategy
+Shared = ray.ObjectRef
+"""A reference to a value in the object store."""
 
 
 def share(value: object) -> Any:

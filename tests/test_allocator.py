@@ -104,7 +104,7 @@ def test_scoring_actors_preload_it_unless_off(chosen, ray_cluster, phantom_run, 
 
 
 def test_a_gpu_run_preloads_nothing(ray_cluster):
-    from pneumo_ray.ray_processes import compute_environment, on_each_node
+    from pneumo_ray.ray_cluster import compute_environment, on_each_node
 
     assert on_each_node(find_jemalloc) == [find_jemalloc()]
     assert compute_environment("jemalloc", use_gpu=True) == {}

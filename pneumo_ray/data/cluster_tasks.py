@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
-import ray
 
 from pneumo_ray.data.archive import Entry
 from pneumo_ray.data.cache import Key, write_shard
@@ -13,7 +12,7 @@ from pneumo_ray.data.find_lungs import GivenLungs
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
-from pneumo_ray.ray_cluster import block_size, fetch_once, is_retry, map_blocks, share
+from pneumo_ray.ray_cluster import Shared, block_size, fetch_once, is_retry, map_blocks, share
 
 _ABORTED = "aborted"
 """Status of a row that ends the job; it is never written to a manifest."""
@@ -62,7 +61,7 @@ def inspect_archive(
         yield table
 
 
-def _inspect_block(block: pa.Table, config: "ray.ObjectRef[InspectConfig]") -> pa.Table:
+def _inspect_block(block: pa.Table, config: "Shared[InspectConfig]") -> pa.Table:
     try:
         entries = [
             Entry(**row | {"span": row["span"] and Span(*row["span"])})

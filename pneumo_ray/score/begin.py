@@ -21,8 +21,7 @@ from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import PneumoniaNet, Preprocessing
-from pneumo_ray.ray_cluster import living_nodes
-from pneumo_ray.ray_processes import on_each_node
+from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload

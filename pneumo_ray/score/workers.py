@@ -1,9 +1,10 @@
 """Tasks that decode shards, and actors that explain and write them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,19 +15,19 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.cpu_shares import ActorShares, share_scoring
+from pneumo_ray.cpu_shares import ActorShares, Node, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import (
     available_cpus,
+    compute_environment,
     fetch_once,
     is_retry,
     living_nodes,
     map_actors,
     range_dataset,
-    wait_for_scoring,
+    wait_for,
 )
-from pneumo_ray.ray_processes import compute_environment, started
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
@@ -96,13 +97,34 @@ def plan_actors(scale: ScoringScale) -> ActorShares:
         ClusterError: if the cluster is too small.
     """
     actors = (scale.min_actors, scale.max_actors)
-    nodes = wait_for_scoring(actors, scale.wait_seconds, use_gpu=scale.use_gpu)
+    nodes = _wait_for_scoring(actors, scale.wait_seconds, use_gpu=scale.use_gpu)
     return share_scoring(nodes, *actors, use_gpu=scale.use_gpu)
 
 
 def environment_of(scale: ScoringScale) -> dict[str, str]:
     """Return the environment variables with which the processes that hold the model are started."""
     return compute_environment(scale.allocator, use_gpu=scale.use_gpu)
+
+
+def _wait_for_scoring(actors: tuple[int, int], seconds: float, *, use_gpu: bool) -> Sequence[Node]:
+    """Wait until the cluster has room for scoring; return the resources of its nodes.
+
+    Args:
+        actors: the fewest and the most; 0 lets the job choose.
+        seconds: how long to wait.
+        use_gpu: each has a GPU.
+
+    Raises:
+        ClusterError: if there is none after that long.
+    """
+    fewest, most = (max(1, number) for number in actors)
+    # Ray Data stalls without a message unless one whole CPU is free.
+    needed = {"CPU": 2.0} | ({"GPU": float(fewest)} if use_gpu else {})
+    actor = {"CPU": 1.0} | ({"GPU": 1.0} if use_gpu else {})
+    advice = (
+        "one CPU decodes; ask for fewer --scale.num-actors, or raise --scale.wait-seconds where nodes are still coming"
+    )
+    return wait_for(needed, [*[actor] * most, {"CPU": 1.0}], seconds, advice)
 
 
 def decoding_cpus(actors: ActorShares) -> float:
@@ -135,16 +157,27 @@ def start_processes(scale: ScoringScale) -> None:
     """
     if not scale.use_gpu and len(living_nodes()) == 1:
         for environment in ({}, environment_of(scale)):
-            started(_ready, environment)
+            _started(_ready, environment)
 
 
 def _ready() -> None:
     import torchvision  # noqa: F401 (the rest comes with this module)
 
 
+def _started(function: Callable[..., Any], environment: Mapping[str, str], *args: Any) -> Any:
+    """Start a function in a process with these environment variables, whatever is reserved; return a reference to its result.
+
+    A process lives on for other tasks and actors with the same variables, and has imported what they need.
+    """
+    options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0}
+    if environment:
+        options["runtime_env"] = {"env_vars": dict(environment)}
+    return ray.remote(**options)(function).remote(*args)
+
+
 def measure_rate(model: ModelPayload, config: ExplainConfig) -> "ray.ObjectRef[float]":
     """Begin to measure how many images a second the actors on CPUs explain, not compiled; return a reference to the rate."""
-    return started(_rate, environment_of(config.scale), ray.put(model), config, plan_actors(config.scale))
+    return _started(_rate, environment_of(config.scale), ray.put(model), config, plan_actors(config.scale))
 
 
 def _rate(model: ModelPayload, config: ExplainConfig, actors: ActorShares) -> float:

@@ -1,5 +1,6 @@
 """The Ray dataset that training consumes: the tickets of `batches`, in order, dealt to the workers."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 
@@ -9,9 +10,10 @@ import ray
 import ray.data
 from ray.train import DataConfig
 from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pneumo_ray.errors import PneumoError
-from pneumo_ray.ray_cluster import fetch_once, range_dataset, stay_in
+from pneumo_ray.ray_cluster import fetch_once, range_dataset
 from pneumo_ray.train.batches import Schedule, TicketSource
 
 
@@ -70,7 +72,7 @@ def ticket_stream(
     first = first_epoch * schedule.tickets_per_epoch
     count = epochs * schedule.tickets_per_epoch - first
     if reserved is not None:
-        stay_in(reserved)
+        _stay_in(reserved)
     make = partial(_make_tickets, source=source, first=first, world_size=world_size)
     dataset = range_dataset(count, make, cpus_per_task)
     # One row is one ticket; one byte as the target makes one row one block.
@@ -100,3 +102,17 @@ def _make_tickets(
 def _schedule(source: "ray.ObjectRef[TicketSource]", world_size: int) -> Schedule:
     loaded: TicketSource = fetch_once(source)
     return loaded.schedule(world_size)
+
+
+def _stay_in(reserved: PlacementGroup) -> None:
+    """Make the Ray Data tasks of this process run in a placement group.
+
+    Ray Data shares the CPUs of a node evenly among the streams of a cluster and rounds down: with more streams than a
+    node has CPUs each gets none, and all stand still silently. In a group of its own a stream counts what is there.
+    """
+    context = ray.data.DataContext.get_current()
+    strategy = PlacementGroupSchedulingStrategy(reserved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both are deprecated in Ray 2.60 without a replacement
+        context.scheduling_strategy = strategy
+        context.scheduling_strategy_large_args = strategy

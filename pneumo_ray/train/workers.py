@@ -1,7 +1,7 @@
 """The workers of a training over a stream of tickets: what they reserve, and how Ray Train runs them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -9,11 +9,10 @@ from typing import Generic, TypeVar
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from pneumo_ray.cpu_shares import TrainShares, share_elastic_training, share_training
-from pneumo_ray.ray_cluster import reserve_cpus, wait_for_training
-from pneumo_ray.ray_processes import compute_environment
+from pneumo_ray.cpu_shares import Node, TrainShares, share_elastic_training, share_training
+from pneumo_ray.ray_cluster import compute_environment, wait_for
 from pneumo_ray.train.batches import TicketSource
 from pneumo_ray.train.config import ScalingConfig
 from pneumo_ray.train.loop import STREAM
@@ -63,7 +62,7 @@ def run_workers(
         PneumoError: that a worker reported to the monitor.
     """
     gpus = {"GPU": scaling.gpus_per_worker} if scaling.use_gpu else {}
-    own = reserve_cpus(reservation.shares.set_aside) if reservation.shares.set_aside else None
+    own = _reserve_cpus(reservation.shares.set_aside) if reservation.shares.set_aside else None
     reserved = own or reservation.reserved
     stream = StreamConfig(ray.put(source), epochs, lambda: latest_epoch(run), reservation.shares.per_task, reserved)
     workers = (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
@@ -106,12 +105,45 @@ def whole_cluster(scaling: ScalingConfig, on_epoch: Callable[[Record], None]) ->
         ClusterError: if there is none after `scaling.wait_seconds`.
     """
     workers = (scaling.min_workers, scaling.max_workers)
-    nodes = wait_for_training(workers, scaling.cpus_per_worker, scaling.wait_seconds, use_gpu=scaling.use_gpu)
+    nodes = _wait_for_training(workers, scaling.cpus_per_worker, scaling.wait_seconds, use_gpu=scaling.use_gpu)
     if scaling.is_elastic:
         shares = share_elastic_training(nodes, scaling.cpus_per_worker, use_gpu=scaling.use_gpu)
     else:
         shares = share_training(nodes, scaling.max_workers, scaling.cpus_per_worker)
     return Reservation(shares, RemoteMonitor(), None, in_process=False, on_epoch=on_epoch)
+
+
+def _wait_for_training(
+    workers: tuple[int, int], cpus_per_worker: float, seconds: float, *, use_gpu: bool
+) -> Sequence[Node]:
+    """Wait until the cluster has room for a training; return the resources of its nodes.
+
+    Args:
+        workers: the fewest and the most.
+        cpus_per_worker: logical CPUs of each; 0 lets the job choose.
+        seconds: how long to wait.
+        use_gpu: each has a GPU.
+
+    Raises:
+        ClusterError: if there is none after that long.
+    """
+    fewest, most = workers
+    # Without a reservation, more workers than CPUs would start, share them, and be slower than fewer.
+    least = 0.05 * fewest if use_gpu else max(fewest - 1.0, 1.0)
+    needed = {"CPU": 1.0 + (cpus_per_worker * fewest or least)} | ({"GPU": float(fewest)} if use_gpu else {})
+    worker = {"CPU": cpus_per_worker or 1.0} | ({"GPU": 1.0} if use_gpu else {})
+    advice = (
+        "one CPU prepares images; ask for fewer --scaling.num-workers, or raise --scaling.wait-seconds where nodes are "
+        "still coming"
+    )
+    return wait_for(needed, [*[worker] * most, {"CPU": 1.0}], seconds, advice)
+
+
+def _reserve_cpus(cpus: float) -> PlacementGroup:
+    """Keep CPUs from all others; the caller removes the group where its process lives on."""
+    group = placement_group([{"CPU": cpus}])
+    ray.get(group.ready())
+    return group
 
 
 def _beside_main_thread(action: Callable[[], object]) -> None:

@@ -22,8 +22,7 @@ from pneumo_ray.data.manifest import fingerprint, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
-from pneumo_ray.ray_cluster import living_nodes
-from pneumo_ray.ray_processes import compute_environment, trials_started_with
+from pneumo_ray.ray_cluster import compute_environment, living_nodes, trials_started_with
 from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.train.config import TrainConfig
