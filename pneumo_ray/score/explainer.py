@@ -18,10 +18,9 @@ from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.posterior import HeadPosterior
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import Box, outside_operator
-from pneumo_ray.model import Bundle, ModelConfig, PneumoniaNet, Preprocessing
+from pneumo_ray.model import Bundle, ModelConfig, Preprocessing
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.compiled import compiled_with_constants
-from pneumo_ray.model.folded import fold_batch_norm
 from pneumo_ray.model.memory import is_out_of_memory
 from pneumo_ray.model.network import map_size, restored
 from pneumo_ray.model.precision import amp_dtype, autocast
@@ -104,7 +103,7 @@ class Explainer:
         self.dtype = amp_dtype(config.amp, device)
         engines = [
             BayesGradCAM(
-                _network(member, device),
+                restored(member.config, member.weights, device).to(memory_format=torch.channels_last),
                 config.passes,
                 config.seed,
                 temperature=member.calibration.temperature,
@@ -214,14 +213,6 @@ class Explainer:
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
-
-
-def _network(member: MemberPayload, device: torch.device) -> PneumoniaNet:
-    """Return a network for inference, its BatchNorm folded into its convolutions where the tail stays as it is."""
-    net = restored(member.config, member.weights, device)
-    if member.config.dropout_site == "head":
-        fold_batch_norm(net)
-    return net.to(memory_format=torch.channels_last)
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:
