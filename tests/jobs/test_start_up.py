@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 JOBS = Path(__file__).parents[2] / "jobs"
 HEAVY = {"cv2", "matplotlib", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn", "torch", "torchvision"}
 
