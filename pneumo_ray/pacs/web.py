@@ -238,6 +238,14 @@ class Web:
         content_type = response.headers.get("Content-Type", "")
         return Answer(response.status, content_type, b"".join(pieces)), float(named) if named.isdecimal() else 0.0
 
+    def is_there(self) -> bool:
+        """Whether the server answers a small search, in one try."""
+        try:
+            answer, _ = self._request("GET", f"{self.server.url}/studies?limit=1", {"Accept": JSON}, None)
+        except (exceptions.HTTPError, OSError, BrokenAnswerError):
+            return False
+        return answer.status < 500
+
     @property
     def name(self) -> str:
         """Words for the server that may stand in a log."""
