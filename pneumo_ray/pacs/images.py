@@ -22,6 +22,8 @@ from pneumo_ray.run_folder import salt_of
 
 AT_ONCE = Limits().at_once
 """Images that a process reads at once."""
+_IN_A_ROW = 4
+"""Images in a row that no try can get: then the server is in trouble, though it answers searches."""
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 
@@ -128,7 +130,7 @@ def read_instance(uri: str, name: str, row: int | None = None) -> bytes:
         return web.get(where.path, accept=_AS_STORED, read=lambda answer: _file(web, answer))
     except UnavailableError as error:
         # An image that no try can get is one row; a server that is not there any more ends the job, which can be continued.
-        if not web.is_there():
+        if web.unanswered >= _IN_A_ROW or not web.is_there():
             raise
         raise ResourceError(f"{error}, and other requests it does answer", 0) from None
 

@@ -16,6 +16,7 @@ from pneumo_ray import storage
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.pacs.listing import Instance
 from pneumo_ray.pacs.server import Server
+from pneumo_ray.pacs.web import ServerError
 
 SUFFIX = ".pacs"
 """Ends the name of an index, and tells it from a tar or zip file, which holds images too."""
@@ -23,6 +24,10 @@ _BATCH = 1024
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("image", "study", "series", "instance")])
 
 Add = Callable[[str, Instance], int]
+
+
+class IndexGoneError(ServerError):
+    """An index that cannot be read."""
 
 
 def is_index(uri: str) -> bool:
@@ -81,7 +86,8 @@ def find_instance(uri: str, image: str, row: int | None = None) -> tuple[Server,
         row: where the listing put it; None, or another image there, is looked for by name.
 
     Raises:
-        ArchiveError: if the index is gone or damaged, or has no such image.
+        IndexGoneError: if it is gone or damaged: no other image can be found either.
+        ArchiveError: if it has no such image.
     """
     try:
         for attempt in range(2):
@@ -93,7 +99,7 @@ def find_instance(uri: str, image: str, row: int | None = None) -> tuple[Server,
             if attempt == 0:
                 _opened.cache_clear()  # it may have been written anew
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise ArchiveError(
+        raise IndexGoneError(
             f"{uri}, which says where in the PACS the images are, cannot be read ({_words(error)}); repeat the command that lists the archive, with another --out"
         ) from error
     raise ArchiveError(f"{uri} has no image {image}; repeat the command that lists the archive, with another --out")
