@@ -42,7 +42,9 @@ def test_what_cannot_be_asked_is_refused(address):
         check_archives((address,), None)
 
 
-@pytest.mark.parametrize("key", ["PatientID", "PatientName", "AccessionNumber", "StudyInstanceUID", "00100020", "StudyID"])
+@pytest.mark.parametrize(
+    "key", ["PatientID", "PatientName", "AccessionNumber", "StudyInstanceUID", "00100020", "StudyID"]
+)
 def test_a_query_names_no_patient(key):
     """Every user of a machine reads the command lines of its processes."""
     with pytest.raises(ConfigError, match="--uids") as caught:
