@@ -31,6 +31,7 @@ __all__ = [
     "photometric_of",
     "read_dataset",
     "starts_like_dataset",
+    "view_flips",
 ]
 
 # pydicom's warnings and log lines quote the offending value, which may be a name or a date of birth. The filters are
@@ -232,13 +233,22 @@ def decode_frame(dataset: Dataset, frame: int = 0) -> Decoded:
     return Decoded(np.ascontiguousarray(_to_standard_view(grey, dataset)), ",".join(dict.fromkeys(notes)) or None)
 
 
-def _to_standard_view(grey: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Flip [H, W] so that rows run to the patient's left and columns to the feet, where PatientOrientation is exact."""
+def view_flips(dataset: Dataset) -> tuple[bool, bool]:
+    """Say whether decoding mirrors the columns and turns the rows over; both undo themselves.
+
+    Rows are to run to the patient's left and columns to the feet, where PatientOrientation is exact.
+    """
     orientation = read_text(dataset, "PatientOrientation")
     if len(orientation) != 2:
-        return grey
-    if orientation[0] == "R":
+        return False, False
+    return orientation[0] == "R", orientation[1] == "H"
+
+
+def _to_standard_view(grey: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Flip [H, W] as `view_flips` says."""
+    is_mirrored, is_turned_over = view_flips(dataset)
+    if is_mirrored:
         grey = grey[:, ::-1]
-    if orientation[1] == "H":
+    if is_turned_over:
         grey = grey[::-1]
     return grey

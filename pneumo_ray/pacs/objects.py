@@ -1,0 +1,82 @@
+"""What all objects of a result share: their UIDs, their series, their dates, and their bytes."""
+
+import io
+from typing import Literal
+
+from pydicom.dataset import Dataset
+
+from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm
+from pneumo_ray.pacs.source import Source
+from pneumo_ray.pacs.uids import derived_uid
+from pneumo_ray.records import JsonObject
+
+Part = Literal["sr", "map-native", "map-image", "capture"]
+"""One object of an image."""
+PARTS: tuple[Part, ...] = ("sr", "map-native", "map-image", "capture")
+_SERIES: dict[Part, tuple[int, str]] = {
+    "sr": (9101, "report"),
+    "map-native": (9102, "maps"),
+    "map-image": (9102, "maps"),
+    "capture": (9103, "panels"),
+}
+"""Number of the series in the study and the last word of its description."""
+CLASSES: dict[Part, str] = {
+    "sr": "1.2.840.10008.5.1.4.1.1.88.33",
+    "map-native": "1.2.840.10008.5.1.4.1.1.30",
+    "map-image": "1.2.840.10008.5.1.4.1.1.30",
+    "capture": "1.2.840.10008.5.1.4.1.1.7",
+}
+"""SOP classes: Comprehensive SR, Parametric Map, Secondary Capture."""
+
+
+def instance_uid(source: Source, algorithm: Algorithm, part: Part) -> str:
+    """Return the SOP Instance UID of an object."""
+    return derived_uid(part, algorithm.model_hash, algorithm.config_hash, *source.name)
+
+
+def series_uid(source: Source, algorithm: Algorithm, part: Part) -> str:
+    """Return the Series Instance UID of an object: one for a study and kind, and for maps one for each image.
+
+    The objects of a series share a frame of reference, and every image has its own.
+    """
+    number, _ = _SERIES[part]
+    names = source.name if number == 9102 else (source.study,)
+    return derived_uid(f"series {number}", algorithm.model_hash, algorithm.config_hash, *names)
+
+
+def series_description(part: Part) -> str:
+    """Return the description of an object's series, which begins with the notice; at most 64 characters."""
+    return f"{NOTICE}: {MAKER} {_SERIES[part][1]}"
+
+
+def identity(source: Source, algorithm: Algorithm, part: Part) -> JsonObject:
+    """Return the arguments that every class of highdicom has."""
+    return {
+        "series_instance_uid": series_uid(source, algorithm, part),
+        "series_number": _SERIES[part][0],
+        "series_description": series_description(part),
+        "sop_instance_uid": instance_uid(source, algorithm, part),
+        "instance_number": 2 * source.number - (part != "map-image") if _SERIES[part][0] == 9102 else source.number,
+        "manufacturer": MAKER,
+        "manufacturer_model_name": algorithm.name[:64],
+        "software_versions": algorithm.version[:64],
+        "device_serial_number": algorithm.model_hash[:64],
+    }
+
+
+def dated(dataset: Dataset, algorithm: Algorithm) -> Dataset:
+    """Give an object the date of the scores in place of the present one, so that it is the same when it is made again."""
+    day, time = algorithm.made.strftime("%Y%m%d"), algorithm.made.strftime("%H%M%S")
+    for name in ("InstanceCreation", "Content", "Series"):
+        setattr(dataset, f"{name}Date", day)
+        setattr(dataset, f"{name}Time", time)
+    if "DateOfSecondaryCapture" in dataset:
+        dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = day, time
+    return dataset
+
+
+def file_bytes(dataset: Dataset) -> bytes:
+    """Return the DICOM file of an object."""
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
