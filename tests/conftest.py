@@ -21,9 +21,16 @@ import pytest
 
 if TYPE_CHECKING:
     import numpy as np
+    from orthanc import Orthanc
 
 SLOW_FOLDERS = ("jobs", "faults")
-SLOW_FIXTURES = {"ray_cluster": "ray", "s3_port": "server", "page": "browser", "browser": "browser"}
+SLOW_FIXTURES = {
+    "ray_cluster": "ray",
+    "s3_port": "server",
+    "orthanc_server": "server",
+    "page": "browser",
+    "browser": "browser",
+}
 """Fixtures that start something, and the marker of every test that needs them."""
 
 
@@ -129,6 +136,25 @@ def bucket(s3_port: int) -> str:
     query = f"?scheme=http&endpoint_override=127.0.0.1:{s3_port}&region=us-east-1"
     storage.filesystem(f"s3://{name}{query}&allow_bucket_creation=true")[0].create_dir(name)
     return f"s3://{name}/run{query}"
+
+
+@pytest.fixture(scope="session")
+def orthanc_server(tmp_path_factory) -> "Iterator[Orthanc]":
+    """An Orthanc on loopback for all tests; use `orthanc`, which is empty when a test begins."""
+    import orthanc
+
+    if reason := orthanc.missing():
+        pytest.skip(reason)
+    server = orthanc.Orthanc(tmp_path_factory.mktemp("orthanc"), free_port())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def orthanc(orthanc_server: "Orthanc") -> "Orthanc":
+    """An empty Orthanc (see tests/builders/orthanc.py)."""
+    orthanc_server.empty()
+    return orthanc_server
 
 
 @pytest.fixture(scope="session")

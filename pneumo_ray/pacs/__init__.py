@@ -1,0 +1,1 @@
+"""A hospital's archive (PACS) over DICOMweb (DICOM PS3.18)."""
