@@ -28,7 +28,8 @@ NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
 INPUT_COLOUR, LUNG_COLOUR = "#56B4E9", "#009E73"
 _CLASSES = ("normal", "pneumonia")
-_OPAQUE = 0.65
+OPAQUE = 0.65
+"""Opacity of the highest value of a map that lies over an image."""
 _LEGEND = (
     "the patient's right is on the left · white line: half of the maximum · dotted: the network's input · green: lungs"
 )
@@ -208,7 +209,7 @@ def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, 
     level = np.nan_to_num(fine)
     shown = ScalarMappable(Normalize(0, top), colours)
     painted = shown.to_rgba(level)
-    painted[..., 3] = _OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
+    painted[..., 3] = OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
     axes.imshow(painted)
     if level.max() > 0:  # outside of the window there is no line, where the map ends
         axes.contour(np.ma.masked_invalid(fine), levels=[level.max() / 2], colors="white", linewidths=0.9)

@@ -1,18 +1,16 @@
 """What all objects of a result share: their UIDs, their series, their dates, and their bytes."""
 
 import io
-from typing import Literal
 
 from pydicom.dataset import Dataset
 
-from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm
-from pneumo_ray.pacs.source import Source
+from pneumo_ray.pacs.config import Kind
+from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm, Part
+from pneumo_ray.pacs.source import COPIED, Source
 from pneumo_ray.pacs.uids import derived_uid
 from pneumo_ray.records import JsonObject
 
-Part = Literal["sr", "map-native", "map-image", "capture"]
-"""One object of an image."""
-PARTS: tuple[Part, ...] = ("sr", "map-native", "map-image", "capture")
+OF_KIND: dict[Kind, tuple[Part, ...]] = {"sr": ("sr",), "map": ("map-native", "map-image"), "capture": ("capture",)}
 _SERIES: dict[Part, tuple[int, str]] = {
     "sr": (9101, "report"),
     "map-native": (9102, "maps"),
@@ -30,8 +28,9 @@ CLASSES: dict[Part, str] = {
 
 
 def instance_uid(source: Source, algorithm: Algorithm, part: Part) -> str:
-    """Return the SOP Instance UID of an object."""
-    return derived_uid(part, algorithm.model_hash, algorithm.config_hash, *source.name)
+    """Return the SOP Instance UID of an object. A report that refers to other objects is another one."""
+    refers_to = algorithm.explanations if part == "sr" else ()
+    return derived_uid(part, algorithm.model_hash, algorithm.config_hash, *refers_to, *source.name)
 
 
 def series_uid(source: Source, algorithm: Algorithm, part: Part) -> str:
@@ -67,12 +66,27 @@ def identity(source: Source, algorithm: Algorithm, part: Part) -> JsonObject:
 def dated(dataset: Dataset, algorithm: Algorithm) -> Dataset:
     """Give an object the date of the scores in place of the present one, so that it is the same when it is made again."""
     day, time = algorithm.made.strftime("%Y%m%d"), algorithm.made.strftime("%H%M%S")
+    del dataset.ContributingEquipmentSequence  # of highdicom, with the present time
     for name in ("InstanceCreation", "Content", "Series"):
         setattr(dataset, f"{name}Date", day)
         setattr(dataset, f"{name}Time", time)
     if "DateOfSecondaryCapture" in dataset:
         dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = day, time
     return dataset
+
+
+def refill(made: Dataset, source: Source, algorithm: Algorithm, part: Part) -> None:
+    """Give an object that was made of another image of the job what it has of this one: patient, study and identity."""
+    for keyword in COPIED:
+        if keyword in made:
+            delattr(made, keyword)
+        if keyword in source.header:
+            made.add(source.header[keyword])
+    made.StudyInstanceUID = source.study
+    identified = identity(source, algorithm, part)
+    made.SeriesInstanceUID = identified["series_instance_uid"]
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = identified["sop_instance_uid"]
+    made.InstanceNumber = identified["instance_number"]
 
 
 def file_bytes(dataset: Dataset) -> bytes:

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["sr", "map", "capture"]
-KINDS: tuple[Kind, ...] = ("sr", "map", "capture")
-"""Structured report; parametric maps; secondary capture of the panels."""
-
 NOTICE = "RESEARCH USE ONLY, not for diagnosis"
 MAKER = "pneumo_ray"
 """Manufacturer of every object."""
+
+
+Part = Literal["sr", "map-native", "map-image", "capture"]
+"""One object of an image."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Algorithm:
     config_hash: str
     parameters: tuple[str, ...]
     """Further facts, `name = value` each."""
+    explanations: tuple[Part, ...]
+    """Objects that are published beside a report, to which it refers; see `objects.OF_KIND`."""
     made: datetime
     """When the scores were written; the objects have this date, so that they are the same whenever they are made."""
 

@@ -26,7 +26,7 @@ logging.getLogger("highdicom").setLevel(logging.CRITICAL)
 _NEEDED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
            "StudyTime", "ReferringPhysicianName")  # fmt: skip
 """Elements of type 2, empty where the source has none."""
-_COPIED = (
+COPIED = (
     *_NEEDED, "SpecificCharacterSet", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
     "PatientBirthTime", "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "QualityControlSubject",
@@ -120,7 +120,7 @@ def source_of(dataset: Dataset, frame: int | None) -> Source:
         setattr(header, keyword, value)
     if header.SOPClassUID not in _CLASSES:
         raise SourceError("the image is of a private or unusual SOP class, to which results cannot refer")
-    for keyword in _COPIED:
+    for keyword in COPIED:
         _copy(dataset, header, keyword)
     header.Modality = (read_text(dataset, "Modality") or ["OT"])[0][:16]
     header.InstanceNumber = dataset.get("InstanceNumber") or None
@@ -143,7 +143,7 @@ def _place(header: Dataset, rows: int, columns: int, spacing: tuple[float, float
 
 def _copy(dataset: Dataset, header: Dataset, keyword: str) -> None:
     try:
-        element = dataset[keyword] if keyword in dataset else None
+        element = dataset.get_item(keyword) and dataset[keyword]
         good = element is not None and _is_allowed(keyword, element.value)
     except Exception:  # a value that cannot be read; its text may name the patient
         element, good = None, False
