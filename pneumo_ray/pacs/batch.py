@@ -16,7 +16,7 @@ from pneumo_ray.images.dicom import check_modality, decode_frame, read_dataset
 from pneumo_ray.pacs.capture import capture
 from pneumo_ray.pacs.maps import image_map, native_map
 from pneumo_ray.pacs.objects import file_bytes, instance_uid, series_uid
-from pneumo_ray.pacs.outlets import Outlet, Study
+from pneumo_ray.pacs.outlets import Outlet
 from pneumo_ray.pacs.reports import Reports
 from pneumo_ray.pacs.result import NOTICE, Algorithm, Part
 from pneumo_ray.pacs.rows import Facts, case_of, is_doubtful, result_of, verdict
@@ -78,7 +78,6 @@ class Publisher:
         """
         self._plan = plan
         self._reports = Reports(plan.algorithm)
-        self._studies: dict[str, Study] = {}
 
     def publish(self, scored: pa.Table, listed: pa.Table) -> Outcome:
         """Publish rows.
@@ -92,7 +91,6 @@ class Publisher:
         """
         if scored["image_id"].to_pylist() != listed["image_id"].to_pylist():
             raise StorageError("the scores and their list of images in _job are not of one job; score again")
-        self._studies.clear()
         outcome = Outcome()
         chosen: list[tuple[Row, Row]] = []
         for row, image in zip(scored.to_pylist(), listed.to_pylist(), strict=True):
@@ -140,7 +138,7 @@ class Publisher:
         plan = self._plan
         uids = {part: instance_uid(source, plan.algorithm, part) for part in plan.parts}
         series = frozenset(series_uid(source, plan.algorithm, part) for part in plan.parts)
-        study = plan.outlet.look(source.study, series, frozenset(uids.values()))
+        study = plan.outlet.look(source.study, series, frozenset(uids.values()), plan.algorithm.mark)
         if study.has_others and not plan.beside:
             outcome.left_out[OTHERS] += 1
             return None

@@ -17,7 +17,9 @@ _SERIES: dict[Part, tuple[int, str]] = {
     "map-image": (9102, "maps"),
     "capture": (9103, "panels"),
 }
-"""Number of the series in the study and the last word of its description."""
+"""Number of the series in the study and what it is, for its description."""
+OWN = f"{NOTICE}: {MAKER}"
+"""Beginning of the description of every series of results."""
 CLASSES: dict[Part, str] = {
     "sr": "1.2.840.10008.5.1.4.1.1.88.33",
     "map-native": "1.2.840.10008.5.1.4.1.1.30",
@@ -43,9 +45,9 @@ def series_uid(source: Source, algorithm: Algorithm, part: Part) -> str:
     return derived_uid(f"series {number}", algorithm.model_hash, algorithm.config_hash, *names)
 
 
-def series_description(part: Part) -> str:
-    """Return the description of an object's series, which begins with the notice; at most 64 characters."""
-    return f"{NOTICE}: {MAKER} {_SERIES[part][1]}"
+def series_description(algorithm: Algorithm, part: Part) -> str:
+    """Return the description of an object's series, at most 64 characters: the notice first, the algorithm's mark last."""
+    return f"{OWN} {_SERIES[part][1]} {algorithm.mark}"
 
 
 def identity(source: Source, algorithm: Algorithm, part: Part) -> JsonObject:
@@ -53,7 +55,7 @@ def identity(source: Source, algorithm: Algorithm, part: Part) -> JsonObject:
     return {
         "series_instance_uid": series_uid(source, algorithm, part),
         "series_number": _SERIES[part][0],
-        "series_description": series_description(part),
+        "series_description": series_description(algorithm, part),
         "sop_instance_uid": instance_uid(source, algorithm, part),
         "instance_number": 2 * source.number - (part != "map-image") if _SERIES[part][0] == 9102 else source.number,
         "manufacturer": MAKER,

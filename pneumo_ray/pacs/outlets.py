@@ -9,12 +9,10 @@ from typing import Any, Protocol
 from pneumo_ray import storage
 from pneumo_ray.errors import StorageError
 from pneumo_ray.pacs.multipart import BrokenAnswerError, packed
-from pneumo_ray.pacs.result import MAKER, NOTICE
+from pneumo_ray.pacs.objects import OWN
 from pneumo_ray.pacs.server import Server
 from pneumo_ray.pacs.web import JSON, Answer, ResourceError, Web, web_of
 
-OWN = f"{NOTICE}: {MAKER}"
-"""Beginning of the description of every series of results."""
 _SERIES_UID, _DESCRIPTION, _INSTANCE_UID, _FAILED = "0020000E", "0008103E", "00080018", "00081198"
 
 
@@ -31,13 +29,14 @@ class Study:
 class Outlet(Protocol):
     """Takes objects. It is sent to other processes."""
 
-    def look(self, study: str, series: frozenset[str], instances: frozenset[str]) -> Study:
+    def look(self, study: str, series: frozenset[str], instances: frozenset[str], mark: str) -> Study:
         """Return which results a study has.
 
         Args:
             study: its UID.
             series: UIDs of the series that are to be published.
             instances: UIDs of the objects.
+            mark: of the algorithm; results with another one are those of another model or config.
         """
         ...
 
@@ -56,7 +55,7 @@ class Folder:
 
     uri: str
 
-    def look(self, study: str, series: frozenset[str], instances: frozenset[str]) -> Study:
+    def look(self, study: str, series: frozenset[str], instances: frozenset[str], mark: str) -> Study:
         """Return which of the instances are there."""
         return Study(frozenset(uid for uid in instances if storage.exists(self._path(uid))))
 
@@ -86,11 +85,11 @@ class Pacs:
 
     server: Server
 
-    def look(self, study: str, series: frozenset[str], instances: frozenset[str]) -> Study:
+    def look(self, study: str, series: frozenset[str], instances: frozenset[str], mark: str) -> Study:
         """Ask for the series of the study, and for the instances of those that are to be published."""
         listed = self._asked(f"/studies/{study}/series", ("SeriesDescription",))
         found = {_value(one, _SERIES_UID): _value(one, _DESCRIPTION) for one in listed}
-        others = any(uid not in series and description.startswith(OWN) for uid, description in found.items())
+        others = any(words.startswith(OWN) and not words.endswith(mark) for words in found.values())
         present: set[str] = set()
         for uid in series & found.keys():
             present |= {_value(one, _INSTANCE_UID) for one in self._asked(f"/studies/{study}/series/{uid}/instances")}

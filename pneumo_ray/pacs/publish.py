@@ -15,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import lru_cache
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -184,12 +183,34 @@ def _batches(plan: Plan, source: Source, scores: str, num_workers: int) -> Itera
         pool.shutdown(cancel_futures=True)
 
 
+class _Reader:
+    """Reads the rows of the scores and of their list, a shard at a time."""
+
+    def __init__(self, plan: Plan, source: Source, scores: str) -> None:
+        self._facts, self._source, self._scores = plan.facts, source, scores
+        self._shard, self._tables = -1, (pa.table({}), pa.table({}))
+
+    def rows(self, shard: int, start: int, count: int) -> tuple[pa.Table, pa.Table]:
+        """Return rows of a shard: of the scores, and of the list.
+
+        Raises:
+            StorageError: if the two are not of one job.
+        """
+        if shard != self._shard:
+            scored, listed = storage.read_table(_part(self._scores, shard)), self._source.read(shard)
+            if Facts.of(scored.schema.metadata, self._facts.whole) != self._facts or len(scored) != len(listed):
+                raise StorageError(f"shard {shard} of the scores is of another job; score again into another --out")
+            self._shard, self._tables = shard, (scored, listed)
+        scored, listed = self._tables
+        return scored.slice(start, count), listed.slice(start, count)
+
+
 _state: dict[str, Any] = {}
-"""Of a process: what it publishes from and with."""
+"""Of a process: what it reads and publishes with."""
 
 
 def _begin(plan: Plan, source: Source, scores: str) -> None:
-    _state.update(publisher=Publisher(plan), source=source, scores=scores, facts=plan.facts)
+    _state.update(publisher=Publisher(plan), reader=_Reader(plan, source, scores))
 
 
 def _begin_worker(plan: Plan, source: Source, scores: str) -> None:
@@ -206,23 +227,8 @@ def _begin_worker(plan: Plan, source: Source, scores: str) -> None:
 
 
 def _publish(shard: int, start: int, count: int) -> Outcome:
-    facts: Facts = _state["facts"]
-    scored, listed = _read(_part(_state["scores"], shard)), _listed(shard)
-    found = Facts.of(scored.schema.metadata, facts.whole)
-    if found != facts or len(scored) != len(listed):
-        raise StorageError(f"shard {shard} of the scores is of another job; score again into another --out")
-    outcome: Outcome = _state["publisher"].publish(scored.slice(start, count), listed.slice(start, count))
+    outcome: Outcome = _state["publisher"].publish(*_state["reader"].rows(shard, start, count))
     return outcome
-
-
-@lru_cache(maxsize=1)
-def _read(uri: str) -> pa.Table:
-    return storage.read_table(uri)
-
-
-@lru_cache(maxsize=1)
-def _listed(shard: int) -> pa.Table:
-    return _state["source"].read(shard)
 
 
 def _part(scores: str, shard: int) -> str:

@@ -1,5 +1,6 @@
 """What is published about one image: plain numbers, apart from the file that they come from."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -36,6 +37,11 @@ class Algorithm:
     def name(self) -> str:
         """Name of the product and the network."""
         return f"{MAKER} {self.architecture}"
+
+    @property
+    def mark(self) -> str:
+        """Eight letters that tell its results from those of another model or config, for people and for searches."""
+        return hashlib.sha256(f"{self.model_hash} {self.config_hash}".encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

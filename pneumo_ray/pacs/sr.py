@@ -6,7 +6,7 @@ explanation (DCM 130401), as in the templates for regions (TID 1410), which an i
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -38,7 +38,7 @@ from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm, Part, Result, Zone
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.uids import derived_uid
 
-Concept = Code | CodedConcept
+Concept: TypeAlias = "Code | CodedConcept"
 TRACKED = "pneumonia on this image"
 """Tracking identifier of the finding."""
 

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from dicom_builders import radiograph, to_bytes
 
 from pneumo_ray.explain import ZONES
-from pneumo_ray.model import load_bundle
+from pneumo_ray.model import ModelConfig, PneumoniaNet, Preprocessing, load_bundle, save_bundle
 from pneumo_ray.score.image_list import SCHEMA, write_tables
 from pneumo_ray.score.schema import NUMBERS, ScoreFacts
 
@@ -24,7 +25,7 @@ PLANTED = {
 }
 
 
-def image(number: int, rows: int = 90, columns: int = 70, **elements: object) -> bytes:
+def _image(number: int, rows: int = 90, columns: int = 70, **elements: object) -> bytes:
     """A CR file; two images are of one study."""
     pixels = np.random.default_rng(number).integers(0, 4096, (rows, columns), np.uint16)
     uid = f"1.2.826.0.1.{number + 1}"
@@ -34,7 +35,7 @@ def image(number: int, rows: int = 90, columns: int = 70, **elements: object) ->
         "StudyTime": "101112", "PatientSex": "F", "StudyID": "S1", "Manufacturer": "ACME", "ViewPosition": "AP",
     }  # fmt: skip
     dataset = radiograph(pixels, **(values | PLANTED | elements))
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID or uid
     return to_bytes(dataset)
 
 
@@ -54,7 +55,15 @@ def drawn_columns(n: int, seed: int = 1, cells: int = 49) -> dict[str, np.ndarra
         "outside_support": np.array([None] * n, object),
         **{name: np.full(n, value, np.float32) for name, value in zip(("crop_x0", "crop_y0", "crop_x1", "crop_y1"), (0, 0, 1, 1), strict=True)},
     }  # fmt: skip
-    return columns | {f"zone_{kind}_{zone}": rng.random(n).astype(np.float32) for kind in ("mean", "std") for zone in ZONES}
+    return columns | {
+        f"zone_{kind}_{zone}": rng.random(n).astype(np.float32) for kind in ("mean", "std") for zone in ZONES
+    }
+
+
+@pytest.fixture(scope="session")
+def cr_file() -> Callable[..., bytes]:
+    """What makes a CR file: (number, rows=90, columns=70, **elements); two images are of one study."""
+    return _image
 
 
 Scored = Callable[..., Path]
@@ -64,18 +73,30 @@ Scored = Callable[..., Path]
 def scored(tmp_path: Path, model: Path) -> Scored:
     """Write scores of DICOM files, and of one file that failed: (files, name, **columns) -> folder of the scores."""
 
-    def write(files: dict[str, bytes], name: str = "scores", config_hash: str = "c" * 64, **changes: object) -> Path:
+    def write(
+        files: dict[str, bytes],
+        name: str = "scores",
+        config_hash: str = "c" * 64,
+        frames: bool = False,
+        **changes: object,
+    ) -> Path:
         folder, archive = tmp_path / name, tmp_path / "archive"
         archive.mkdir(exist_ok=True)
         for file, content in files.items():
-            (archive / file).write_bytes(content)
+            (archive / file.partition("#")[0]).write_bytes(content)
         names = [*files, "bad.dcm"]
-        rows = [{"image_id": file, "uri": str(archive / file)} for file in names]
-        write_tables([pa.Table.from_pylist(rows, schema=SCHEMA)], str(folder / "_job" / "pictures.parquet"), 64)
+        rows = [{"image_id": file, "uri": str(archive / file.partition("#")[0])} for file in names]
+        for row, file in zip(rows, names, strict=True):
+            row["frame"] = int(file.partition("#")[2]) if frames and "#" in file else None
+        listed = pa.Table.from_pylist(rows, schema=SCHEMA)
+        source = write_tables([listed], str(folder / "_job" / "pictures.parquet"), 64)
         digest = load_bundle(model).hash
         facts = ScoreFacts(MAP, digest, config_hash, 0.4, 2.0, {"target": "predicted", "zones": "image"}, intercept=0.1)
         table = facts.table(names, [None] * len(files) + [("read", "empty: x")], drawn_columns(len(files)) | changes)
-        pq.write_table(table, folder / "part-000000.parquet")
+        start = 0
+        for shard in range(source.num_shards):
+            pq.write_table(table.slice(start, source.length(shard)), folder / f"part-{shard:06d}.parquet")
+            start += source.length(shard)
         run = {
             "config": {"passes": 20, "posterior": "dropout", "target": "predicted"},
             "model": {"hash": digest, "architecture": "resnet18"},
@@ -88,3 +109,11 @@ def scored(tmp_path: Path, model: Path) -> Scored:
     return write
 
 
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with other weights than `model`."""
+    torch.manual_seed(1)
+    net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none"))
+    folder = tmp_path_factory.mktemp("other") / "model"
+    save_bundle(folder, net, preprocessing=Preprocessing(64, 73))
+    return folder
