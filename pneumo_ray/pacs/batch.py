@@ -14,7 +14,7 @@ from pneumo_ray.explain.panels import draw_pixels
 from pneumo_ray.images.decode import format_of
 from pneumo_ray.images.dicom import check_modality, decode_frame, read_dataset
 from pneumo_ray.pacs.capture import capture
-from pneumo_ray.pacs.maps import image_map, native_map
+from pneumo_ray.pacs.maps import Maps
 from pneumo_ray.pacs.objects import file_bytes, instance_uid, series_uid
 from pneumo_ray.pacs.outlets import Outlet
 from pneumo_ray.pacs.reports import Reports
@@ -77,7 +77,7 @@ class Publisher:
             plan: what and where.
         """
         self._plan = plan
-        self._reports = Reports(plan.algorithm)
+        self._reports, self._maps = Reports(plan.algorithm), Maps(plan.algorithm)
 
     def publish(self, scored: pa.Table, listed: pa.Table) -> Outcome:
         """Publish rows.
@@ -145,8 +145,8 @@ class Publisher:
         result = result_of(row, plan.facts)
         makers: dict[Part, Callable[[], bytes]] = {
             "sr": lambda: self._reports.file(source, result),
-            "map-native": lambda: file_bytes(native_map(source, result, plan.algorithm)),
-            "map-image": lambda: file_bytes(image_map(source, result, plan.algorithm)),
+            "map-native": lambda: self._maps.file(source, result, "map-native"),
+            "map-image": lambda: self._maps.file(source, result, "map-image"),
         }
         missing = [part for part, uid in uids.items() if uid not in study.present]
         if "capture" in missing and not plan.dry_run:

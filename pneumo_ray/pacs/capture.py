@@ -47,6 +47,7 @@ def capture(source: Source, panels: NDArray[np.uint8], algorithm: Algorithm) -> 
     made.BurnedInAnnotation = "NO"  # no words that identify the patient (PS3.3 C.7.6.1)
     made.RecognizableVisualFeatures = "NO"
     made.ImageComments = NOTICE
+    made.LossyImageCompression = header.LossyImageCompression
     made.DerivationDescription = f"{NOTICE}: image, evidence and its uncertainty"
     reference = source.reference()
     reference.PurposeOfReferenceCodeSequence = [

@@ -1,28 +1,20 @@
-"""Many reports: highdicom makes one of each structure, and the others are filled into what it made.
-
-A report has some 300 coded items, which are the same in all reports of a job; highdicom takes ten times as long to make them
-as it takes to change the numbers. pydicom leaves what it does not look at in the file's bytes and writes them as they are.
-"""
+"""Reports of a job, filled into those that `sr.report` made (see `templates`)."""
 
 from functools import lru_cache
-from io import BytesIO
 
 from highdicom.sr import CodedConcept
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DS
 
-from pneumo_ray.pacs.objects import file_bytes, instance_uid, refill, series_uid
+from pneumo_ray.pacs.objects import instance_uid, refill, series_uid
 from pneumo_ray.pacs.result import Algorithm, Result
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.sr import evaluations, numbers, report, tracking_uid, uncertainty
-
-_TEMPLATES = 64
-"""Structures of reports that a process keeps."""
+from pneumo_ray.pacs.templates import Templates
 
 
 class Reports:
-    """The reports of a job; not for several threads."""
+    """The reports of a job."""
 
     def __init__(self, algorithm: Algorithm) -> None:
         """Begin without a report.
@@ -31,22 +23,15 @@ class Reports:
             algorithm: what found the results.
         """
         self._algorithm = algorithm
-        self._made: dict[tuple[object, ...], Dataset] = {}
+        self._templates = Templates()
 
     def file(self, source: Source, result: Result) -> bytes:
         """Return the file of a report, as that of `sr.report`."""
-        key = _structure(source, result)
-        template = self._made.pop(key, None)
-        if template is None:
-            content = file_bytes(report(source, result, self._algorithm))
-            template = dcmread(BytesIO(content))
-        else:
-            self._fill(template, source, result)
-            content = file_bytes(template)
-        self._made[key] = template
-        while len(self._made) > _TEMPLATES:
-            del self._made[next(iter(self._made))]
-        return content
+        return self._templates.file(
+            _structure(source, result),
+            lambda: report(source, result, self._algorithm),
+            lambda template: self._fill(template, source, result),
+        )
 
     def _fill(self, template: Dataset, source: Source, result: Result) -> None:
         refill(template, source, self._algorithm, "sr")

@@ -66,6 +66,8 @@ class Source:
     is_mirrored: bool
     """Its columns run to the patient's right: the maps, which are of the standard view, are mirrored."""
     is_turned_over: bool
+    lossy: tuple[str, ...]
+    """01 where its pixels went through lossy compression, else 00; then how much and how, where that is known."""
 
     @property
     def uid(self) -> str:
@@ -126,7 +128,22 @@ def source_of(dataset: Dataset, frame: int | None) -> Source:
     header.InstanceNumber = dataset.get("InstanceNumber") or None
     rows, columns, _ = image_size(dataset)
     _place(header, rows, columns, _spacing(dataset), frame)
-    return Source(header, frame, rows, columns, _spacing(dataset), *view_flips(dataset))
+    lossy = "01" if "01" in read_text(dataset, "LossyImageCompression") or _is_lossy(dataset) else "00"
+    header.LossyImageCompression = lossy
+    if lossy == "01":
+        _copy(dataset, header, "LossyImageCompressionRatio")
+        _copy(dataset, header, "LossyImageCompressionMethod")
+    return Source(header, frame, rows, columns, _spacing(dataset), *view_flips(dataset), _lossy(header))
+
+
+def _lossy(header: Dataset) -> tuple[str, ...]:
+    names = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+    return tuple(str(header.get(name) or "") for name in names)
+
+
+def _is_lossy(dataset: Dataset) -> bool:
+    """Whether the transfer syntax is one of lossy compression alone: JPEG baseline and extended, JPEG-LS near-lossless."""
+    return str(dataset.file_meta.get("TransferSyntaxUID")).endswith(("1.2.4.50", "1.2.4.51", "1.2.4.81"))
 
 
 def _place(header: Dataset, rows: int, columns: int, spacing: tuple[float, float], frame: int | None) -> None:

@@ -38,7 +38,7 @@ from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm, Part, Result, Zone
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.uids import derived_uid
 
-Concept: TypeAlias = "Code | CodedConcept"
+Concept: TypeAlias = Code | CodedConcept
 TRACKED = "pneumonia on this image"
 """Tracking identifier of the finding."""
 

@@ -14,15 +14,13 @@ import pydicom
 import pytest
 from dicom_builders import radiograph, to_bytes
 from highdicom.sr import MeasurementReport
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from pneumo_ray.images.dicom import decode_frame, read_dataset
 from pneumo_ray.pacs import codes as c
 from pneumo_ray.pacs.capture import capture
-from pneumo_ray.pacs.maps import image_map, native_map
+from pneumo_ray.pacs.maps import Maps, image_frames, map_object, native_frames
 from pneumo_ray.pacs.objects import file_bytes
 from pneumo_ray.pacs.reports import Reports
 from pneumo_ray.pacs.result import NOTICE, Algorithm, Result, Zone
@@ -32,6 +30,14 @@ from pneumo_ray.pacs.sr import numbers, report
 ROWS, COLUMNS = 120, 90
 PARTS = ("map-native", "map-image", "capture")
 ALGORITHM = Algorithm("resnet18", "0.1.0", "a" * 64, "b" * 64, ("passes = 20",), PARTS, datetime(2026, 1, 2, 3, 4, 5))
+
+
+def native_map(of: Source, about: Result, algorithm: Algorithm) -> Dataset:
+    return map_object(of, algorithm, "map-native", native_frames(of, about))
+
+
+def image_map(of: Source, about: Result, algorithm: Algorithm) -> Dataset:
+    return map_object(of, algorithm, "map-image", image_frames(of, about))
 
 
 def dataset(**elements: object) -> Dataset:
@@ -166,22 +172,22 @@ def test_a_report_names_the_algorithm_and_its_explanations():
     assert {found[1:3] for found in evidence} == expected | {("1.2.826.0.3.1", of.uid)}
 
 
-@settings(max_examples=4, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), min_size=2, max_size=5))
-def test_a_filled_report_is_the_one_that_highdicom_makes(drawn):
-    filled = Reports(ALGORITHM)
-    for seed, called, is_known in drawn:
+def test_filled_objects_are_those_that_highdicom_makes():
+    """To the byte: the second and later objects of a structure are filled into the first, in any order."""
+    filled, maps = Reports(ALGORITHM), Maps(ALGORITHM)
+    for seed, is_known in ((0, True), (1, True), (0, True), (2, False), (1, True)):
         of = source(
-            SOPInstanceUID=f"1.2.826.0.1.{seed + 1}", StudyInstanceUID=f"1.2.826.0.2.{seed}", PatientName=f"A{seed}^B"
-        )
+            SOPInstanceUID=f"1.2.826.0.1.{seed + 1}", StudyInstanceUID=f"1.2.826.0.2.{seed}", PatientName=f"A{seed}^B",
+            PixelSpacing=[0.1 + seed, 0.3], SeriesInstanceUID=f"1.2.826.0.3.{seed}", InstanceNumber=seed + 1,
+            **({"PatientComments": "one"} if seed else {}),
+        )  # fmt: skip
         about = result(
-            seed,
-            called=called,
-            refer=not called,
-            lung_share=0.25 if is_known else None,
-            triage="read" if is_known else None,
-        )
+            seed, called=seed != 1, refer=seed == 1, lung_share=0.25 if is_known else None,
+            triage=("negative", "read", None)[seed] if is_known else None, window=(-0.1 * seed, 0, 1, 1),
+        )  # fmt: skip
         assert filled.file(of, about) == file_bytes(report(of, about, ALGORITHM))
+        assert maps.file(of, about, "map-native") == file_bytes(native_map(of, about, ALGORITHM))
+        assert maps.file(of, about, "map-image") == file_bytes(image_map(of, about, ALGORITHM))
 
 
 def frames_of(made: Dataset) -> np.ndarray:
@@ -330,6 +336,11 @@ def test_a_frame_is_referred_to_by_its_number():
 SOURCES = {
     "plain CR": {},
     "empty header": {"PatientName": "", "PatientID": "", "PatientBirthDate": "", "StudyDate": "", "StudyTime": ""},
+    "lossy": {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": 12.5,
+        "LossyImageCompressionMethod": "ISO_10918_1",
+    },
     "DX": {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1", "Modality": "DX", "PixelSpacing": [0.15, 0.15]},
 }
 
