@@ -54,6 +54,9 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class of a secondary capture; its multi-frame kinds are .1 to .4 below it."""
 
+MAKER = "pneumo_ray"
+"""Manufacturer of the results that `jobs/publish.py` puts into a study: captures of them are no radiographs."""
+
 _HEADER_KEYWORDS = [
     "SpecificCharacterSet",
     "SOPClassUID",
@@ -189,6 +192,8 @@ def check_modality(dataset: Dataset) -> None:
     is_capture = sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}.")
     if sop_class in _RADIOGRAPH_CLASSES:
         return
+    if is_capture and read_text(dataset, "Manufacturer") == [MAKER.upper()]:
+        raise WrongModalityError("the image is a capture of results of pneumo_ray; leave the file out of the archive")
     if is_capture or not sop_class.startswith(_STORAGE):
         allowed = (*_SPELLINGS, "OT", "SC") if is_capture else _SPELLINGS
         if not modalities or any(modality in allowed for modality in modalities):

@@ -4,8 +4,9 @@ import io
 
 from pydicom.dataset import Dataset
 
+from pneumo_ray.images.dicom import MAKER
 from pneumo_ray.pacs.config import Kind
-from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm, Part
+from pneumo_ray.pacs.result import NOTICE, Algorithm, Part
 from pneumo_ray.pacs.source import COPIED, Source
 from pneumo_ray.pacs.uids import derived_uid
 from pneumo_ray.records import JsonObject

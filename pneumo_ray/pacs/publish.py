@@ -8,6 +8,7 @@ import csv
 import io
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -220,7 +221,7 @@ def _begin_worker(plan: Plan, source: Source, scores: str) -> None:
     def end_with_parent() -> None:
         if parent is not None:
             wait([parent.sentinel])
-        os._exit(1)  # a pool does not see that the process that fills it was killed
+        os.kill(os.getpid(), signal.SIGKILL)  # a pool does not see that the process that fills it was killed
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     _begin(plan, source, scores)

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumo_ray.images.dicom import MAKER
+
 NOTICE = "RESEARCH USE ONLY, not for diagnosis"
-MAKER = "pneumo_ray"
-"""Manufacturer of every object."""
 
 
 Part = Literal["sr", "map-native", "map-image", "capture"]

@@ -32,9 +32,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from pneumo_ray.images.dicom import MAKER
 from pneumo_ray.pacs import codes as c
 from pneumo_ray.pacs.objects import CLASSES, dated, identity, instance_uid, series_uid
-from pneumo_ray.pacs.result import MAKER, NOTICE, Algorithm, Part, Result, Zone
+from pneumo_ray.pacs.result import NOTICE, Algorithm, Part, Result, Zone
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.uids import derived_uid
 

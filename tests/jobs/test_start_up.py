@@ -18,6 +18,7 @@ REFUSED = {
     "robustness": ["--model", "m", "--manifest", "m", "--out", "o", "--passes", "1"],
     "demo": ["--phantom.num-images", "1"],
     "bench": ["--shared", "nowhere"],
+    "publish": ["--scores", "s", "--model", "m", "--out", "o", "--num-workers", "-1"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""

@@ -17,6 +17,8 @@ from highdicom.sr import MeasurementReport
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from pneumo_ray.errors import DecodeError
+from pneumo_ray.images.decode import inspect_image
 from pneumo_ray.images.dicom import decode_frame, read_dataset
 from pneumo_ray.pacs import codes as c
 from pneumo_ray.pacs.capture import capture
@@ -329,6 +331,13 @@ def test_a_frame_is_referred_to_by_its_number():
         assert named, part
         assert set(named) == {3}, part
     assert made["sr"].SOPInstanceUID != report(source_of(stored, 1), result(), ALGORITHM).SOPInstanceUID
+
+
+def test_no_result_is_taken_for_a_radiograph():
+    for part, made in every_object(source(), result()).items():
+        with pytest.raises(DecodeError):
+            inspect_image(file_bytes(made))
+            pytest.fail(part)
 
 
 # ---- validity --------------------------------------------------------------------------------------------------------
