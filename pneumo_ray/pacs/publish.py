@@ -4,8 +4,6 @@ What is there is not made again: every object has a UID that follows from its so
 command continues an interrupted publication, and a second one changes nothing.
 """
 
-import csv
-import io
 import multiprocessing
 import os
 import signal
@@ -14,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from multiprocessing.connection import wait
 from typing import Any
@@ -31,6 +29,7 @@ from pneumo_ray.explain.case import WHOLE, Window
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.pacs.batch import NO_DICOM, OTHERS, Outcome, Plan, Publisher
 from pneumo_ray.pacs.config import PublishConfig
+from pneumo_ray.pacs.ledger import map_file, map_folder
 from pneumo_ray.pacs.objects import OF_KIND
 from pneumo_ray.pacs.outlets import Folder, Outlet, Pacs
 from pneumo_ray.pacs.result import Algorithm, Part
@@ -42,8 +41,6 @@ from pneumo_ray.score.image_list import Source, open_source
 
 _ROWS = 32
 """Rows that a process publishes at a time."""
-MAP = "published.csv"
-"""File that says which object is of which image; only its owner may read it."""
 
 
 def publish(config: PublishConfig) -> Outcome:
@@ -141,9 +138,9 @@ def _outlet(config: PublishConfig, facts: Facts) -> Iterator[Outlet]:
 def _published(plan: Plan, source: Source, scores: str, config: PublishConfig) -> Outcome:
     outcome = Outcome()
     total = 0
-    where = _map_folder(config, scores)
+    where = map_folder(config, scores)
     title = "counting" if config.dry_run else "publishing"
-    with _map_file(None if config.dry_run else where) as rows, progress(title, source.num_images) as tick:
+    with map_file(None if config.dry_run else where) as rows, progress(title, source.num_images) as tick:
         for done, count in _batches(plan, source, scores, config.num_workers):
             outcome.add(done)
             rows.writerows(done.map)
@@ -244,34 +241,6 @@ def _metadata(uri: str) -> dict[bytes, bytes] | None:
             return metadata
     except (OSError, pa.ArrowException):
         return None
-
-
-def _map_folder(config: PublishConfig, scores: str) -> str | None:
-    """Return the local folder of the map; None where there is none, as only a local file can be kept from others."""
-    folder = storage.join(scores, "_publish") if config.out is None else storage.absolute(config.out)
-    return folder if storage.is_local(folder) else None
-
-
-@contextmanager
-def _map_file(folder: str | None) -> Iterator[Any]:
-    """Yield a writer of the map's rows; the file takes its name when the block ends."""
-    if folder is None:
-        yield csv.writer(io.StringIO())
-        return
-    final = os.path.join(os.fsdecode(storage.local_path(folder)), MAP)
-    temporary = f"{final}.tmp"
-    try:
-        os.makedirs(os.path.dirname(final), exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.remove(temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise StorageError(f"cannot write {final}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image_id", "source_uid", "object", "object_uid"))
-        yield writer
-    os.replace(temporary, final)
 
 
 def _tell(outcome: Outcome, config: PublishConfig) -> None:

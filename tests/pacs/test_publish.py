@@ -13,7 +13,8 @@ from dicom_builders import radiograph, to_bytes
 from pneumo_ray.errors import ConfigError, ManifestError, PneumoError, StorageError
 from pneumo_ray.pacs.batch import Outcome
 from pneumo_ray.pacs.config import PublishConfig
-from pneumo_ray.pacs.publish import MAP, publish
+from pneumo_ray.pacs.ledger import MAP
+from pneumo_ray.pacs.publish import publish
 
 JOB = Path(__file__).parents[2] / "jobs" / "publish.py"
 N = 4

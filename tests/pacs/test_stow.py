@@ -16,7 +16,8 @@ from PIL import Image
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.pacs.batch import Outcome
 from pneumo_ray.pacs.config import PublishConfig
-from pneumo_ray.pacs.publish import MAP, publish
+from pneumo_ray.pacs.ledger import MAP
+from pneumo_ray.pacs.publish import publish
 
 N = 4
 
