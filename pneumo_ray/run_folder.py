@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -107,6 +108,20 @@ class RunFolder:
                     f"{self.out} was begun with {name} {before[name]} and not {value}; choose another --out, or repeat "
                     "its command to continue it"
                 )
+
+
+def salt_of(out: str) -> bytes:
+    """Return the salt of a run's folder, generated once; without one the hashes of identifiers could be found by trial.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    path = storage.join(out, ".salt")
+    if not storage.exists(path):
+        storage.write_bytes(path, secrets.token_bytes(32))
+        if storage.is_local(path):
+            os.chmod(path, 0o600)
+    return storage.read_bytes(path)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "console", "storage", "records"},
     {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
-    {"pacs.server", "pacs.multipart", "pacs.web"},
+    {"pacs.server", "pacs.query", "pacs.multipart", "pacs.web"},
     {"images"},
+    {"pacs.listing", "pacs.index", "pacs.images"},
     {"model"},
     {"phantom"},
     {"anatomy"},

@@ -1,7 +1,7 @@
-"""List the images of an archive and read one of them: folders, tar and zip files, local or on object storage.
+"""List the images of an archive: folders, tar and zip files, local or on object storage, and a PACS.
 
-An archive is the same archive in each of these forms: `names` decides for all of them what is an image, and the paths
-below it are the same.
+An archive of files is the same archive in each of these forms: `names` decides for all of them what is an image, and the
+paths below it are the same. In a PACS a search decides, and a hash stands for the path.
 """
 
 import itertools
@@ -18,6 +18,8 @@ from pneumo_ray.data import containers
 from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ArchiveError
+from pneumo_ray.pacs.images import Private, list_pacs
+from pneumo_ray.pacs.server import is_dicomweb
 
 _CHUNK = 512
 """Files of a folder among which those that need a look are read together, ahead where they lie in a bucket."""
@@ -30,15 +32,17 @@ class Entry:
     image_id: str
     """Unique name: the path below the archive, with forward slashes."""
     uri: str
-    """The file that holds it."""
+    """The file that holds it, or the private index that says where in a PACS it is."""
     member: str | None
-    """Its name inside a tar or zip file."""
+    """Its name inside a tar or zip file, or in the index."""
     facts_path: str
     """The path from which label, subtype, patient and split are read: `image_id` below the archive's own name."""
     error: str | None = None
     """Why it cannot be read, if listing already found out (a broken tar or zip file, a folder without permission)."""
     span: Span | None = None
-    """Where it lies in a tar file."""
+    """Where it lies in a tar file, or its row in the index."""
+    frames: int | None = None
+    """How many it has, if listing found out."""
 
 
 @dataclass
@@ -63,17 +67,21 @@ class _File(NamedTuple):
     error: str | None = None
 
 
-def list_archives(archives: Sequence[str], count: ListingCount | None = None) -> Iterator[Entry]:
+def list_archives(
+    archives: Sequence[str], count: ListingCount | None = None, private: Private | None = None
+) -> Iterator[Entry]:
     """Yield every image of the archives, one at a time, in a stable order.
 
     A folder below an archive that may not be listed is an entry with an error.
 
     Args:
-        archives: folders, tar or zip files, or single images; local paths or `pyarrow.fs` URIs.
+        archives: folders, tar or zip files, or single images, local paths or `pyarrow.fs` URIs; or addresses of a PACS.
         count: filled with the number of skipped files.
+        private: where the indexes of a PACS go; they are whole when all is listed.
 
     Raises:
         ArchiveError: if an archive is missing or cannot be listed at all.
+        ServerError: if a PACS is not there.
     """
     count = count if count is not None else ListingCount()
     roots = [storage.absolute(archive) for archive in archives]
@@ -90,6 +98,9 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
         if len(roots) > 1:
             same_before = sum(storage.base_name(other) == name for other in roots[:number])
             prefix = f"{name}~{same_before + 1}/" if same_before else f"{name}/"
+        if is_dicomweb(root):
+            yield from _of_pacs(root, name, prefix, private, count.passed_over)
+            continue
         seen: set[str] = set()
         for uri, found in _images(root, name, count.passed_over):
             path = found.path
@@ -100,6 +111,15 @@ def list_archives(archives: Sequence[str], count: ListingCount | None = None) ->
             if "\\" in identity or "\\" in uri or "%5C" in uri:
                 seen.add(identity)
             yield Entry(identity, uri, found.member, f"{name}/{path}", found.error, found.span)
+
+
+def _of_pacs(root: str, name: str, prefix: str, private: Private | None, passed_over: PassedOver) -> Iterator[Entry]:
+    if private is None:
+        raise ArchiveError(f"--archive {root} is a PACS, which is read by jobs that have a folder for its index")
+    for image in list_pacs(root, private, passed_over):
+        span = None if image.error else Span(image.row, 1)
+        facts_path = f"{name}/{image.name}"
+        yield Entry(prefix + image.name, image.uri, image.name, facts_path, image.error, span, image.frames)
 
 
 def _kind(root: str) -> pafs.FileType:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from pneumo_ray.config import require
 from pneumo_ray.images.isolation import DECODE_SECONDS
+from pneumo_ray.pacs.query import check_archives
 
 Protocol = Literal["official", "paper", "grouped"]
 """Who trains, chooses and measures; see `split.py`."""
@@ -27,7 +28,8 @@ class PrepareConfig:
     """Turn an archive of radiographs into a manifest that training and scoring read."""
 
     archive: tuple[str, ...]
-    """Folders, tar or zip files, DICOM, local or s3://, gs://; layout split/CLASS/file, or anything with --labels."""
+    """Folders, tar or zip files, DICOM, local or s3://, gs://; layout split/CLASS/file, or anything with --labels. Or a
+    PACS: 'dicomweb+https://host/dicom-web?Modality=DX&StudyDate=20260101-20260131'."""
     out: str
     """Folder of the run; manifest.parquet and audit.json are written there."""
     protocol: Protocol = "grouped"
@@ -47,8 +49,12 @@ class PrepareConfig:
     """Seed of the splits and the copies."""
     decode_seconds: float = DECODE_SECONDS
     """Time limit for decoding one image, in seconds; a slower image is a failed row (`timeout`)."""
+    uids: str | None = None
+    """Text file that names what is taken of an archive in a PACS, instead of all that its query asks for: one UID in a
+    line, of a study, a series or an instance."""
 
     def __post_init__(self) -> None:
         require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
         require(bool(self.lungs), "lungs must be none, found, or a Parquet table")
+        check_archives(self.archive, self.uids)
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")

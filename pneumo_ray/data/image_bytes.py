@@ -1,4 +1,4 @@
-"""Read the bytes of one image of an archive: a file, or a member of a tar or zip file, unpacked."""
+"""Read the bytes of one image of an archive: a file, a member of a tar or zip file, or an instance of a PACS, unpacked."""
 
 import gzip
 import io
@@ -11,17 +11,21 @@ from pneumo_ray.data import containers
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
+from pneumo_ray.pacs.images import AT_ONCE, read_instance
+from pneumo_ray.pacs.index import is_index
+from pneumo_ray.pacs.web import ServerError
 
 
 def read_image(uri: str, member: str | None, span: Span | None = None) -> bytes:
     """Return the bytes of one image; those of a gzip file around it are unpacked.
 
     Args:
-        uri: of its file.
-        member: its name in that file, where it is a tar or zip file.
+        uri: of its file, or of the index of a PACS.
+        member: its name in that file, where it is a tar or zip file or an index.
         span: where the listing found it there.
 
     Raises:
+        ServerError: if the PACS that has it is not there: no other image can be read either.
         DecodeError: if it is empty or larger than `containers.MAX_FILE_BYTES`, or its gzip file is damaged.
         OSError: as the file system reports it.
         ArchiveError: if the tar or zip file around it cannot be read, or has no such member.
@@ -30,6 +34,8 @@ def read_image(uri: str, member: str | None, span: Span | None = None) -> bytes:
         if storage.is_local(uri) and os.stat(storage.local_path(uri)).st_size > containers.MAX_FILE_BYTES:
             raise ImageTooLargeError(f"the file is larger than {containers.MAX_FILE_BYTES >> 20} MiB")
         data = storage.read_bytes(uri)
+    elif is_index(uri):
+        data = read_instance(uri, member, None if span is None else span.start)
     else:
         data = containers.read_member(uri, member, span)
     if data.startswith(b"\x1f\x8b"):
@@ -58,17 +64,24 @@ read_picture = read_image
 def read_images(places: Sequence[tuple[str, str | None, Span | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
-    Files in a bucket are read ahead: each takes two requests, which take longer than decoding the file.
+    Files in a bucket and instances of a PACS are read ahead: their requests take longer than decoding the file.
 
     Args:
         places: URI, member and span of each.
+
+    Raises:
+        ServerError: if the PACS that has one is not there.
     """
 
     def read(place: tuple[str, str | None, Span | None]) -> bytes | PneumoError | OSError:
         try:
             return read_image(*place)
+        except ServerError:
+            raise
         except (PneumoError, OSError) as error:
             return error
 
+    if all(is_index(uri) for uri, _, _ in places):
+        return storage.ahead(read, places, AT_ONCE)
     apart = all(member is None and not storage.is_local(uri) for uri, member, _ in places)
     return storage.ahead(read, places) if apart else map(read, places)

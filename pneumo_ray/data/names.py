@@ -37,11 +37,14 @@ REASONS: Mapping[str, str] = {
     "not_an_image": "no images by their first bytes",
     "nested_archive": "archives that are not read",
     "not_a_file": "devices or pipes",
+    "no_radiograph": "no radiographs by their header",
+    "other_header": "of another modality, body part or view than asked for",
 }
 """Why something is passed over -> the words for it. A folder that is passed over counts once, unread.
 
 `hidden`: a name with a dot first. `system`: __MACOSX, desktop.ini, DICOMDIR, recycle bins. `thumbnail`: Thumbs.db, @eaDir,
 .thumbnails and the like. `other_type`: by its extension, unopened. `nested_archive`: .7z, .rar, .zst, or inside another.
+`no_radiograph` and `other_header`: of a PACS, whose server may answer with more than it is asked for.
 """
 
 _IMAGE = {

@@ -1,8 +1,5 @@
 """From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
 
-import os
-import secrets
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,7 +28,9 @@ from pneumo_ray.data.manifest import (
 from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.data.split import assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ManifestError
+from pneumo_ray.pacs.images import private_of
 from pneumo_ray.records import JsonObject
+from pneumo_ray.run_folder import salt_of
 
 
 def prepare(config: PrepareConfig) -> pa.Table:
@@ -50,10 +49,11 @@ def prepare(config: PrepareConfig) -> pa.Table:
     out = storage.absolute(config.out)
     labels = read_labels(config.labels) if config.labels else None
     splits_given = labels is not None and "split" in labels.column_names
+    private = private_of(config.archive, out, config.uids, keep_identifiers=config.keep_identifiers)
     count = ListingCount()
     entries = []
     with progress("listing", None) as tick:
-        for entry in list_archives(config.archive, count):
+        for entry in list_archives(config.archive, count, private):
             entries.append(entry)
             tick()
     if not entries:
@@ -72,7 +72,7 @@ def prepare(config: PrepareConfig) -> pa.Table:
         size=CACHE_SIZE,
         cache_folder=folder,
         cached=scan_cache(folder, CACHE_SIZE) if folder else {},
-        salt=None if config.keep_identifiers else _salt(out),
+        salt=None if config.keep_identifiers else salt_of(out),
         decode_seconds=config.decode_seconds,
         lungs=config.lungs != "none",
     )
@@ -205,13 +205,3 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
 
 def _see(facts: JsonObject, path: str) -> str:
     return f", see status and error in {path}" if facts["failed"] else ""
-
-
-def _salt(out: str) -> bytes:
-    """Return the run's salt, generated once; without a salt the hashes of patient identifiers could be found by trial."""
-    path = storage.join(out, ".salt")
-    if not storage.exists(path):
-        storage.write_bytes(path, secrets.token_bytes(32))
-        if storage.is_local(path):
-            os.chmod(path, 0o600)
-    return storage.read_bytes(path)

@@ -5,6 +5,7 @@ every error is told here, by its kind, and names no more than the server.
 """
 
 import json
+import math
 import random
 import ssl
 import time
@@ -26,7 +27,8 @@ JSON = "application/dicom+json"
 """Media type of the answers to a search, and of those to a store."""
 
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
-_PIECE = 1 << 16
+_PIECE = 1 << 18
+_QUIET_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -122,6 +124,9 @@ class Web:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             urllib3.disable_warnings(exceptions.InsecureRequestWarning)
+        self.unanswered = 0
+        """Requests in a row that failed in all tries."""
+        self._warned = -math.inf
         self._pool = urllib3.PoolManager(maxsize=self.limits.at_once, block=True, ssl_context=context)
 
     def get(
@@ -186,7 +191,9 @@ class Web:
                 answer, named_wait = self._request(method, url, headers, body)
                 status = answer.status
                 if 200 <= status < 300:
-                    return read(answer)
+                    result = read(answer)
+                    self.unanswered = 0
+                    return result
                 if status not in _TEMPORARY:
                     raise self._refusal(status)
                 reason = f"it answers {status}"
@@ -200,10 +207,9 @@ class Web:
                 break
             wait = min(self.limits.longest_wait, self.limits.first_wait * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
             wait = max(wait, min(named_wait, self.limits.longest_named_wait))
-            log(
-                f"warning: {self.name} does not answer (try {attempt} of {self.limits.tries}), again in {wait:.1f} s: {reason}"
-            )
+            self._warn(f"try {attempt} of {self.limits.tries}, again in {wait:.1f} s: {reason}")
             time.sleep(wait)
+        self.unanswered += 1
         raise UnavailableError(f"{self.name} does not answer after {self.limits.tries} tries: {reason}")
 
     def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[Answer, float]:
@@ -222,7 +228,8 @@ class Web:
         )
         try:
             pieces, length = [], 0
-            for piece in response.stream(_PIECE):
+            # Not `stream`, which waits for whole pieces, however slowly their bytes arrive.
+            while piece := response.read1(_PIECE, decode_content=True):
                 pieces.append(piece)
                 length += len(piece)
                 if length > limits.max_bytes:
@@ -237,6 +244,20 @@ class Web:
         named = response.headers.get("Retry-After", "")
         content_type = response.headers.get("Content-Type", "")
         return Answer(response.status, content_type, b"".join(pieces)), float(named) if named.isdecimal() else 0.0
+
+    def _warn(self, words: str) -> None:
+        """Log that a request failed, unless that was said a moment ago: requests at once fail together."""
+        if time.monotonic() - self._warned >= _QUIET_SECONDS:
+            self._warned = time.monotonic()
+            log(f"warning: {self.name} does not answer ({words})")
+
+    def is_there(self) -> bool:
+        """Whether the server answers a small search, in one try."""
+        try:
+            answer, _ = self._request("GET", f"{self.server.url}/studies?limit=1", {"Accept": JSON}, None)
+        except (exceptions.HTTPError, OSError, BrokenAnswerError):
+            return False
+        return answer.status < 500
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import PneumoniaNet, Preprocessing
+from pneumo_ray.pacs.images import fingerprint, private_of
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
@@ -103,7 +104,10 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     size = model.preprocessing.image_size
     site = None if config.site is None else read_profile(config.site).hash
     listed = None
+    private = private_of(config.archive, folder.out, config.uids)
     images: list[str] | str = [storage.absolute(archive) for archive in config.archive]
+    if private is not None and private.uids:
+        images = [*images, f"uids {fingerprint(private.uids, private.salt)}"]
     if config.manifest is not None:
         listed = manifest_images(config.manifest, model.preprocessing, boxes=config.zones == "box")
         images = list_fingerprint(listed)
@@ -121,7 +125,7 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
     rate = measured_rate(config, model)
-    source = list_images(config.archive, names, size) if listed is None else write_list(listed, names, size)
+    source = list_images(config.archive, names, size, private) if listed is None else write_list(listed, names, size)
     _check_shared(names)
     compiled = worth_compiling(config, model, source.num_images, rate())
     job = {

@@ -10,6 +10,7 @@ from pneumo_ray.explain.target import Passes, PosteriorName, Target
 from pneumo_ray.images.fit import OF_LUNGS, Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
+from pneumo_ray.pacs.query import check_archives
 from pneumo_ray.records import JsonObject
 
 ZoneMode = Literal["image", "box", "lungs"]
@@ -65,7 +66,8 @@ class ExplainConfig:
     out: str
     """Folder of the scores: Parquet files with one row per image, and _run.json."""
     archive: tuple[str, ...] = ()
-    """Folders, tar or zip files, DICOM, local or s3://, gs://; or give --manifest."""
+    """Folders, tar or zip files, DICOM, local or s3://, gs://, or a PACS
+    ('dicomweb+https://host/dicom-web?Modality=DX&StudyDate=20260101-20260131'); or give --manifest."""
     manifest: str | None = None
     """manifest.parquet from jobs/prepare.py, instead of --archive."""
     posterior: PosteriorName | None = None
@@ -95,9 +97,13 @@ class ExplainConfig:
     """Draw the most uncertain and the most suspicious images."""
     top: int = 10
     """Number of images of each kind that --render draws."""
+    uids: str | None = None
+    """Text file that names what is taken of an archive in a PACS, instead of all that its query asks for: one UID in a
+    line, of a study, a series or an instance."""
 
     def __post_init__(self) -> None:
         require(bool(self.archive) != (self.manifest is not None), "give either --archive or --manifest")
+        check_archives(self.archive, self.uids)
         require(
             self.passes in (None, "exact") or int(self.passes or 0) >= 2,
             f"passes must be exact, or at least 2 for a standard deviation, got {self.passes}",

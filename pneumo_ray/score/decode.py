@@ -1,5 +1,6 @@
 """Decoding of listed images to the network's inputs and their frames, or to the stage and the reason of a failure."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.pacs.web import ServerError
 from pneumo_ray.records import Row
 from pneumo_ray.score.facts import FACT_FIELDS, ImageFacts
 from pneumo_ray.score.frame import (
@@ -37,11 +39,15 @@ class ManyFramesError(DecodeError):
     kind = "many_frames"
 
 
+FATAL = "fatal"
+"""Stage of the failure that ends the job: it stands in no row of the scores."""
+
+
 class Failure(NamedTuple):
     """Why an image has no scores."""
 
     stage: str
-    """list, read, decode or explain."""
+    """list, read, decode or explain; or `FATAL`."""
     error: str
     """`kind: reason`; never holds pixels, patients or paths of other files."""
 
@@ -77,6 +83,9 @@ def load_images(
         find: look for lungs that the list does not know.
         decode_seconds: that the decoding of one image may take.
         careful: an image among them may have ended the process that tried before; see `guarded`.
+
+    Raises:
+        ServerError: if the PACS that has one is not there.
     """
     decoded: list[Decoded | Failure] = []
     contents = read_images([(row["uri"], row["member"], _span(row)) for row in listed if row["error"] is None])
@@ -115,10 +124,15 @@ def load_shard(
     Returns:
         n rows: `shard`, `image_id`, `box` (in pixels of the input), `stage`, `error`, and, null where it failed,
         `note` (see `Decoded`), `pixels` (S * S bytes), `window`, `lung_quality`, `view`, `lung_mask` (PNG) and `functionals` (float32 bytes of
-        `map_functionals`), the last two also null without plausible lungs, and the columns `FACT_FIELDS`.
+        `map_functionals`), the last two also null without plausible lungs, and the columns `FACT_FIELDS`. Where the server
+        that has the images is not there, all n have the stage `FATAL`.
     """
     size, listed = preprocessing.image_size, rows.to_pylist()
-    loaded = load_images(listed, preprocessing, find=find, decode_seconds=decode_seconds, careful=careful)
+    loaded: Sequence[Framed | Failure]
+    try:
+        loaded = load_images(listed, preprocessing, find=find, decode_seconds=decode_seconds, careful=careful)
+    except ServerError as error:  # Ray would wrap an exception in its own text
+        loaded = [Failure(FATAL, str(error))] * len(listed)
     failures = [item if isinstance(item, Failure) else None for item in loaded]
     frames = [None if isinstance(item, Failure) else item for item in loaded]
     lungs = [None if frame is None else frame.lungs for frame in frames]

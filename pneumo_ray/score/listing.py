@@ -19,6 +19,7 @@ from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
 from pneumo_ray.model import Preprocessing
+from pneumo_ray.pacs.images import Private
 from pneumo_ray.ray_cluster import is_retry
 from pneumo_ray.records import Row
 from pneumo_ray.score.image_list import ROW_GROUP, SCHEMA, Source, write_tables
@@ -27,20 +28,21 @@ LUNG_COLUMNS = ("lung_x0", "lung_y0", "lung_x1", "lung_y1")
 """Columns of a manifest: the lung box of an image, in its own pixels; x1 and y1 are the first outside."""
 
 
-def list_images(archives: Sequence[str], uri: str, image_size: int) -> Source:
+def list_images(archives: Sequence[str], uri: str, image_size: int, private: Private | None = None) -> Source:
     """Write the list of an archive's images, one row per frame. Needs a running Ray to count the frames of multi-frame files.
 
     Args:
         archives: as for `list_archives`.
         uri: where the list goes.
         image_size: side of the network's input, in pixels.
+        private: as for `list_archives`.
 
     Raises:
         ArchiveError: if the archive is missing or has no images.
     """
     count = ListingCount()
     with progress("listing", None) as tick:
-        rows = _rows(_chunks(list_archives(archives, count)), tick)
+        rows = _rows(_chunks(list_archives(archives, count, private)), tick)
         source = write_tables(rows, uri, image_size, count.passed_over)
     words = source.passed_over.sentence()
     if not source.num_images:
@@ -130,7 +132,11 @@ def _rows(chunks: Iterable[list[Entry]], tick: Ticker) -> Iterator[pa.Table]:
     """Yield the rows of the entries: one each, or one per frame."""
     counting = ray.remote(num_cpus=1)(_count)
     for chunk in chunks:
-        unsure = [(e.uri, e.member, e.span) for e in chunk if e.error is None and may_hold_frames(e.member or e.uri)]
+        unsure = [
+            (e.uri, e.member, e.span)
+            for e in chunk
+            if e.error is None and e.frames is None and may_hold_frames(e.member or e.uri)
+        ]
         counted = ray.get([counting.remote(unsure[i : i + 64]) for i in range(0, len(unsure), 64)]) if unsure else []
         frames = dict(zip(unsure, itertools.chain.from_iterable(counted), strict=True))
         rows: list[Row] = []
@@ -143,7 +149,7 @@ def _rows(chunks: Iterable[list[Entry]], tick: Ticker) -> Iterator[pa.Table]:
                 "error": e.error,
                 "span": e.span,
             }
-            number = frames.get((e.uri, e.member, e.span), 1)
+            number = e.frames or frames.get((e.uri, e.member, e.span), 1)
             rows += (
                 [row | {"image_id": f"{e.image_id}#{i}", "frame": i} for i in range(number)] if number > 1 else [row]
             )

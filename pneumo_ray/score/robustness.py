@@ -24,7 +24,7 @@ from pneumo_ray.anatomy.masks import decode_mask
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.data.manifest import fingerprint, read_manifest
-from pneumo_ray.errors import ManifestError
+from pneumo_ray.errors import ManifestError, StorageError
 from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_rows, measure_conditions, summary_line
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
@@ -33,7 +33,7 @@ from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_datas
 from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
-from pneumo_ray.score.decode import load_shard
+from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import MAX_SHARD_BYTES
 from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
@@ -180,6 +180,8 @@ def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     tables = []
     with progress("scoring conditions", len(arguments.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):
+            if table["error_stage"][0].as_py() == FATAL:
+                raise StorageError(table["error"][0].as_py())
             tables.append(table.select(SCHEMA.names).cast(SCHEMA))
             tick(len(table))
     return pa.concat_tables(tables).combine_chunks()

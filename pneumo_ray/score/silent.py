@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
+from pneumo_ray.pacs.images import private_of
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
 from pneumo_ray.score.job import explain_archive
@@ -41,7 +42,7 @@ def score_new(config: SilentConfig) -> int:
                 log(f"finishing batch {name}")
                 _explain(config, folder.out, name)
         listed = storage.join(folder.out, "listed.parquet")
-        list_images(config.archive, listed, models.preprocessing.image_size)
+        list_images(config.archive, listed, models.preprocessing.image_size, private_of(config.archive, folder.out))
         found = storage.read_table(listed)
         storage.remove(listed)
         known = _scored(folder.out, record["batches"])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from pneumo_ray.config import require
 from pneumo_ray.explain.target import Passes, PosteriorName
+from pneumo_ray.pacs.query import check_archives
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 
 
@@ -12,7 +13,7 @@ class SilentConfig:
     """Score what is new in an archive each time it runs, write nothing back, and report by week of scoring."""
 
     archive: tuple[str, ...]
-    """Folders, tar or zip files, DICOM, local or s3://, gs://, into which images arrive."""
+    """Folders, tar or zip files, DICOM, local or s3://, gs://, or a PACS (dicomweb+https://...), into which images arrive."""
     model: str | tuple[str, ...]
     """Folder of the model that jobs/train.py wrote, or several, as jobs/explain.py takes them."""
     out: str
@@ -34,6 +35,7 @@ class SilentConfig:
     """What the weights vary by, as for jobs/explain.py."""
 
     def __post_init__(self) -> None:
+        check_archives(self.archive, None)
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")
         require(0 < self.level < 0.5, f"level must lie between 0 and 0.5, got {self.level}")
 

@@ -16,7 +16,7 @@ import torch
 
 from pneumo_ray import storage
 from pneumo_ray.cpu_shares import ActorShares, Node, share_scoring
-from pneumo_ray.errors import ClusterError, PneumoError
+from pneumo_ray.errors import ClusterError, PneumoError, StorageError
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import (
     available_cpus,
@@ -29,7 +29,7 @@ from pneumo_ray.ray_cluster import (
     wait_for,
 )
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
-from pneumo_ray.score.decode import load_shard
+from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.facts import FACT_FIELDS
 from pneumo_ray.score.frame import NUM_FUNCTIONALS
@@ -295,6 +295,8 @@ class _ExplainActor:
             assert len(rows) == self._arguments.source.length(int(shard)), "Ray Data split a shard"
             fatal = None
             try:
+                if rows["stage"][0].as_py() == FATAL:
+                    raise StorageError(rows["error"][0].as_py())
                 table = explain_rows(self._explainer, rows)
                 storage.write_table(table, storage.join(self._arguments.out, part_name(int(shard))))
             except PneumoError as error:  # Ray would wrap an exception in its own text

@@ -61,16 +61,16 @@ def read_tables(
     return ahead(lambda uri: read_table(uri, columns, where_present), uris)
 
 
-def ahead(action: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
-    """Yield the result of `action` for each item, in order, while the next `READ_AHEAD` are computed.
+def ahead(action: Callable[[S], T], items: Iterable[S], count: int = READ_AHEAD) -> Iterator[T]:
+    """Yield the result of `action` for each item, in order, while the next `count` are computed.
 
     Exceptions are raised when that item is yielded.
     """
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(READ_AHEAD) as pool:
+    with ThreadPoolExecutor(count) as pool:
         for item in items:
             waiting.append(pool.submit(action, item))
-            if len(waiting) > READ_AHEAD:
+            if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
