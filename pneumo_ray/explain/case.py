@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pneumo_ray.anatomy.lungs import Lungs
 from pneumo_ray.explain.zones import ZONES, Box
+from pneumo_ray.images.framing import window_in_pixels
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.records import Row
 
@@ -57,9 +58,7 @@ class Case:
     @property
     def input_box(self) -> Box:
         """The window in pixels of the image; may leave it."""
-        (height, width), (x0, y0, x1, y1) = self.image.shape, self.window
-        left, top = round(x0 * width), round(y0 * height)
-        return left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))
+        return window_in_pixels(self.window, (self.image.shape[0], self.image.shape[1]))
 
 
 def passes_interval(

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from pneumo_ray.anatomy.lungs import Lungs, Mask, zone_masks
 from pneumo_ray.explain.case import WHOLE, Case
 from pneumo_ray.explain.zones import ZONES
+from pneumo_ray.images.framing import over_image
 from pneumo_ray.records import Row
 
 NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
 INPUT_COLOUR, LUNG_COLOUR = "#56B4E9", "#009E73"
 _CLASSES = ("normal", "pneumonia")
-_OPAQUE = 0.65
+OPAQUE = 0.65
+"""Opacity of the highest value of a map that lies over an image."""
 _LEGEND = (
     "the patient's right is on the left · white line: half of the maximum · dotted: the network's input · green: lungs"
 )
@@ -200,25 +202,14 @@ def _label_zone(axes: Axes, case: Case, number: int, x: float, y: float) -> None
     )  # fmt: skip
 
 
-def over_image(values: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
-    """Return a map, float32 [h, w], upsampled and laid at its window over all of the image, [H, W]; NaN outside of it."""
-    x0, y0, x1, y1 = case.input_box
-    fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-    rows, columns = case.image.shape
-    out = np.full((rows, columns), np.nan, np.float32)
-    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
-    out[top:bottom, left:right] = fine[top - y0 : bottom - y0, left - x0 : right - x0]
-    return out
-
-
 def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, colours: str) -> ScalarMappable:
     """Lay a map over an image, the more opaque the larger it is; return what a colour bar needs."""
     top = limit if limit > 0 else 1.0
-    fine = over_image(values, case)
+    fine = over_image(values, case.input_box, (case.image.shape[0], case.image.shape[1]))
     level = np.nan_to_num(fine)
     shown = ScalarMappable(Normalize(0, top), colours)
     painted = shown.to_rgba(level)
-    painted[..., 3] = _OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
+    painted[..., 3] = OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
     axes.imshow(painted)
     if level.max() > 0:  # outside of the window there is no line, where the map ends
         axes.contour(np.ma.masked_invalid(fine), levels=[level.max() / 2], colors="white", linewidths=0.9)

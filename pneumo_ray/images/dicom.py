@@ -31,6 +31,7 @@ __all__ = [
     "photometric_of",
     "read_dataset",
     "starts_like_dataset",
+    "view_flips",
 ]
 
 # pydicom's warnings and log lines quote the offending value, which may be a name or a date of birth. The filters are
@@ -52,6 +53,9 @@ _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """SOP class of a secondary capture; its multi-frame kinds are .1 to .4 below it."""
+
+MAKER = "pneumo_ray"
+"""Manufacturer of the results that `jobs/publish.py` puts into a study: captures of them are no radiographs."""
 
 _HEADER_KEYWORDS = [
     "SpecificCharacterSet",
@@ -188,6 +192,8 @@ def check_modality(dataset: Dataset) -> None:
     is_capture = sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}.")
     if sop_class in _RADIOGRAPH_CLASSES:
         return
+    if is_capture and read_text(dataset, "Manufacturer") == [MAKER.upper()]:
+        raise WrongModalityError("the image is a capture of results of pneumo_ray; leave the file out of the archive")
     if is_capture or not sop_class.startswith(_STORAGE):
         allowed = (*_SPELLINGS, "OT", "SC") if is_capture else _SPELLINGS
         if not modalities or any(modality in allowed for modality in modalities):
@@ -232,13 +238,22 @@ def decode_frame(dataset: Dataset, frame: int = 0) -> Decoded:
     return Decoded(np.ascontiguousarray(_to_standard_view(grey, dataset)), ",".join(dict.fromkeys(notes)) or None)
 
 
-def _to_standard_view(grey: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Flip [H, W] so that rows run to the patient's left and columns to the feet, where PatientOrientation is exact."""
+def view_flips(dataset: Dataset) -> tuple[bool, bool]:
+    """Say whether decoding mirrors the columns and turns the rows over; both undo themselves.
+
+    Rows are to run to the patient's left and columns to the feet, where PatientOrientation is exact.
+    """
     orientation = read_text(dataset, "PatientOrientation")
     if len(orientation) != 2:
-        return grey
-    if orientation[0] == "R":
+        return False, False
+    return orientation[0] == "R", orientation[1] == "H"
+
+
+def _to_standard_view(grey: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Flip [H, W] as `view_flips` says."""
+    is_mirrored, is_turned_over = view_flips(dataset)
+    if is_mirrored:
         grey = grey[:, ::-1]
-    if orientation[1] == "H":
+    if is_turned_over:
         grey = grey[::-1]
     return grey

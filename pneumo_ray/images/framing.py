@@ -118,3 +118,37 @@ def in_window(box: Box, window: Box) -> Box:
         (box[2] - x0) / (x1 - x0),
         (box[3] - y0) / (y1 - y0),
     )
+
+
+def over_image(
+    values: NDArray[np.float32], box: tuple[int, int, int, int], shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Lay a map of a window over all of the image, upsampled bilinearly.
+
+    Args:
+        values: float32 [h, w].
+        box: the window in pixels of the image, x0, y0, x1, y1; may leave it.
+        shape: rows and columns (H, W) of the image.
+
+    Returns:
+        float32 [H, W]; NaN outside of the window.
+    """
+    x0, y0, x1, y1 = box
+    fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    rows, columns = shape
+    out = np.full((rows, columns), np.nan, np.float32)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
+    out[top:bottom, left:right] = fine[top - y0 : bottom - y0, left - x0 : right - x0]
+    return out
+
+
+def window_in_pixels(window: Box, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a window in pixels of the image, at least one wide and high.
+
+    Args:
+        window: as fractions of the image; may leave it.
+        shape: rows and columns (H, W) of the image.
+    """
+    (height, width), (x0, y0, x1, y1) = shape, window
+    left, top = round(x0 * width), round(y0 * height)
+    return left, top, max(left + 1, round(x1 * width)), max(top + 1, round(y1 * height))

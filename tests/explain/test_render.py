@@ -9,7 +9,8 @@ from PIL import Image
 
 from pneumo_ray.anatomy.lungs import lungs_of
 from pneumo_ray.explain.case import Case
-from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, draw_case, draw_panels, draw_sheet, over_image
+from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, draw_case, draw_panels, draw_sheet
+from pneumo_ray.images.framing import over_image
 
 
 def case(**changes) -> Case:
@@ -88,7 +89,7 @@ def test_a_map_lies_at_its_window_and_nowhere_else(window):
     """Of 64 rows and 80 columns: column j of the image is column j - 80 x0 of the upsampled map."""
     cam = np.random.default_rng(0).random((4, 4)).astype(np.float32)
     shown = case(image=np.zeros((64, 80), np.uint8), window=window)
-    over = over_image(cam, shown)
+    over = over_image(cam, shown.input_box, shown.image.shape)
     left, top, right, bottom = (round(edge * side) for edge, side in zip(window, (80, 64, 80, 64), strict=True))
     fine = cv2.resize(cam, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
     for row in range(0, 64, 3):

@@ -24,6 +24,7 @@ REFUSED = {
     "commission": ["--scores", "s", "--manifest", "m", "--out", "o", "--triage.alpha", "2"],
     "drift": ["--reference", "r", "--scores", "s", "--out", "o", "--level", "2"],
     "silent": ["--archive", "a", "--model", "m", "--out", "o", "--level", "2"],
+    "publish": ["--scores", "s", "--model", "m", "--out", "o", "--num-workers", "-1"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""

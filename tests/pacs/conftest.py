@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_builders import radiograph, to_bytes
+from dicom_scores import cr_file, other_model, scored
 from dicomweb_server import DicomwebServer
 from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumo_ray.pacs.server import Server
 from pneumo_ray.pacs.web import Limits, Web
+
+__all__ = ["cr_file", "other_model", "scored"]
+"""Fixtures that stand elsewhere."""
 
 IDENTIFIERS = {
     "PatientName": "WINTERBOTTOM^ZELDA",

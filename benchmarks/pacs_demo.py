@@ -1,0 +1,131 @@
+"""Phantoms in a PACS, scored from it, and results back: `python benchmarks/pacs_demo.py --model runs/demo/model --out runs/demo-pacs`.
+
+The PACS is an Orthanc on loopback with a folder of its own. It renders sources, maps and captures onto one contact sheet.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from pneumo_ray.pacs.objects import OWN
+from pneumo_ray.pacs.uids import derived_uid
+from pneumo_ray.phantom.synthetic import draw_radiograph
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "builders"))
+from orthanc import Orthanc, missing  # noqa: E402
+
+CR = "1.2.840.10008.5.1.4.1.1.1"
+SIDE, GAP = 250, 6
+
+
+def phantom(index: int, pneumonia: bool) -> bytes:
+    """Return a CR file of a phantom patient."""
+    pixels, _ = draw_radiograph(0, index, pneumonia=pneumonia, image_size=320, difficulty=0.0)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CR
+    uid = derived_uid("phantom", str(index))
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = derived_uid("study", str(index)), derived_uid("series", str(index))
+    dataset.PatientName, dataset.PatientID = f"PHANTOM^{index:03d}", f"P{index:03d}"
+    dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyID = "20200101", "O", str(index)
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20260105", "101112", f"A{index:03d}"
+    dataset.ReferringPhysicianName, dataset.Manufacturer, dataset.Modality = "", "phantom", "CR"
+    dataset.BodyPartExamined, dataset.ViewPosition, dataset.PatientOrientation = "CHEST", "AP", ["L", "F"]
+    dataset.SeriesNumber = dataset.InstanceNumber = 1
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    dataset.WindowCenter, dataset.WindowWidth = 128, 256
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB"
+    stream = io.BytesIO()
+    dcmwrite(stream, dataset, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def job(name: str, *words: str) -> None:
+    """Run a job, and end where it fails."""
+    done = subprocess.run([sys.executable, ROOT / "jobs" / f"{name}.py", *words], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def rendered(server: Orthanc, path: str) -> Image.Image:
+    """Return what the PACS renders of an instance or frame."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}/rendered", timeout=60) as answer:
+        return Image.open(io.BytesIO(answer.read())).convert("RGB")
+
+
+def rows_of(server: Orthanc) -> list[list[Image.Image]]:
+    """Return of each study the source, both frames of the map at image resolution, and the capture."""
+    rows = []
+    for study in sorted(server.rest("/studies?expand"), key=lambda one: one["PatientMainDicomTags"]["PatientID"]):
+        shown: dict[str, list[Image.Image]] = {}
+        for series in (server.rest(f"/series/{uid}") for uid in study["Series"]):
+            words = series["MainDicomTags"].get("SeriesDescription", "")
+            for uid in series["Instances"]:
+                tags = server.rest(f"/instances/{uid}/simplified-tags")
+                if not words.startswith(OWN):
+                    shown["source"] = [rendered(server, f"/instances/{uid}")]
+                elif "panels" in words:
+                    shown["capture"] = [rendered(server, f"/instances/{uid}")]
+                elif "maps" in words and tags.get("BitsAllocated") == "16":
+                    shown["map"] = [rendered(server, f"/instances/{uid}/frames/{frame}") for frame in (0, 1)]
+        rows.append([*shown["source"], *shown["map"], *shown["capture"]])
+    return rows
+
+
+def sheet(rows: list[list[Image.Image]], path: Path) -> None:
+    """Write the contact sheet."""
+    wide = round(SIDE * rows[0][3].width / rows[0][3].height)
+    lefts = [GAP + (SIDE + GAP) * column for column in range(4)]
+    canvas = Image.new("RGB", (lefts[3] + wide + GAP, 24 + (SIDE + GAP) * len(rows)), "black")
+    pen = ImageDraw.Draw(canvas)
+    for left, words in zip(lefts, ("source", "map, mean", "map, standard deviation", "capture"), strict=True):
+        pen.text((left, 6), words, "white")
+    for number, images in enumerate(rows):
+        for left, image, width in zip(lefts, images, (SIDE, SIDE, SIDE, wide), strict=True):
+            image.thumbnail((width, SIDE))
+            canvas.paste(image, (left, 24 + (SIDE + GAP) * number))
+    canvas.save(path)
+
+
+def main() -> None:
+    """Run the whole path."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="runs/demo/model")
+    parser.add_argument("--out", default="runs/demo-pacs", type=Path)
+    parser.add_argument("--images", default=6, type=int)
+    parser.add_argument("--port", default=8942, type=int)
+    options = parser.parse_args()
+    if reason := missing():
+        sys.exit(reason)
+    server = Orthanc(options.out / "orthanc", options.port)
+    try:
+        server.store(phantom(index, pneumonia=index % 3 < 2) for index in range(options.images))
+        archive, scores = f"{server.address}?Modality=CR", str(options.out / "scores")
+        job("explain", "--archive", archive, "--model", options.model, "--out", scores, "--target", "pneumonia")
+        publishing = ("--scores", scores, "--model", options.model, "--to", server.address, "--include-doubtful")
+        job("publish", *publishing)
+        job("publish", *publishing)  # changes nothing
+        sheet(rows_of(server), options.out / "sheet.png")
+        print(f"contact sheet {options.out / 'sheet.png'}; {len(server.rest('/instances')):,} instances in the PACS")
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The file that says which object is of which image. Only its owner may read it, as it leads from a row to a patient's study."""
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pneumo_ray import storage
+from pneumo_ray.errors import StorageError
+from pneumo_ray.pacs.config import PublishConfig
+
+MAP = "published.csv"
+"""Its name."""
+
+
+def map_folder(config: PublishConfig, scores: str) -> str | None:
+    """Return the local folder of the map; None where there is none, as only a local file can be kept from others."""
+    folder = storage.join(scores, "_publish") if config.out is None else storage.absolute(config.out)
+    return folder if storage.is_local(folder) else None
+
+
+@contextmanager
+def map_file(folder: str | None) -> Iterator[Any]:
+    """Yield a writer of the map's rows; the file takes its name when the block ends."""
+    if folder is None:
+        yield csv.writer(io.StringIO())
+        return
+    final = os.path.join(os.fsdecode(storage.local_path(folder)), MAP)
+    temporary = f"{final}.tmp"
+    try:
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise StorageError(f"cannot write {final}: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        writer.writerow(("image_id", "source_uid", "object", "object_uid"))
+        yield writer
+    os.replace(temporary, final)
