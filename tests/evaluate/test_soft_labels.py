@@ -5,14 +5,18 @@ import pytest
 import statsmodels.api as sm
 from sklearn.metrics import brier_score_loss, log_loss
 
+from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.evaluate.calibration import (
     fit_calibration,
     fit_soft_calibration,
     platt_targets,
     soft_platt_targets,
 )
+from pneumo_ray.evaluate.numbers import evaluate, match
+from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.evaluate.soft_scores import soft_brier, soft_log_loss
 from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.report.wording import readers_text
 
 RNG = np.random.default_rng(0)
 N = 200
@@ -82,6 +86,31 @@ def test_passes_are_averaged_and_weights_count():
     half = slice(0, N // 2)
     left = fit_soft_calibration(LOGIT[half], TARGET[half], without[half])
     assert fit_soft_calibration(LOGIT, TARGET, without).intercept == pytest.approx(left.intercept, abs=1e-5)
+
+
+def test_an_evaluation_speaks_of_the_images_that_were_read(write_scores, write_truth, tmp_path):
+    label, logit = (TARGET > 0.4).astype(int), 2 * LOGIT
+    readers = np.where(np.arange(N) % 4, 3, 0)
+    opinions = {"label_soft": TARGET.tolist(), "label_weight": [1.0] * N, "num_readers": readers.tolist()}
+    manifest = write_truth(tmp_path / "m.parquet", label, n=N, **opinions)
+    scores = match(read_scores(str(write_scores(tmp_path / "s", logit))), read_manifest(str(manifest)), "m")
+    measured = evaluate(scores, None, None).measured
+    found, read = measured.against_readers, readers > 0
+    assert (found.images, found.readers) == (N * 3 // 4, 3)
+    assert found.log_loss == pytest.approx(soft_log_loss(PROB[read], TARGET[read]), abs=1e-6)
+    assert found.brier == pytest.approx(soft_brier(PROB[read], TARGET[read]), abs=1e-6)
+    assert found.brier_least == pytest.approx(soft_brier(TARGET[read], TARGET[read]), abs=1e-12)
+    assert found.log_loss_least == pytest.approx(soft_log_loss(TARGET[read], TARGET[read]), abs=1e-9)
+    assert found.brier_interval[0] < found.brier < found.brier_interval[1]
+    assert not {group.column for group in measured.subgroups} & set(opinions)
+    assert f"log loss {found.log_loss:.3f} (" in readers_text(found)
+
+
+def test_without_readings_nothing_is_said_of_readers(write_scores, write_truth, tmp_path):
+    manifest = read_manifest(str(write_truth(tmp_path / "m.parquet", np.arange(40) % 2, n=40)))
+    scores = match(read_scores(str(write_scores(tmp_path / "s", LOGIT[:40]))), manifest, "m")
+    assert evaluate(scores, None, None).measured.against_readers is None
+    assert readers_text(None) == ""
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
