@@ -26,6 +26,7 @@ LAYERS = (
     {"explain"},
     {"evaluate"},
     {"site"},
+    {"readers"},
     {"score"},
     {"train"},
     {"tune"},

@@ -25,6 +25,7 @@ REFUSED = {
     "drift": ["--reference", "r", "--scores", "s", "--out", "o", "--level", "2"],
     "silent": ["--archive", "a", "--model", "m", "--out", "o", "--level", "2"],
     "publish": ["--scores", "s", "--model", "m", "--out", "o", "--num-workers", "-1"],
+    "readers": ["queue", "--manifest", "m", "--out", "o", "--count", "0"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""
@@ -48,6 +49,13 @@ def test_options_are_answered_without_heavy_imports(job, mistake):
     code, packages = imported(job, *(REFUSED[job] if mistake == "value" else [mistake]))
     assert code == (0 if mistake == "--help" else 2)
     assert "pneumo_ray" in packages
+    assert not packages & HEAVY
+
+
+@pytest.mark.parametrize("command", ["queue", "agree", "exchange"])
+def test_sub_commands_are_explained_without_heavy_imports(command):
+    code, packages = imported("readers", command, "--help")
+    assert code == 0
     assert not packages & HEAVY
 
 
