@@ -8,13 +8,16 @@ Every config module imports this one, and `--help` imports nothing else: only th
 
 import dataclasses
 import difflib
+import functools
 import json
+import operator
 import os
 import signal
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar
 
 from pneumo_ray.errors import ConfigError, PneumoError
@@ -92,10 +95,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def run_job(config_type: type[Config], job: Callable[[Config], None], argv: Sequence[str] | None = None) -> None:
+def run_job(
+    config_type: type[Config] | UnionType, job: Callable[[Config], None], argv: Sequence[str] | None = None
+) -> None:
     """Parse the command line, run the job, and turn a `PneumoError` into one sentence and its exit code (2, or 1 for a study that failed).
 
     Ctrl-C ends with code 130 and SIGTERM with 143, as shells expect.
+
+    Args:
+        config_type: a config, or a union of those of sub-commands (`parse`).
+        job: what to run.
+        argv: the command line; None for that of the process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave the hospital
     end_on_sigterm()
@@ -129,8 +139,16 @@ def end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
+def sub_commands(config_type: object) -> dict[str, type[Any]]:
+    """Return the configs of a union by the words that choose them: `QueueConfig` by `queue`; none of a single config."""
+    kinds = typing.get_args(config_type) if isinstance(config_type, UnionType) else ()
+    return {kind.__name__.removesuffix("Config").lower(): kind for kind in kinds}
+
+
+def parse(config_type: type[Config] | UnionType, argv: Sequence[str]) -> Config:
     """Return the config that the command line describes.
+
+    Of a union, the first word chooses a config (`sub_commands`).
 
     A config class with a method `presets` has defaults that depend on other options, such as a recipe. An option of the
     command line wins over a preset named there, that over the file of --config, and that over a preset named in the file.
@@ -142,6 +160,14 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
     import tyro
 
     words = list(argv)
+    prog = Path(sys.argv[0]).name
+    if commands := sub_commands(config_type):
+        if not words or words[0] not in commands:
+            named = [typing.Annotated[kind, tyro.conf.subcommand(name)] for name, kind in commands.items()]
+            union: Any = functools.reduce(operator.or_, named)
+            return tyro.cli(union, args=words, prog=prog)  # ends with --help or the sentence of a mistake
+        config_type, prog, words = commands[words[0]], f"{prog} {words[0]}", words[1:]
+    assert isinstance(config_type, type)
     values: JsonObject = {}
     path = ""
     for position, word in enumerate(words):
@@ -159,7 +185,7 @@ def parse(config_type: type[Config], argv: Sequence[str]) -> Config:
         given = ({} if path else dict(config_type.unless_given())) | given
     if values or issubclass(config_type, HasPresets):
         kwargs["default"] = _config(config_type, values, path, given)
-    return tyro.cli(config_type, args=words, description=description, prog=Path(sys.argv[0]).name, **kwargs)
+    return tyro.cli(config_type, args=words, description=description, prog=prog, **kwargs)
 
 
 def given_words(words: Sequence[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ LAYERS = (
     {"explain"},
     {"evaluate"},
     {"site"},
+    {"readers"},
     {"score"},
     {"train"},
     {"tune"},

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from pneumo_ray.anatomy.lungs import QUALITIES
-from pneumo_ray.config import parse
+from pneumo_ray.config import parse, sub_commands
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA
 from pneumo_ray.data.label_table import ROLES
 from pneumo_ray.data.names import REASONS
@@ -170,9 +170,9 @@ def test_mentioned_targets_and_options_exist(page, capsys):
     mentioned = {text.split()[1] for text in code if text.startswith("make ")}
     assert mentioned <= targets
     known = OPTIONS_OF_OTHERS | {"--help", "--config"}
-    for job in JOBS:
+    for config in {kind for job in JOBS for kind in sub_commands(config_of(job)).values() or [config_of(job)]}:
         with pytest.raises(SystemExit):
-            parse(config_of(job), ["--help"])
+            parse(config, ["--help"])
         known |= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     for text in code:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text):

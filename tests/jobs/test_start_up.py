@@ -18,6 +18,7 @@ REFUSED = {
     "robustness": ["--model", "m", "--manifest", "m", "--out", "o", "--passes", "1"],
     "demo": ["--phantom.num-images", "1"],
     "bench": ["--shared", "nowhere"],
+    "readers": ["queue", "--manifest", "m", "--out", "o", "--count", "0"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""
@@ -41,6 +42,13 @@ def test_options_are_answered_without_heavy_imports(job, mistake):
     code, packages = imported(job, *(REFUSED[job] if mistake == "value" else [mistake]))
     assert code == (0 if mistake == "--help" else 2)
     assert "pneumo_ray" in packages
+    assert not packages & HEAVY
+
+
+@pytest.mark.parametrize("command", ["queue", "agree", "exchange"])
+def test_sub_commands_are_explained_without_heavy_imports(command):
+    code, packages = imported("readers", command, "--help")
+    assert code == 0
     assert not packages & HEAVY
 
 
