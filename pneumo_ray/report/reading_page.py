@@ -22,6 +22,7 @@ from pneumo_ray.console import log, progress
 from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.lungs import shapes
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.table_cells import read_columns
 from pneumo_ray.errors import ConfigError, ManifestError, PneumoError
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.images.framing import Shape, resized
@@ -89,14 +90,10 @@ def read_queue(uri: str) -> list[str]:
     Raises:
         ManifestError: if the file is no queue, has nothing in it, or has more images than a page holds.
     """
-    try:
-        names = storage.read_table(storage.absolute(uri), ["image_id"])["image_id"].to_pylist()
-    except FileNotFoundError as error:
-        raise ManifestError(f"--queue {uri} does not exist; make one with jobs/readers.py queue") from error
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise ManifestError(
-            f"--queue {uri} is not a Parquet table with a column image_id; make one with jobs/readers.py queue"
-        ) from error
+    found = read_columns(uri, "--queue")
+    if "image_id" not in found.names:
+        raise ManifestError(f"--queue {uri} has no column image_id; make one with jobs/readers.py queue")
+    names = found.values[found.names.index("image_id")].to_pylist()
     if not names or not all(isinstance(name, str) for name in names):
         raise ManifestError(f"--queue {uri} has {'a row without a name' if names else 'no images'} in it")
     if len(names) > MAX_IMAGES:
@@ -140,7 +137,7 @@ def render_reading(items: Sequence[PageItem], images: Sequence[str], view: Model
         "data": data,
         "made": made(),
     }
-    return render("reading.html", context, scripts=("maps.js", "reading.js"), styles=("reading.css",))
+    return render("reading.html", context, scripts=("maps.js", "reading.js", "reading_view.js"), styles=("reading.css",))
 
 
 def _read_images(rows: pa.Table, max_side: int) -> list[str | None]:
