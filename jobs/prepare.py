@@ -8,9 +8,11 @@ def main(config: PrepareConfig) -> None:
     from pneumo_ray import storage
     from pneumo_ray.data.prepare import prepare
     from pneumo_ray.ray_cluster import start_ray
+    from pneumo_ray.readers.merge import read_opinions
 
+    opinions = read_opinions(config.readings, config.consensus) if config.readings else None
     start_ray()
-    prepare(config)
+    prepare(config, opinions)
     save_config(config, storage.join(storage.absolute(config.out), "prepare.json"))
 
 

@@ -21,6 +21,9 @@ Balance = Literal["copies", "sampler", "pos-weight", "none", "paper"]
 
 BALANCE_MODES: tuple[Balance, ...] = get_args(Balance)
 
+Consensus = Literal["majority", "mean", "dawid-skene"]
+"""How the answers of several readers become one label; see `readers.consensus`."""
+
 
 @dataclass(frozen=True)
 class PrepareConfig:
@@ -34,6 +37,12 @@ class PrepareConfig:
     """Assignment of splits: grouped (patients never cross), official (the archive's folders), paper (random halves)."""
     labels: str | None = None
     """CSV or Parquet table with image_id and any of label, subtype, patient_id, split; other columns are copied."""
+    readings: tuple[str, ...] = ()
+    """CSV or Parquet files of readers' answers (image_id, reader, label and, where known, confidence, seconds, blinded, at);
+    their consensus replaces the label, and readings.parquet is written beside the manifest."""
+    consensus: Consensus = "majority"
+    """Of several readers: majority (a tie keeps the label that the image has), mean (the share of the answers), or
+    dawid-skene (readers who contradict the others count for less)."""
     lungs: str = "found"
     """Find the lungs of every image (found), do not (none), or take them from a Parquet table with the columns image_id,
     mask_png and, where the files were squashed, width and height of the originals; images without a mask there are found."""

@@ -20,7 +20,7 @@ from pneumo_ray.errors import ManifestError
 RESERVED_COLUMNS = (
     *("cache_file", "cache_row", "copy_of", "folder", "decode_note"),
     *("lung_box", "lung_right_box", "lung_left_box", "lung_area", "lung_quality", "lung_mask"),
-    "contrast",
+    *("contrast", "label_soft", "label_weight", "num_readers"),
 )
 """Columns that a manifest may get later, beside those that it has."""
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
@@ -57,7 +57,7 @@ def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
             table = table.append_column(_free_name(name, before, facts, uri), taken)
     if "label" in facts.column_names:
         given = facts["subtype"].combine_chunks().take(order) if "subtype" in facts.column_names else None
-        table = _without_stale_subtypes(before, table, given)
+        table = without_stale_subtypes(before, table, given)
     if "patient_id" in facts.column_names:
         table = _with_whole_patients(before, table, facts["patient_id"].combine_chunks().take(order), uri)
     return table
@@ -217,8 +217,14 @@ def _is_file_name(name: str) -> bool:
     return " " not in name and "\n" not in name and stem(name) != name and len(name) < 200
 
 
-def _without_stale_subtypes(before: pa.Table, table: pa.Table, given: pa.Array | None) -> pa.Table:
-    """Take away the subtypes that the archive gave to images whose label the table changed."""
+def without_stale_subtypes(before: pa.Table, table: pa.Table, given: pa.Array | None) -> pa.Table:
+    """Take away the subtypes of images whose label changed.
+
+    Args:
+        before: manifest with the labels that the subtypes belong to.
+        table: the same with the labels as they are now.
+        given: [n], subtypes that belong to the new labels, null where there is none; None for none at all.
+    """
     changed = pc.fill_null(pc.not_equal(before["label"].combine_chunks(), table["label"].combine_chunks()), False)
     stale = changed if given is None else pc.and_(changed, pc.is_null(given))
     values = pc.if_else(stale, pa.scalar(None, pa.string()), table["subtype"].combine_chunks().cast(pa.string()))

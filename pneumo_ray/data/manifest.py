@@ -14,6 +14,7 @@ from pneumo_ray.errors import LeakageError, ManifestError
 
 __all__ = [
     "CACHE_FIELDS",
+    "OPINION_FIELDS",
     "RESERVED_COLUMNS",
     "SCHEMA",
     "SPLITS",
@@ -74,6 +75,14 @@ LUNG_FIELDS = (
 fractions of the image, sides are the patient's, the area is a share of the image. `lung_quality` is "plausible" or why
 not (`anatomy.lungs.QUALITIES`); `lung_mask` is a 1-bit PNG of 128 x 128 over the whole image, squashed; `view` is frontal
 or doubtful. A table of labels may bring a `view` of its own, which then stays."""
+
+OPINION_FIELDS = (
+    pa.field("label_soft", pa.float64()),
+    pa.field("label_weight", pa.float64()),
+    pa.field("num_readers", pa.int32()),
+)
+"""What readers say, where there are readings: the probability of pneumonia (0 or 1 where nobody read and a label is known),
+the weight of that label in training (1 without a stated confidence), and how many readers answered 0 or 1."""
 
 SPLITS = ("train", "val", "test")
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,11 +34,18 @@ from pneumo_ray.data.split import assign_splits, check_folders
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.records import JsonObject
 
+Opinions = Callable[[pa.Table, str], pa.Table]
+"""Gives a manifest the labels of its readers, and writes their readings into a folder."""
 
-def prepare(config: PrepareConfig) -> pa.Table:
+
+def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table:
     """Write `manifest.parquet`, `audit.json` and, where lungs were looked for, `lungs.png` into the run's folder.
 
     Needs a running Ray. An interrupted run with a cache continues: what is cached is not decoded again.
+
+    Args:
+        config: what is asked for.
+        opinions: of `config.readings` (`readers.merge`); None without readings.
 
     Returns:
         The manifest.
@@ -91,6 +99,8 @@ def prepare(config: PrepareConfig) -> pa.Table:
     manifest = manifest.drop_columns(sorted(unused))
     if labels is not None and config.labels is not None:
         manifest = apply_labels(manifest, labels, config.labels)
+    if opinions is not None:
+        manifest = opinions(manifest, out)
     manifest = manifest.append_column("folder", manifest["split"])
     manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:

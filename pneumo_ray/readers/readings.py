@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
-from pneumo_ray.config import did_you_mean
 from pneumo_ray.data.label_merge import rows_meant
 from pneumo_ray.data.table_cells import Columns, read_columns
 from pneumo_ray.errors import ManifestError
@@ -191,10 +190,9 @@ def _read(uri: str, option: str) -> pa.Table:
         if names.count(name) > 1:
             raise ManifestError(f"{option} {uri} has more than one column {name}; remove one of them")
     if missing := [name for name in REQUIRED if name not in names]:
-        hint = did_you_mean(missing[0], names)
         raise ManifestError(
-            f"{option} {uri} has no column {missing[0]}{hint}; a file of readings has the columns image_id, reader, label "
-            "and, where known, confidence, seconds, blinded and at"
+            f"{option} {uri} has no column {missing[0]}; a file of readings has the columns image_id, reader, label and, "
+            "where known, confidence, seconds, blinded and at"
         )
     if not len(found.values[0]):
         raise ManifestError(f"{option} {uri} has no readings in it")

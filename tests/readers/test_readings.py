@@ -58,7 +58,7 @@ def test_first_and_last_follow_the_clock(tmp_path):
         ("", "is empty"),
         (HEADER, "has no readings"),
         ("image_id,label\na,1\n", "no column reader"),
-        ("image_id,reader,lable\na,x,1\n", "did you mean lable"),
+        ("image_id,reader,lable\na,x,1\n", "no column label"),
         ("image_id,reader,label\na,x,2\n", "label in row 2"),
         ("image_id,reader,label\na,x,0.5\n", "label in row 2"),
         ("image_id,reader,label,confidence\na,x,1,1\nb,x,1,3\n", "confidence in row 3"),
@@ -78,7 +78,7 @@ def test_a_bad_file_is_refused_in_a_sentence(tmp_path, text, words):
 def test_images_are_named_as_in_the_manifest(tmp_path):
     found = read(tmp_path, "image_id,reader,label\n0.png,x,1\nb/1.png,x,0\n")
     assert found.matched(["a/0.png", "b/1.png"], "--readings").image_ids == ("a/0.png", "b/1.png")
-    with pytest.raises(ManifestError, match="1 of 2 images .* unknown"):
+    with pytest.raises(ManifestError, match=r"1 of 2 images .* unknown"):
         found.matched(["b/0.png", "c/1.png"], "--readings")
     with pytest.raises(ManifestError, match="could be several"):
         found.matched(["b/0.png", "c/0.png", "b/1.png"], "--readings")
