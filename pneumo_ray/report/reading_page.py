@@ -137,7 +137,9 @@ def render_reading(items: Sequence[PageItem], images: Sequence[str], view: Model
         "data": data,
         "made": made(),
     }
-    return render("reading.html", context, scripts=("maps.js", "reading.js", "reading_view.js"), styles=("reading.css",))
+    return render(
+        "reading.html", context, scripts=("maps.js", "reading.js", "reading_view.js"), styles=("reading.css",)
+    )
 
 
 def _read_images(rows: pa.Table, max_side: int) -> list[str | None]:

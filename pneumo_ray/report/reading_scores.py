@@ -66,9 +66,7 @@ def model_view(folder: str, names: Sequence[str]) -> ModelView:
     for name, row, values, window in zip(
         names, chosen.table.select(columns).to_pylist(), maps, crops(chosen, rows), strict=True
     ):
-        low, high = passes_interval(
-            row["logit_mean"], row["logit_std"], calibration.temperature, calibration.intercept
-        )
+        low, high = passes_interval(row["logit_mean"], row["logit_std"], calibration.temperature, calibration.intercept)
         cells = tuple(short_number(float(value)) for value in values)
         opinions[name] = Opinion(row["prob_mean"], low, high, row["target"], cells, window or middle)
     return ModelView(opinions, scores.map_size, scores.threshold)

@@ -12,9 +12,7 @@ import jinja2
 from pneumo_ray.report.wording import Cell, figure_text, percent_text
 
 
-def render(
-    name: str, context: Mapping[str, object], scripts: Sequence[str] = (), styles: Sequence[str] = ()
-) -> str:
+def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = (), styles: Sequence[str] = ()) -> str:
     """Return a page.
 
     Args:

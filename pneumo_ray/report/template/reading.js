@@ -153,7 +153,7 @@ function sure(degree) {
 addEventListener("keydown", (event) => {
   if ($("desk").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   const on = event.target;
-  if (on.closest("#start, a, input[type=range]")) return;
+  if (on.closest("#start, a") || (on.closest("input[type=range]") && event.key.startsWith("Arrow"))) return;
   // The button's own key, unless it is the answer that was just chosen.
   if (event.key === "Enter" && on.closest("button") && !on.closest('#labels [aria-pressed="true"]')) return;
   const vertical = { ArrowUp: 4, ArrowDown: -4 }[event.key];

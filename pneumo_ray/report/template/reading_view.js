@@ -39,8 +39,8 @@ async function showImage() {
 // Grey levels from level - width / 2 to level + width / 2 become black to white.
 function windowTable({ level, width, invert }) {
   return Uint8Array.from({ length: 256 }, (_, g) => {
-    const shown = 255 * Math.min(1, Math.max(0, (g - level) / width + 0.5));
-    return Math.round(invert ? 255 - shown : shown);
+    const shown = Math.round(255 * Math.min(1, Math.max(0, (g - level) / width + 0.5)));
+    return invert ? 255 - shown : shown;
   });
 }
 
