@@ -142,15 +142,17 @@ def with_intervals(
     return AtThreshold(threshold, values, patient_intervals(label, prob, threshold, patients, seed=seed))
 
 
-def proportion_interval(right: IntArray, total: IntArray, level: float = LEVEL) -> Interval | None:
+def proportion_interval(
+    right: IntArray | FloatArray, total: IntArray | FloatArray, level: float = LEVEL
+) -> Interval | None:
     """Return the interval of `sum(right) / sum(total)`.
 
     The effective sample size is that of independent images with the same standard error, at most as many as there are and
     at least as many as if the images of a patient were copies; Student's t makes up for a variance that is estimated.
 
     Args:
-        right: [patients], images of each that are right.
-        total: [patients], images of each that count.
+        right: [patients], images of each that are right, or their weight.
+        total: [patients], images of each that count, or their weight.
         level: coverage.
 
     Returns:
@@ -159,7 +161,7 @@ def proportion_interval(right: IntArray, total: IntArray, level: float = LEVEL) 
     right, total = right[total > 0], total[total > 0]
     if (count := len(total)) < MIN_PATIENTS:
         return None
-    n, found = int(total.sum()), int(right.sum())
+    n, found = float(total.sum()), float(right.sum())
     tail = (1 - level) / 2
     if found in (0, n):
         end = tail ** (1 / count)
@@ -167,7 +169,7 @@ def proportion_interval(right: IntArray, total: IntArray, level: float = LEVEL) 
     share = found / n
     variance = count / (count - 1) * float(np.sum((right - share * total) ** 2)) / n**2
     copies = n**2 / float(np.sum(total.astype(np.float64) ** 2))
-    size = float(np.clip(share * (1 - share) / variance, copies, n)) if variance else float(n)
+    size = float(np.clip(share * (1 - share) / variance, copies, n)) if variance else n
     size *= (norm.ppf(tail) / student.ppf(tail, count - 1)) ** 2
     hits, misses = share * size, (1 - share) * size
     return exact_interval(hits, misses, level)
@@ -233,14 +235,24 @@ def _on_its_scale(name: str, value: float, reach: float, seen: Predictions, seed
         factor = float(np.exp(min(reach / value, 700.0)))
         return value / factor, min(value * factor, 1.0) if name == "brier" else value * factor
     if name in ("kappa", "mcc"):
-        if abs(value) == 1:
-            return None
-        middle, reach = float(np.arctanh(value)), reach / (1 - value**2)
-        return float(np.tanh(middle - reach)), float(np.tanh(middle + reach))
+        return fisher_interval(value, reach)
     if not 0 < value < 1:
         return None
     middle, reach = float(logit(value)), reach / (value * (1 - value))
     return float(expit(middle - reach)), float(expit(middle + reach))
+
+
+def fisher_interval(value: float, reach: float) -> Interval | None:
+    """Return the interval of a coefficient that ends at -1 and 1, on Fisher's z; None where it is one of its ends.
+
+    Args:
+        value: of the coefficient.
+        reach: of its interval on each side, on the coefficient's own scale.
+    """
+    if abs(value) >= 1:
+        return None
+    middle, reach = float(np.arctanh(value)), reach / (1 - value**2)
+    return float(np.tanh(middle - reach)), float(np.tanh(middle + reach))
 
 
 def _of_cells(name: str, confusion: IntArray, level: float) -> Interval | None:

@@ -73,14 +73,9 @@ class AgreeConfig:
     """manifest.parquet of the images, for their patients, classes and subtypes."""
     scores: str | None = None
     """Folder that jobs/explain.py wrote, for the model against the readers."""
-    draws: int = 2000
-    """Resamples of patients for the intervals."""
-    seed: int = 0
-    """Of the resamples."""
 
     def __post_init__(self) -> None:
         require(bool(self.readings), "--readings needs at least one file")
-        require(self.draws >= 100, f"draws must be at least 100, got {self.draws}")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def dawid_skene(votes: Floats) -> tuple[Floats, Skill]:
         [images], NaN without an answer; and the skill.
     """
     said = np.stack([votes == 0, votes == 1]).astype(np.float64)  # [answer, images, readers]
-    read = ~np.isnan(votes).all(1)
+    read = np.count_nonzero(~np.isnan(votes), 1) > 0
     posterior = np.where(read, vote_share(votes), 0.0)
     for _ in range(ITERATIONS):
         prevalence, given = _skill(said, posterior, read)
