@@ -17,8 +17,6 @@ Reason = Literal["random", "uncertain", "suspicious", "doubtful", "change", "dis
 """
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-ExchangeFormat = Literal["label-studio", "csv"]
-
 
 @dataclass(frozen=True)
 class QueueConfig:
@@ -80,23 +78,32 @@ class AgreeConfig:
 
 @dataclass(frozen=True)
 class ExchangeConfig:
-    """Turn a queue and readings into tasks of Label Studio, or annotations and tables back into readings."""
+    """Turn a queue into tasks of Label Studio or a sheet to fill in, or their answers into readings."""
 
     out: str
-    """File to write: tasks (.json) or readings (.csv, .parquet)."""
+    """File to write: with --queue tasks (.json) or a sheet (.csv); with --read readings (.csv or .parquet)."""
     read: tuple[str, ...] = ()
-    """Exports of Label Studio (.json) or tables of readings, to become readings."""
+    """Exports of Label Studio (JSON), or tables of readings, to become one table of readings."""
     queue: str | None = None
-    """Table of jobs/readers.py queue, to become tasks."""
+    """Table of jobs/readers.py queue, or any with a column image_id, to become tasks or a sheet."""
     readings: tuple[str, ...] = ()
     """Readings that the tasks carry along as annotations."""
     scores: str | None = None
-    """Folder that jobs/explain.py wrote, for predictions beside the tasks; they unblind readers who show them."""
+    """Folder that jobs/explain.py wrote, for predictions in the tasks; readers who see them are not blinded."""
+    manifest: str | None = None
+    """manifest.parquet of the images: for --png, and to find images again by their hashed names."""
+    png: str | None = None
+    """Folder for the images as PNG in their window, under hashed names, because Label Studio reads neither DICOM nor
+    archives and a path may name a class; the tasks then hold these names only."""
     images: str = ""
-    """Address in front of an image's name in the tasks, such as /data/local-files/?d=."""
+    """What stands in front of an image's name in the tasks, such as /data/local-files/?d=reading/."""
 
     def __post_init__(self) -> None:
         require(
             bool(self.read) != (self.queue is not None),
             "give --queue to write tasks, or --read to make readings of annotations",
         )
+        require(self.png is None or self.manifest is not None, "--png needs --manifest")
+        require(self.png is None or self.queue is not None, "--png needs --queue")
+        ends = (".json", ".csv") if self.queue is not None else (".csv", ".parquet")
+        require(self.out.lower().endswith(ends), f"--out must end in {' or '.join(ends)}, got {self.out!r}")

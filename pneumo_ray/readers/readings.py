@@ -5,46 +5,23 @@ read an image again, which shows how far readers agree with themselves. The last
 no earlier look has formed, measures agreement.
 """
 
-import math
-import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
 from pneumo_ray.data.label_merge import rows_meant
-from pneumo_ray.data.table_cells import Columns, read_columns
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.readers.reading_file import REQUIRED, SCHEMA, read_file
 
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("reader", pa.string(), nullable=False),
-        ("label", pa.int8()),
-        ("confidence", pa.float64()),
-        ("seconds", pa.float64()),
-        ("blinded", pa.bool_()),
-        ("at", pa.timestamp("ms", "UTC")),
-    ]
-)
-"""`label`: 0 normal, 1 pneumonia, null cannot say. `confidence`: 0 to 1. `seconds`: time that the answer took. `blinded`:
-the reader saw neither score nor map before the answer. `at`: when it was given. All but the first two may be null."""
-REQUIRED = ("image_id", "reader", "label")
-"""Columns that a file of readings must have."""
-MAX_NAME = 200
-"""Characters of a reader's name."""
-
-_LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "pneumonia": 1}
-_CANNOT_SAY = {"", "nan", "na", "n/a", "<na>", "null", "none", "cannot say"}
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+__all__ = ["SCHEMA", "Readings", "merged_readings", "read_readings", "write_either", "write_readings"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +121,8 @@ class Readings:
 def read_readings(uris: Sequence[str], option: str = "--readings") -> Readings:
     """Read and merge the answers of any number of readers from CSV or Parquet files.
 
-    Equal rows count once, so that a later export may repeat an earlier one. Columns other than those of `SCHEMA` are
-    not used.
+    Equal rows count once, so that a later export may repeat an earlier one. Rows that name an image and nothing else are
+    left out, as those of a sheet that nobody filled in, and so are columns other than those of `SCHEMA`.
 
     Args:
         uris: of the files.
@@ -155,7 +132,19 @@ def read_readings(uris: Sequence[str], option: str = "--readings") -> Readings:
         ManifestError: one sentence, if a file cannot be read, is empty, lacks a column, has a value outside its scale, or
             a reader answers twice about an image in different ways and no time says which answer is the later one.
     """
-    tables = [_read(uri, option) for uri in uris]
+    return merged_readings([read_file(uri, option) for uri in uris], option)
+
+
+def merged_readings(tables: Sequence[pa.Table], option: str) -> Readings:
+    """Return the readings of several tables of `SCHEMA`, equal rows once.
+
+    Args:
+        tables: checked, as `read_readings` does.
+        option: that named their files, for messages.
+
+    Raises:
+        ManifestError: if a reader answers twice about an image in different ways and no time says which is later.
+    """
     table = pa.concat_tables(tables).combine_chunks()
     rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
     unique = {row: number for number, row in reversed(list(enumerate(rows)))}
@@ -165,12 +154,26 @@ def read_readings(uris: Sequence[str], option: str = "--readings") -> Readings:
 
 
 def write_readings(readings: Readings, uri: str) -> None:
-    """Write readings as Parquet, complete or not at all; `read_readings` returns them equal.
+    """Write readings as Parquet, or as CSV where the name ends so; `read_readings` returns them equal.
 
     Raises:
         StorageError: if the location cannot be written.
     """
-    storage.write_table(readings.table, uri)
+    write_either(readings.table, uri)
+
+
+def write_either(table: pa.Table, uri: str) -> None:
+    """Write a table as Parquet, or as CSV where the name ends so, complete or not at all.
+
+    Raises:
+        StorageError: if the location cannot be written.
+    """
+    if uri.lower().endswith(".csv"):
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(table, sink)
+        storage.write_bytes(uri, sink.getvalue())
+    else:
+        storage.write_table(table, uri)
 
 
 def _refuse_contradictions(readings: Readings, option: str) -> None:
@@ -181,111 +184,3 @@ def _refuse_contradictions(readings: Readings, option: str) -> None:
                 f"{option}: reader {reader!r} answers twice about {image_id!r}, differently, and the column `at` does not "
                 "say which answer is the later one; keep one of them, or give both their times"
             )
-
-
-def _read(uri: str, option: str) -> pa.Table:
-    found = read_columns(uri, option)
-    names = [name.strip().lower() for name in found.names]
-    for name in SCHEMA.names:
-        if names.count(name) > 1:
-            raise ManifestError(f"{option} {uri} has more than one column {name}; remove one of them")
-    if missing := [name for name in REQUIRED if name not in names]:
-        raise ManifestError(
-            f"{option} {uri} has no column {missing[0]}; a file of readings has the columns image_id, reader, label and, "
-            "where known, confidence, seconds, blinded and at"
-        )
-    if not len(found.values[0]):
-        raise ManifestError(f"{option} {uri} has no readings in it")
-    return pa.table([_column(spec, found, names, uri, option) for spec in SCHEMA], schema=SCHEMA)
-
-
-def _column(spec: pa.Field, found: Columns, names: Sequence[str], uri: str, option: str) -> pa.Array:
-    """Return a column with the type of its field; all null where the file lacks it."""
-    if spec.name not in names:
-        return pa.nulls(len(found.values[0]), spec.type)
-    values = []
-    for number, value in enumerate(found.values[names.index(spec.name)].to_pylist(), 2):
-        try:
-            values.append(_PARSED[spec.name](value))
-        except (ValueError, TypeError, OverflowError):
-            raise ManifestError(
-                f"{option} {uri} has a {spec.name} in row {number} that is none; give {_ALLOWED[spec.name]}"
-            ) from None
-    return pa.array(values, spec.type)
-
-
-def _word(value: object) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    return "" if value is None else str(value).strip().lower()
-
-
-def _label(value: object) -> int | None:
-    word = _word(value)
-    if word in _CANNOT_SAY:
-        return None
-    if word not in _LABELS:
-        raise ValueError(word)
-    return _LABELS[word]
-
-
-def _name(value: object) -> str:
-    text = "" if value is None else str(value).strip()
-    if not text or len(text) > MAX_NAME or re.search(r"[\0-\x1f]", text):
-        raise ValueError
-    return text
-
-
-def _image(value: object) -> str:
-    if value is None or not str(value):
-        raise ValueError
-    return str(value)
-
-
-def _number(high: float) -> Callable[[object], float | None]:
-    def parse(value: object) -> float | None:
-        if _word(value) in _CANNOT_SAY:
-            return None
-        number = float(str(value).replace(",", "."))
-        if not 0 <= number <= high:  # NaN too
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _truth(value: object) -> bool | None:
-    word = _word(value)
-    if word in _CANNOT_SAY:
-        return None
-    if word not in _TRUTH:
-        raise ValueError
-    return _TRUTH[word]
-
-
-def _time(value: object) -> datetime | None:
-    if _word(value) in _CANNOT_SAY:
-        return None
-    time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
-    time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    return time.replace(microsecond=time.microsecond // 1000 * 1000)
-
-
-_PARSED: dict[str, Callable[[Any], object]] = {
-    "image_id": _image,
-    "reader": _name,
-    "label": _label,
-    "confidence": _number(1.0),
-    "seconds": _number(float("inf")),
-    "blinded": _truth,
-    "at": _time,
-}
-_ALLOWED = {
-    "image_id": "the name of an image",
-    "reader": f"a name of 1 to {MAX_NAME} characters in one line",
-    "label": "0 or normal, 1 or pneumonia, or nothing for `cannot say`",
-    "confidence": "a number from 0 to 1, or nothing",
-    "seconds": "a number from 0, or nothing",
-    "blinded": "true or false, or nothing",
-    "at": "a time as in 2026-01-31T12:00:00Z, or nothing",
-}
