@@ -70,8 +70,14 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     num_negative = truth.size - num_positive
     if not num_positive or not num_negative:
         return Calibration()
-    target = platt_targets(truth)
-    prior = float(log_odds(target.mean()))
+    return _most_likely(passes, platt_targets(truth), None)
+
+
+def _most_likely(
+    passes: npt.NDArray[np.float64], target: npt.NDArray[np.float64], weight: npt.NDArray[np.float64] | None
+) -> Calibration:
+    """Return the calibration of passes [n, T] that makes targets [n] most likely; None weighs all alike."""
+    prior = float(log_odds(np.average(target, weights=weight)))
     centre, scale = float(passes.mean()), float(passes.std())
     if scale <= 1e-9 * abs(centre) or scale == 0:
         return Calibration(1.0, prior - centre)
@@ -79,7 +85,7 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     found = minimize(
         _negative_log_likelihood,
         (1.0, prior),
-        args=(standard, target),
+        args=(standard, target, weight),
         jac=True,
         method="L-BFGS-B",
         bounds=[(MIN_SPREAD, MAX_SPREAD), (None, None)],
@@ -88,6 +94,34 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     slope, shift = (float(value) for value in found.x)
     temperature = scale / slope
     return Calibration(temperature, shift - centre / temperature)
+
+
+def soft_platt_targets(target: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return `platt_targets` of labels that are probabilities: those of both classes, in the proportion of the label.
+
+    Args:
+        target: [n], probability of pneumonia.
+        weight: [n], of each label, with the mean 1; the expected numbers of the classes are as weighted.
+    """
+    positive, negative = float(np.sum(weight * target)), float(np.sum(weight * (1 - target)))
+    mixed: npt.NDArray[np.float64] = target * (positive + 1) / (positive + 2) + (1 - target) / (negative + 2)
+    return mixed
+
+
+def fit_soft_calibration(
+    logits: npt.NDArray[np.float64], target: npt.NDArray[np.float64], weight: npt.NDArray[np.float64]
+) -> Calibration:
+    """Return the calibration that makes labels which are probabilities most likely: `fit_calibration` of hard ones.
+
+    Args:
+        logits: as for `fit_calibration`.
+        target: [n], probability of pneumonia.
+        weight: [n], at least 0, with the mean 1.
+    """
+    passes = logits[:, None] if logits.ndim == 1 else logits
+    if not (np.any(weight * target > 0) and np.any(weight * (1 - target) > 0)):
+        return Calibration()
+    return _most_likely(passes, soft_platt_targets(target, weight), weight)
 
 
 def tells_nothing(calibration: Calibration, logits: npt.ArrayLike) -> bool:
@@ -101,7 +135,10 @@ def tells_nothing(calibration: Calibration, logits: npt.ArrayLike) -> bool:
 
 
 def _negative_log_likelihood(
-    parameters: tuple[float, float], standard: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
+    parameters: tuple[float, float],
+    standard: npt.NDArray[np.float64],
+    target: npt.NDArray[np.float64],
+    weight: npt.NDArray[np.float64] | None,
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Return the mean loss of targets [n] under the mean of sigmoid(slope x + shift) over passes [n, T], and its gradient."""
     slope, shift = parameters
@@ -109,8 +146,11 @@ def _negative_log_likelihood(
     p, q = expit(z), expit(-z)
     # Smaller probabilities than any float are met only far from the optimum, where the loss need only be finite.
     ill, well = np.maximum(p.mean(1), _TINY), np.maximum(q.mean(1), _TINY)
-    loss = -np.mean(target * np.log(ill) + (1 - target) * np.log(well))
+    of_image = target * np.log(ill) + (1 - target) * np.log(well)
+    loss = -np.mean(of_image if weight is None else weight * of_image)
     by_z = p * q * ((1 - target) / well - target / ill)[:, None] / z.shape[1]
+    if weight is not None:
+        by_z *= weight[:, None]
     return float(loss), np.array([np.sum(by_z * standard), np.sum(by_z)]) / len(target)
 
 

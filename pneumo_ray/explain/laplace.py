@@ -34,19 +34,25 @@ class Curvature:
         self.log_likelihood = 0.0
         """Of the predicted classes of all images under theta, where their labels were given."""
 
-    def add(self, features: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    def add(
+        self, features: NDArray[np.float32], labels: NDArray[np.int64] | Floats, weight: Floats | None = None
+    ) -> None:
         """Add images.
 
         Args:
             features: pooled features [n, K], of images that are not augmented.
-            labels: [n], 0 or 1.
+            labels: [n], 0 or 1, or probabilities of 1.
+            weight: [n], of each image in the loss; None for 1.
         """
         x = np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], 1)
         logit = x @ self.theta
         spread = x * np.sqrt(expit(logit) * expit(-logit))[:, None]
+        of_image = labels * logit - np.logaddexp(0, logit)
+        if weight is not None:
+            spread, of_image = spread * np.sqrt(weight)[:, None], of_image * weight
         self.sum += spread.T @ spread
         self.images += len(features)
-        self.log_likelihood += float(np.sum(labels * logit - np.logaddexp(0, logit)))
+        self.log_likelihood += float(np.sum(of_image))
 
 
 @dataclass(frozen=True)

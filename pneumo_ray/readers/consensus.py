@@ -33,7 +33,7 @@ class Skill:
     """[readers], probability of the answer normal about an image without it."""
 
 
-def soft_labels(votes: Floats, how: Consensus) -> Floats:
+def consensus_of(votes: Floats, how: Consensus) -> Floats:
     """Return the probability of pneumonia that the readers' answers give to each image.
 
     Args:

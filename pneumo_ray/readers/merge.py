@@ -12,7 +12,7 @@ from pneumo_ray.console import log
 from pneumo_ray.data.config import Consensus
 from pneumo_ray.data.label_merge import without_stale_subtypes
 from pneumo_ray.data.manifest import OPINION_FIELDS
-from pneumo_ray.readers.consensus import soft_labels
+from pneumo_ray.readers.consensus import consensus_of
 from pneumo_ray.readers.readings import Readings, read_readings, write_readings
 
 READINGS_FILE = "readings.parquet"
@@ -43,7 +43,7 @@ class Opinions:
         readings = self.readings.matched(image_ids, "--readings")
         write_readings(readings, storage.join(out, READINGS_FILE))
         votes = readings.last().votes(image_ids)
-        soft = soft_labels(votes, self.consensus)
+        soft = consensus_of(votes, self.consensus)
         labels = manifest["label"].to_pylist()
         for row in np.flatnonzero(~np.isnan(soft) & (soft != 0.5)).tolist():
             labels[row] = int(soft[row] > 0.5)

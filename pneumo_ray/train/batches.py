@@ -16,7 +16,8 @@ import pyarrow as pa
 from pneumo_ray.data.config import Balance
 from pneumo_ray.data.dataset import load_bases, load_inputs
 from pneumo_ray.data.lungs import has_lungs
-from pneumo_ray.data.sampling import epoch_plan, epoch_slots
+from pneumo_ray.data.sampling import Labels, epoch_plan, epoch_slots
+from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.images.augment import augment_batch, draw_augmentations
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.fit import MARGIN, Fit
@@ -122,11 +123,18 @@ class BatchSource:
     """Makes the lungs of the images; None where no ticket carries them."""
     guided: bool = False
     """Training tickets carry the lungs as well as validation tickets."""
+    soft: SoftLabels | None = None
+    """Of the training images, which they are then balanced by; None learns the hard labels."""
 
     @cached_property
     def train_labels(self) -> np.ndarray:
         """int8 [n]."""
         return self.train["label"].to_numpy().astype(np.int8)
+
+    @property
+    def balanced_labels(self) -> Labels:
+        """What the classes are balanced by."""
+        return self.train_labels if self.soft is None else self.soft
 
     @cached_property
     def image_keys(self) -> np.ndarray:
@@ -135,7 +143,7 @@ class BatchSource:
 
     def schedule(self, world_size: int) -> Schedule:
         """Return the schedule of a run with this many workers."""
-        slots = epoch_slots(self.train_labels, balance=self.balance, batch_size=self.batch_size)
+        slots = epoch_slots(self.balanced_labels, balance=self.balance, batch_size=self.batch_size)
         return Schedule(slots, len(self.val), self.batch_size, world_size)
 
     def batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
@@ -145,7 +153,8 @@ class BatchSource:
             `pixels` uint8 [b, S, S], `label` int8 [b], `row` int32 [b]: index into `train` or `val`, or `PADDING`;
             `ticket` int64 scalar. b is `schedule.local_batch`. With `lung_maps` also `lungs` uint8 [b, h, w], the share
             of each cell of the network's maps that is lung, times 255; `has_lungs` bool [b]; and `num_lungs` int64
-            scalar, how many images of the global batch have them.
+            scalar, how many images of the global batch have them. With soft labels also `target` and `weight`, float32 [b],
+            of a training batch.
         """
         position = schedule.position(ticket)
         start, stop = schedule.share(position.rank)
@@ -167,6 +176,11 @@ class BatchSource:
             )
             made["pixels"][: len(rows)] = augment_batch(bases, draws, self.image_size)
             made["label"][: len(rows)], made["row"][: len(rows)] = self.train_labels[rows], rows
+            if self.soft is not None:
+                made["target"][: len(rows)], made["weight"][: len(rows)] = (
+                    self.soft.target[rows],
+                    self.soft.weight[rows],
+                )
             if self.lung_maps is not None and self.guided:
                 made |= self.lung_maps.of_training(taken, draws, len(made["row"]))
                 made["num_lungs"] = np.array(np.count_nonzero(self._has_lungs[batch["row"].to_numpy()]))
@@ -186,6 +200,8 @@ class BatchSource:
         pixels, labels = np.zeros((n, size, size), np.uint8), np.zeros(n, np.int8)
         made: dict[str, np.ndarray] = {"pixels": pixels, "label": labels}
         made |= {"row": np.full(n, PADDING, np.int32), "ticket": np.array(ticket)}
+        if self.soft is not None:
+            made |= {"target": np.zeros(n, np.float32), "weight": np.zeros(n, np.float32)}
         return made if self.lung_maps is None else made | self.lung_maps.empty(n)
 
     def _bases(self, rows: pa.Table) -> np.ndarray:
@@ -213,7 +229,7 @@ class BatchSource:
 
         def plan(epoch: int) -> pa.Table:
             return epoch_plan(
-                self.train_labels, balance=self.balance, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+                self.balanced_labels, balance=self.balance, seed=self.seed, epoch=epoch, batch_size=self.batch_size
             )
 
         return lru_cache(maxsize=2)(plan)

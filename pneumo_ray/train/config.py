@@ -15,6 +15,7 @@ from pneumo_ray.train.posterior_config import Posteriors
 from pneumo_ray.train.recipes import RECIPES, Recipe, recipe_settings
 
 FitChoice = Fit | Literal["auto"]
+Labels = Literal["hard", "soft"]
 Schedule = Literal["plateau", "cosine", "onecycle"]
 GuideTarget = Literal["outside-lungs", "outside-box"]
 
@@ -203,6 +204,9 @@ class TrainConfig:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     balance: Balance = "copies"
     """How the classes are balanced; `paper` is copies, sampler and weighted loss together, and over-corrects."""
+    labels: Labels = "hard"
+    """What is learned: hard, the label of each image; soft, what its readers say (label_soft of the manifest), each
+    image weighted by label_weight. Balance, validation loss and calibration follow."""
     batch_size: int = 64
     """Images of one optimiser step, over all workers."""
     epochs: int = 30
@@ -233,6 +237,13 @@ class TrainConfig:
         require(
             self.posterior in get_args(Posteriors),
             f"posterior must be one of {', '.join(get_args(Posteriors))}, got {self.posterior!r}",
+        )
+        require(
+            self.labels in get_args(Labels), f"labels must be one of {', '.join(get_args(Labels))}, got {self.labels!r}"
+        )
+        require(
+            self.labels == "hard" or not self.permute_labels,
+            "--permute-labels permutes hard labels; give --labels hard",
         )
         require(self.recipe in RECIPES, f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
         require(

@@ -11,9 +11,10 @@ import torch
 from pneumo_ray import storage
 from pneumo_ray.config import as_flat, as_plain, flatten
 from pneumo_ray.console import log
-from pneumo_ray.data.manifest import fingerprint, refuse_leakage
+from pneumo_ray.data.manifest import fingerprint, refuse_leakage, usable
 from pneumo_ray.data.prepare import cache_of, load_training_rows
 from pneumo_ray.data.sampling import effective_odds, positive_weight
+from pneumo_ray.data.soft_labels import soft_fingerprint, soft_labels
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.model import PneumoniaNet, build_model
@@ -88,7 +89,7 @@ def _fit(
     """Train what is left of the run, and write its results."""
     run = folder.out
     state = _refuse_other_run(config, folder, identity)
-    _announce(config, source.train, source.val)
+    _announce(config, source)
     lungs.announce()
     if state is None or not _is_finished(config, state):
         reservation = reservation or whole_cluster(
@@ -123,6 +124,7 @@ def _source(config: TrainConfig, train: pa.Table, val: pa.Table, lungs: LungUse)
         margin=config.data.margin,
         lung_maps=lungs.maps,
         guided=lungs.guided,
+        soft=soft_labels(train, config.manifest) if config.labels == "soft" else None,
     )
 
 
@@ -140,10 +142,11 @@ def _train(
         run=run,
         preprocessing=preprocessing(config),
         schedule=source.schedule(config.scaling.min_workers),
-        positive_weight=positive_weight(source.train_labels, config.balance),
+        positive_weight=positive_weight(source.balanced_labels, config.balance),
         identity=identity,
         initial_weights=ray.put(initial),
         monitor=reservation.monitor,
+        val_soft=soft_labels(source.val, config.manifest) if config.labels == "soft" else None,
         guided=guided,
     )
     run_workers(train_worker, job, source, config.epochs, config.scaling, run, reservation)
@@ -153,11 +156,13 @@ def _train(
 
 
 def _identity(config: TrainConfig, manifest: pa.Table, lungs: LungUse) -> JsonObject:
+    soft = {"soft_labels": soft_fingerprint(usable(manifest))} if config.labels == "soft" else {}
     return {
         "manifest": fingerprint(manifest),
         "lungs": lungs.fingerprint,
         "seed": config.seed,
         "num_workers": config.scaling.num_workers,
+        **soft,
     }
 
 
@@ -172,6 +177,9 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: JsonObje
         return None
     folder.refuse_other("a run on another manifest", state.identity["manifest"], identity["manifest"])
     folder.refuse_other("a run on other lungs of the same images", state.identity.get("lungs"), identity["lungs"])
+    if config.labels == "soft" and "soft_labels" in state.identity:
+        readers = "a run on other readings of the same images"
+        folder.refuse_other(readers, state.identity["soft_labels"], identity["soft_labels"])
     before = folder.read()
     if before is None:
         raise ConfigError(
@@ -185,12 +193,14 @@ def _refuse_other_run(config: TrainConfig, folder: RunFolder, identity: JsonObje
     return state
 
 
-def _announce(config: TrainConfig, train: pa.Table, val: pa.Table) -> None:
-    labels = train["label"].to_numpy()
-    odds = effective_odds(labels, config.balance)
+def _announce(config: TrainConfig, source: BatchSource) -> None:
+    odds = effective_odds(source.balanced_labels, config.balance)
+    normal = f"{int((source.train_labels == 0).sum()):,} normal"
+    if source.soft is not None:
+        normal += f", {source.soft.masses[0]:,.1f} expected by the soft labels"
     log(
-        f"training {config.model.arch} at {config.data.image_size} px on {len(train):,} images ({int((labels == 0).sum()):,} normal), "
-        f"validating on {len(val):,}; balance {config.balance}: odds of pneumonia in the loss {odds:.2f}"
+        f"training {config.model.arch} at {config.data.image_size} px on {len(source.train):,} images ({normal}), "
+        f"validating on {len(source.val):,}; balance {config.balance}: odds of pneumonia in the loss {odds:.2f}"
     )
     if config.balance == "paper":
         log(

@@ -128,7 +128,11 @@ class Learner:
         """Take one optimiser step; return this rank's addends of `train_epoch`'s totals, [3]."""
         schedule, config = self.schedule, self.job.config
         real = batch["row"] != PADDING
-        labels = torch.from_numpy(batch["label"][real].astype(np.float32)).to(self.device)
+        weight = None
+        if "target" in batch:
+            labels, weight = (torch.from_numpy(batch[name][real]).to(self.device) for name in ("target", "weight"))
+        else:
+            labels = torch.from_numpy(batch["label"][real].astype(np.float32)).to(self.device)
         lungs = lungs_of(batch, real, self.device) if self.job.guided else None
         addends = torch.zeros(3, device=self.device)
         with autocast(self.dtype, self.device):
@@ -139,7 +143,7 @@ class Learner:
                 logits, signed = self.forward(x, with_map=True)
         if config.loss.smoothing > 0:
             labels = labels + config.loss.smoothing * (0.5 - labels)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=self.positive_weight)
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels, weight, pos_weight=self.positive_weight)
         # The workers' gradients are averaged; so weighted, that is the gradient of the mean over the global batch.
         loss = loss * (len(labels) * schedule.world_size / schedule.batch_size)
         addends[0] = loss.detach()
@@ -201,6 +205,8 @@ class Learner:
                 "logit": torch.from_numpy(logits[:, 0].copy()),
                 "label": torch.from_numpy(validated.labels),
             }
+            if (soft := self.job.val_soft) is not None:
+                state.best_val |= {"target": torch.tensor(soft.target), "weight": torch.tensor(soft.weight)}
             if logits.shape[1] > 1:
                 state.best_val["passes"] = torch.from_numpy(logits[:, 1:].astype(np.float32))
         else:
@@ -213,7 +219,7 @@ class Learner:
         best = state.bad_epochs == 0
         # Of the best epoch so far, whose model the run would leave. It ends no epoch and no run, so that it may be slow.
         known = None if best or not state.history else state.history[-1].loss_scaled
-        scaled = known if known is not None else calibrated_loss(state.applied_logits, state.labels)
+        scaled = known if known is not None else calibrated_loss(state.applied_logits, state.labels, state.soft)
         record = replace(record, best=best, stopped=state.stopped, loss_scaled=scaled)
         state.history = [*state.history, record]
         return record

@@ -12,6 +12,7 @@ import ray.train.torch
 import torch
 from sklearn.metrics import roc_auc_score
 
+from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.config import ScalingConfig
@@ -24,7 +25,7 @@ from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
 
 STREAM = "stream"
 """Name of the one dataset that a worker consumes."""
-COLUMNS = ("pixels", "label", "row", "lungs", "has_lungs", "num_lungs")
+COLUMNS = ("pixels", "label", "row", "lungs", "has_lungs", "num_lungs", "target", "weight")
 """What the classifier takes of a ticket, as far as it is there."""
 
 
@@ -79,7 +80,8 @@ def _train(job: WorkerJob) -> None:
             trained = learner.train_epoch(tickets, epoch, rank)
             train_seconds = time.monotonic() - began
             validated = learner.validate(tickets)
-            record = _record(epoch, trained, validated, learner.lr, schedule, train_seconds, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            record = _record(epoch, trained, validated, job.val_soft, learner.lr, schedule, train_seconds, seconds)
             record = learner.advance(state, record, validated)
             if trackers is not None:
                 save_state(job.run, state)
@@ -170,6 +172,7 @@ def _record(
     epoch: int,
     trained: Trained,
     validated: Validated,
+    soft: SoftLabels | None,
     lr: float,
     schedule: Schedule,
     train_seconds: float,
@@ -178,10 +181,11 @@ def _record(
     logits, labels = validated.logits[:, 0], validated.labels
     if not np.isfinite(logits).all():
         raise DivergedError(f"the network's output is not finite after epoch {epoch + 1}; {CALMER}")
+    losses = np.logaddexp(0, logits) - (labels if soft is None else soft.target) * logits
     return EpochRecord(
         epoch=epoch + 1,
         train_loss=trained.loss,
-        val_loss=float(np.mean(np.logaddexp(0, logits) - labels * logits)),
+        val_loss=float(np.mean(losses if soft is None else soft.weight * losses)),
         val_auc=float(roc_auc_score(labels, logits)),
         val_accuracy=float(np.mean((logits >= 0) == labels)),
         lr=lr,

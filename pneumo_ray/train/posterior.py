@@ -23,6 +23,7 @@ from pneumo_ray.console import duration, log, progress
 from pneumo_ray.data.dataset import load_inputs
 from pneumo_ray.data.manifest import fingerprint
 from pneumo_ray.data.prepare import cache_of, load_training_rows
+from pneumo_ray.data.soft_labels import SoftLabels, soft_labels
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.errors import ConfigError, ManifestError, PneumoError
 from pneumo_ray.evaluate.config import OperatingPointConfig
@@ -106,6 +107,9 @@ def _fitted(config: PosteriorConfig, bundle: Bundle, default: bool) -> StoredPos
     theta = torch.cat([classifier.weight[0], classifier.bias]).detach()
     curvature = Curvature(theta.double().numpy())
     labels = np.concatenate([part["label"].to_numpy().astype(np.int64) for part in (train, val)])
+    soft = None
+    if _fact(bundle, "config", "labels") == "soft":
+        soft = soft_labels(train, config.manifest), soft_labels(val, config.manifest)
     rows = pa.concat_tables([train, val]).combine_chunks()
     of_val: list[NDArray[np.float32]] = []
     place, beside_forward = 0, 0.0
@@ -116,14 +120,19 @@ def _fitted(config: PosteriorConfig, bundle: Bundle, default: bool) -> StoredPos
                 0, min(len(pooled), len(train) - place)
             )  # a batch may hold the last of one and the first of the other
             if inside:
-                curvature.add(pooled[:inside], labels[place : place + inside])
+                part = slice(place, place + inside)
+                if soft is None:
+                    curvature.add(pooled[:inside], labels[part])
+                else:
+                    curvature.add(pooled[:inside], soft[0].target[part], soft[0].weight[part])
             of_val.append(pooled[inside:])
             place += len(pooled)
             beside_forward += time.monotonic() - arrived
             tick(len(pooled))
     arrived = time.monotonic()
     fitted = fit_laplace(curvature)
-    posterior = _calibrated(bundle, fitted, len(train), theta, np.concatenate(of_val), labels[len(train) :], default)
+    of_labels = labels[len(train) :], None if soft is None else soft[1]
+    posterior = _calibrated(bundle, fitted, len(train), theta, np.concatenate(of_val), *of_labels, default)
     beside_forward += time.monotonic() - arrived
     log(
         f"Laplace posterior of {len(train):,} training images: prior precision {fitted.prior_precision:.3g}, "
@@ -227,6 +236,7 @@ def _calibrated(
     theta: torch.Tensor,
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
+    soft: SoftLabels | None,
     default: bool,
 ) -> StoredPosterior:
     """Return the posterior with a calibration and a threshold, fitted on validation under the passes that scoring takes.
@@ -238,6 +248,7 @@ def _calibrated(
         theta: the head, [K + 1].
         features: pooled, [n, K], of the validation images.
         labels: [n].
+        soft: labels as probabilities; None where the model learned hard ones.
         default: see `StoredPosterior`.
     """
     factor = torch.from_numpy(fitted.factor).float()
@@ -245,7 +256,7 @@ def _calibrated(
     posterior = LaplacePosterior(factor)
     passes = posterior.samples(theta, posterior.draw(DEFAULT_PASSES["head"], len(theta) - 1, generator))
     logits = torch.from_numpy(features) @ passes[:, :-1].mT + passes[:, -1]
-    calibration, prob = calibrated(logits.double().numpy(), labels)
+    calibration, prob = calibrated(logits.double().numpy(), labels, soft)
     rule = _fact(bundle, "config", "operating_point")
     point = choose_operating_point(prob, labels, OperatingPointConfig(**rule) if rule else OperatingPointConfig())
     metrics = json_of(classification_metrics(labels, prob, point.threshold))

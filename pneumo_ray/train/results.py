@@ -11,12 +11,14 @@ from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log
 from pneumo_ray.data.manifest import usable
+from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.data.support import support_of
 from pneumo_ray.evaluate.calibration import tells_nothing
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
-from pneumo_ray.evaluate.metrics import Metrics, classification_metrics
+from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
+from pneumo_ray.evaluate.soft_scores import soft_brier, soft_log_loss
 from pneumo_ray.images.augment import base_size
 from pneumo_ray.model import PneumoniaNet, Preprocessing, save_bundle
 from pneumo_ray.records import JsonObject, json_of
@@ -24,7 +26,7 @@ from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState
 from pneumo_ray.train.trackers import write_history
-from pneumo_ray.train.validation import calibrated
+from pneumo_ray.train.validation import Floats, calibrated
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def preprocessing(config: TrainConfig) -> Preprocessing:
 def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa.Table) -> None:
     """Calibrate and choose the operating point on validation, then write the bundle, the curves and the history."""
     logits, labels = state.applied_logits, state.labels
-    calibration, prob = calibrated(logits, labels)
+    calibration, prob = calibrated(logits, labels, state.soft)
     if tells_nothing(calibration, logits):
         log(
             "warning: on validation the network is no better than chance, so its calibrated probabilities are all near the "
@@ -72,7 +74,7 @@ def write_results(config: TrainConfig, run: str, state: TrainState, manifest: pa
         temperature=calibration.temperature,
         intercept=calibration.intercept,
         operating_point=point.to_dict(),
-        provenance=_provenance(config, state, manifest, metrics),
+        provenance=_provenance(config, state, manifest, json_of(metrics) | _against_readers(state.soft, prob)),
     )
     log(
         f"wrote {folder}: epoch {state.best_epoch} of {state.epoch}, validation AUC {metrics.auc:.4f}, "
@@ -108,7 +110,17 @@ def is_written(config: TrainConfig, run: str, state: TrainState) -> bool:
     return provenance.get("epochs") == state.epoch and rule == as_plain(config.operating_point)
 
 
-def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metrics: Metrics) -> JsonObject:
+def _against_readers(soft: SoftLabels | None, prob: Floats) -> JsonObject:
+    """Return the proper scores of validation against soft labels, where they are learned."""
+    if soft is None:
+        return {}
+    return {
+        "soft_log_loss": soft_log_loss(prob, soft.target, soft.weight),
+        "soft_brier": soft_brier(prob, soft.target, soft.weight),
+    }
+
+
+def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, validation: JsonObject) -> JsonObject:
     facts = manifest.schema.metadata or {}
     return {
         "config": as_plain(config),
@@ -119,7 +131,7 @@ def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, metr
         "support": support_of(usable(manifest, "train")).to_plain(),
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
-        "validation": json_of(metrics),
+        "validation": validation,
         "fitted_on": {
             "what": "calibration and threshold, on the mean over the Monte Carlo passes of the validation images",
             "passes": state.applied_logits.shape[1] if state.applied_logits.ndim == 2 else 0,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pneumo_ray import storage
+from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.errors import StorageError
 from pneumo_ray.records import JsonObject
 from pneumo_ray.train.records import EpochRecord
@@ -39,7 +40,7 @@ class TrainState:
     best_val: dict[str, Tensor]
     """`logit` float64 [n] without dropout, `label` int8 [n] and, of a network with dropout, `passes` float32 [n, T], the
     logits of the Monte Carlo passes that scoring makes by default: the validation images at the best epoch, in manifest
-    order."""
+    order. Where soft labels are learned also `target` and `weight`, float64 [n]."""
     bad_epochs: int
     """Epochs since the best one."""
     stopped: bool
@@ -64,6 +65,13 @@ class TrainState:
         """Labels [n] of the validation images."""
         found: NDArray[np.int64] = self.best_val["label"].numpy().astype(np.int64)
         return found
+
+    @property
+    def soft(self) -> SoftLabels | None:
+        """Soft labels of the validation images; None where hard ones are learned."""
+        if "target" not in self.best_val:
+            return None
+        return SoftLabels(self.best_val["target"].numpy(), self.best_val["weight"].numpy())
 
 
 def latest_epoch(run: str) -> int:

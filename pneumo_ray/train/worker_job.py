@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import ray
 import torch
 
+from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.records import JsonObject
@@ -37,5 +38,7 @@ class WorkerJob:
     """Reference to the state dict that training begins with; workers need no network of their own."""
     monitor: Monitor[EpochRecord]
     """Hears of progress."""
+    val_soft: SoftLabels | None = None
+    """Of the validation images, in manifest order; None where hard labels are learned."""
     guided: bool = False
     """The loss takes part in where the evidence lies: there is a weight, and there are images whose lungs are known."""

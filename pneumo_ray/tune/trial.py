@@ -265,4 +265,4 @@ def record_trial(
 
 def measure(state: TrainState) -> dict[str, float | None]:
     """Return the metrics of a run on validation at its best epoch."""
-    return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits)
+    return validation_metrics(state.best_val["logit"].numpy(), state.labels, state.applied_logits, state.soft)

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 from scipy.special import logit as log_odds
 
-from pneumo_ray.readers.consensus import dawid_skene, soft_labels, vote_share
+from pneumo_ray.readers.consensus import consensus_of, dawid_skene, vote_share
 
 NAN = np.nan
 SENSITIVITY, SPECIFICITY = (0.95, 0.8, 0.6, 0.85), (0.9, 0.95, 0.7, 0.6)
@@ -24,8 +24,8 @@ def simulated(images: int, missing: float, seed: int = 0) -> tuple[np.ndarray, n
 
 def test_majority_and_mean_by_hand():
     votes = np.array([[1, 1, 0], [0, NAN, 0], [1, 0, NAN], [NAN, NAN, NAN]])
-    assert soft_labels(votes, "majority").tolist() == pytest.approx([1, 0, 0.5, NAN], nan_ok=True)
-    assert soft_labels(votes, "mean").tolist() == pytest.approx([2 / 3, 0, 0.5, NAN], nan_ok=True)
+    assert consensus_of(votes, "majority").tolist() == pytest.approx([1, 0, 0.5, NAN], nan_ok=True)
+    assert consensus_of(votes, "mean").tolist() == pytest.approx([2 / 3, 0, 0.5, NAN], nan_ok=True)
 
 
 def test_dawid_skene_maximises_the_likelihood():
