@@ -23,7 +23,7 @@ from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.tune.doubt_figure import doubt_figure
 from pneumo_ray.tune.held_out import HELD_OUT
 from pneumo_ray.tune.records import TrialRecord
-from pneumo_ray.tune.study import Study, Trial, fold_manifest
+from pneumo_ray.tune.study import Settings, Study, Trial, fold_manifest
 
 SOFTENED = 0.5
 """Weight of the given label in a softened one, beside the out-of-fold probability (Reed et al. 2014, arXiv 1412.6596)."""
@@ -147,14 +147,16 @@ def _write_retraining(base: TrainConfig, manifest: pa.Table, doubt: Doubt) -> li
     """Write the manifest with every label's confidence, those without and with softened doubtful training labels, and retrain.json."""
     chosen = doubt.doubtful.filter(pc.fill_null(pc.equal(doubt.doubtful["split"], "train"), False))
     plain = with_confidence(manifest, doubt)
-    tables = {"confidence": plain, "without": weighted(plain, chosen), "softened": softened(plain, chosen)}
-    for name, table in tables.items():
-        write_manifest(table, storage.join(base.out, f"{name}.parquet"))
-    arms = {"as-given": "confidence", "without": "without", "softened": "softened"}
-    settings = {arm: {"manifest": storage.join(base.out, f"{name}.parquet")} for arm, name in arms.items()}
-    study = {"varies": f"what {len(chosen):,} doubtful training labels count for", "arms": settings, "seeds": 3}
+    soft = {"without": weighted(plain, chosen), "softened": softened(plain, chosen)}
+    arms: dict[str, Settings] = {}
+    for name, table in {"confidence": plain, **soft}.items():
+        uri = storage.join(base.out, f"{name}.parquet")
+        write_manifest(table, uri)
+        arms[name] = {"manifest": uri, "labels": "soft" if name in soft else "hard"}
+    varies = f"what {len(chosen):,} doubtful training labels count for"
+    study = {"varies": varies, "arms": {"as-given": arms.pop("confidence"), **arms}, "seeds": 3}
     storage.write_json(study, storage.join(base.out, "retrain.json"))
-    return [*(f"{name}.parquet" for name in tables), "retrain.json"]
+    return ["confidence.parquet", *(f"{name}.parquet" for name in soft), "retrain.json"]
 
 
 def with_confidence(manifest: pa.Table, doubt: Doubt) -> pa.Table:
@@ -163,19 +165,24 @@ def with_confidence(manifest: pa.Table, doubt: Doubt) -> pa.Table:
 
 
 def weighted(manifest: pa.Table, chosen: pa.Table) -> pa.Table:
-    """Return a manifest in which some labels have the weight 0 in training; the others keep theirs, or have 1."""
+    """Return a manifest for soft training in which some labels have the weight 0; the others keep theirs, or have 1."""
     is_chosen = pc.is_in(manifest["image_id"], value_set=chosen["image_id"].combine_chunks())
     before = manifest["label_weight"] if "label_weight" in manifest.column_names else pa.scalar(1.0)
-    return _with(manifest, "label_weight", pc.if_else(is_chosen, 0.0, pc.fill_null(before, 1.0)))
+    weight = pc.if_else(is_chosen, 0.0, pc.fill_null(before, 1.0))
+    return _with(_with(manifest, "label_soft", _given(manifest)), "label_weight", weight)
 
 
 def softened(manifest: pa.Table, chosen: pa.Table) -> pa.Table:
-    """Return a manifest in which some labels move half of the way to the out-of-fold probability, as `label_soft`."""
-    before = manifest["label_soft"] if "label_soft" in manifest.column_names else manifest["label"]
-    given = pc.cast(before, pa.float64())
-    prob = _looked_up(manifest, chosen, chosen["prob"])
+    """Return a manifest for soft training in which some labels move half of the way to the out-of-fold probability."""
+    given, prob = _given(manifest), _looked_up(manifest, chosen, chosen["prob"])
     moved = pc.add(pc.multiply(given, SOFTENED), pc.multiply(prob, 1 - SOFTENED))
     return _with(manifest, "label_soft", pc.if_else(pc.is_valid(prob), moved, given))
+
+
+def _given(manifest: pa.Table) -> pa.ChunkedArray:
+    """Return the labels as probabilities; those of readers where there are some."""
+    label = manifest["label"].cast(pa.float64())
+    return pc.coalesce(manifest["label_soft"], label) if "label_soft" in manifest.column_names else label
 
 
 def _looked_up(manifest: pa.Table, table: pa.Table, values: pa.ChunkedArray) -> pa.Array:

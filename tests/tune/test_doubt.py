@@ -54,6 +54,7 @@ def test_doubtful_labels_count_for_nothing_or_for_half():
     doubt = rank_labels(rows([1, 0, 1, 0]), np.zeros(4, np.int64), np.array([0.9, 0.7, 0.1, 0.2]))
     chosen = doubt.doubtful
     assert weighted(manifest, chosen)["label_weight"].to_pylist() == [0.5, 0.0, 0.0, 1.0]
+    assert weighted(manifest, chosen)["label_soft"].to_pylist() == [1, 0, 1, 0]
     np.testing.assert_allclose(softened(manifest, chosen)["label_soft"], [1, 0.35, 0.55, 0])
     assert softened(manifest, chosen)["label"].to_pylist() == [1, 0, 1, 0]
     np.testing.assert_allclose(with_confidence(manifest, doubt)["self_confidence"], [0.9, 0.3, 0.1, 0.8])
@@ -124,6 +125,7 @@ def test_a_study_of_labels_ranks_what_no_trial_has_seen(phantom_run, ray_cluster
         np.testing.assert_allclose([row["prob"] for row in mine], expected, atol=1e-4)
     again = read_study(str(out / "retrain.json"))
     assert list(again.arms) == ["as-given", "without", "softened"]
+    assert [settings["labels"] for settings in again.arms.values()] == ["hard", "soft", "soft"]
     for settings in again.arms.values():
         assert len(read_manifest(str(settings["manifest"]))) == len(manifest)
     assert (out / "figures" / "doubtful.png").stat().st_size > 1000
