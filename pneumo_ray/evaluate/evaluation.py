@@ -10,6 +10,7 @@ from pneumo_ray.evaluate.intervals import AtThreshold, Interval, IntervalMethods
 from pneumo_ray.evaluate.lung_evidence import LungEvidence
 from pneumo_ray.evaluate.paper import Paper
 from pneumo_ray.evaluate.posterior_records import PosteriorComparison
+from pneumo_ray.evaluate.soft_scores import AgainstReaders
 from pneumo_ray.evaluate.subgroups import Subgroup
 from pneumo_ray.evaluate.uncertainty import FlaggedShares, Referral
 from pneumo_ray.records import ABSENT, INLINE, named
@@ -99,6 +100,8 @@ class Measured:
     uncertainty: Mapping[str, UncertaintyValue]
     """By the names of `numbers.uncertainties`."""
     residuals: Residuals
+    against_readers: AgainstReaders | None = field(default=None, metadata=ABSENT)
+    """None where no image was read."""
 
 
 @dataclass(frozen=True)

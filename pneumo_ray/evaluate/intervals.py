@@ -232,14 +232,20 @@ def _on_its_scale(name: str, value: float, reach: float, seen: Predictions, seed
         low = 0.0 if test.p > (1 - level) / 2 else max(value - test.bias - reach, 0.0)
         return low, min(value + reach, 1.0)
     if name in ("brier", "log_loss"):
-        factor = float(np.exp(min(reach / value, 700.0)))
-        return value / factor, min(value * factor, 1.0) if name == "brier" else value * factor
+        low, high = log_interval(value, reach)
+        return low, min(high, 1.0) if name == "brier" else high
     if name in ("kappa", "mcc"):
         return fisher_interval(value, reach)
     if not 0 < value < 1:
         return None
     middle, reach = float(logit(value)), reach / (value * (1 - value))
     return float(expit(middle - reach)), float(expit(middle + reach))
+
+
+def log_interval(value: float, reach: float) -> Interval:
+    """Return the interval of a mean loss above 0, on the logarithm; `reach` as for `fisher_interval`."""
+    factor = float(np.exp(min(reach / value, 700.0)))
+    return value / factor, value * factor
 
 
 def fisher_interval(value: float, reach: float) -> Interval | None:

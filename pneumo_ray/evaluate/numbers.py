@@ -31,6 +31,7 @@ from pneumo_ray.evaluate.intervals import IntervalMethods, patient_intervals, wi
 from pneumo_ray.evaluate.metrics import ConfusionMetrics
 from pneumo_ray.evaluate.paper import Paper
 from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.soft_scores import against_readers
 from pneumo_ray.evaluate.subgroups import Subgroup, measure_subgroups
 from pneumo_ray.evaluate.uncertainty import (
     error_detection,
@@ -79,7 +80,8 @@ def match(scores: Scores, manifest: pa.Table, name: str) -> Scores:
         raise ManifestError(
             f"the column {taken[0]} of {name} has the name of a column of the scores; rename it in the label table and prepare again"
         )
-    columns = ("label", "split", "subtype", "patient_id", "width", "height", *extra)
+    opinions = [name for name in ("label_soft", "num_readers") if name in manifest.column_names]
+    columns = ("label", "split", "subtype", "patient_id", "width", "height", *opinions, *extra)
     return good.joined(manifest, columns)
 
 
@@ -172,6 +174,7 @@ def _measure(
         gaps=measure_gaps(_measured_groups(subgroups)),
         uncertainty=_uncertainty(scores, split, labelled, label, prob, patients),
         residuals=_residuals(labelled, label, prob),
+        against_readers=against_readers(labelled, prob),
     )
 
 

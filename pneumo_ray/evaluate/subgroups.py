@@ -96,7 +96,7 @@ def _subtypes(labelled: Scores, label: NDArray[np.int64]) -> list[tuple[str, str
 
 def _columns(labelled: Scores, records: list[Subgroup]) -> list[tuple[str, str, Mask, Mask]]:
     """Return the groups of every other column; add a record with the reason for each column that is left out."""
-    known = {"label", "split", "subtype", "patient_id", "width", "height"}
+    known = {"label", "split", "subtype", "patient_id", "width", "height", "label_soft", "num_readers"}
     groups: list[tuple[str, str, Mask, Mask]] = []
     for column in sorted(set(labelled.table.column_names[labelled.num_score_columns :]) - known):
         values = labelled.table[column].combine_chunks()

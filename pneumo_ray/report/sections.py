@@ -17,6 +17,7 @@ from pneumo_ray.report.wording import (
     interval_text,
     percent_cell,
     range_cell,
+    readers_text,
     with_range,
     words_of,
 )
@@ -83,6 +84,7 @@ def measured_sections(numbers: Measured, zones: Sequence[ZoneRecord], *, exact: 
              found.ece_expected, found.ece_p, found.mean_prob, found.prevalence]
             for name, found in numbers.calibration.items()
         ],
+        "readers_about": readers_text(numbers.against_readers),
         "min_subgroup": MIN_SUBGROUP,
         "min_class": MIN_CLASS,
         "subgroup_rows": _subgroup_rows(numbers),

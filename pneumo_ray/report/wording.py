@@ -4,6 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pneumo_ray.evaluate.intervals import Interval
+from pneumo_ray.evaluate.soft_scores import AgainstReaders
+
 _WORDS = {
     "prob_std": "standard deviation of the probability",
     "mean of cam_std": "mean of the uncertainty map",
@@ -80,3 +83,19 @@ def with_range(value: float | None, interval: Sequence[float] | None) -> Cell:
 def plain_text(value: object) -> str:
     """Return the value of an option as JSON, strings without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def readers_text(found: AgainstReaders | None) -> str:
+    """Return what the probabilities are worth against the answers of readers; empty where nobody read."""
+    if found is None:
+        return ""
+
+    def text(value: float, interval: Interval | None) -> str:
+        return figure_text(value) + (f" ({interval_text(interval)})" if interval else "")
+
+    return (
+        f"Against the answers of readers, {found.readers:.1f} on average of {found.images:,} images: log loss "
+        f"{text(found.log_loss, found.log_loss_interval)}, Brier score {text(found.brier, found.brier_interval)}. Where readers disagree "
+        f"nobody can foretell an answer: the share of their answers would itself have {figure_text(found.log_loss_least)} and "
+        f"{figure_text(found.brier_least)}."
+    )
