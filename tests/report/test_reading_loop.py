@@ -15,7 +15,7 @@ from pneumo_ray.model import ModelConfig
 from pneumo_ray.phantom.synthetic import PhantomConfig, write_phantom_archive
 from pneumo_ray.readers.config import AgreeConfig, QueueConfig
 from pneumo_ray.readers.page_config import PageConfig
-from pneumo_ray.readers.reading_file import read_readings
+from pneumo_ray.readers.readings import read_readings
 from pneumo_ray.report.reading_page import write_reading_page
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.train.config import DataConfig, OptimConfig, TrainConfig
@@ -63,7 +63,7 @@ def trained_and_scored(manifest: str, out: Path) -> str:
         data=DataConfig(image_size=64),
         optim=OptimConfig(lr=1e-3),
         batch_size=32,
-        epochs=4,
+        epochs=3,
     )
     fit(config)
     explain_archive(ExplainConfig(str(out / "model"), str(out / "scores"), manifest=manifest, passes=2))

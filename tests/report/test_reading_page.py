@@ -15,7 +15,7 @@ import pytest
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.readers.page_config import PageConfig
-from pneumo_ray.readers.reading_file import read_readings
+from pneumo_ray.readers.readings import read_readings
 from pneumo_ray.report.reading_page import in_true_shape, write_reading_page
 
 HOSTILE = "<img src=x onerror=window.broken=1>\"', Dr.</script>"
