@@ -24,7 +24,7 @@ def script_data(subject: Subject, shown: Sequence[int], images: Sequence[Seen | 
     return {
         "map_size": list(subject.chosen.map_size),
         "pictures": len(subject.chosen.table),
-        "colours": {name: _colour_table(name) for name in ("inferno", "viridis")},
+        "colours": {name: colour_table(name) for name in ("inferno", "viridis")},
         "slider": None if measured is None else _slider(subject, measured.metrics.stored.values),
         "cases": _cases(subject, shown, images),
     }
@@ -81,8 +81,8 @@ def _cases(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]
                 "high": round(high, 4),
                 "mi": round(row["mutual_information"], 6),
                 "residual": None if row["label"] is None else round(row["label"] - row["prob_mean"], 6),
-                "mean": [_short(v) for v in maps["mean"][number]],
-                "std": [_short(v) for v in maps["std"][number]],
+                "mean": [short_number(v) for v in maps["mean"][number]],
+                "std": [short_number(v) for v in maps["std"][number]],
                 "picture": None if seen is None else _jpeg(seen.image),
                 "window": [round(edge, 4) for edge in (WHOLE if seen is None else seen.window)],
             }
@@ -90,7 +90,8 @@ def _cases(subject: Subject, shown: Sequence[int], images: Sequence[Seen | None]
     return cases
 
 
-def _short(value: float) -> float:
+def short_number(value: float) -> float:
+    """Return a number with three significant digits, and 0 for one that is not finite, which JSON does not have."""
     return float(f"{value:.3g}") if np.isfinite(value) else 0.0
 
 
@@ -99,6 +100,6 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(data.tobytes()).decode()
 
 
-def _colour_table(name: str) -> str:
+def colour_table(name: str) -> str:
     """Return 256 colours of matplotlib as hexadecimal RGB, one after another."""
     return (mpl.colormaps[name](np.arange(256), bytes=True)[:, :3]).tobytes().hex()

@@ -86,7 +86,7 @@ def render_page(
         context["error_rows"] = error_rows(errors)
         context["errors_about"] = errors_about(measured.metrics.stored.values, right_quality)
     context["sections"] = _sections(context)
-    return render("report.html", context, ("report.js",))
+    return render("report.html", context, ("maps.js", "report.js"))
 
 
 def _origins(subject: Subject) -> dict[str, str]:

@@ -12,7 +12,7 @@ import jinja2
 from pneumo_ray.report.wording import Cell, figure_text, percent_text
 
 
-def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = ()) -> str:
+def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = (), styles: Sequence[str] = ()) -> str:
     """Return a page.
 
     Args:
@@ -20,6 +20,7 @@ def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = ()
         context: what its text is made of; `title`, `subtitle`, `sections` (anchor and name), `figures` (SVG elements by
             name) and `made` are needed by every page.
         scripts: files in `template/` that follow `common.js`.
+        styles: files in `template/` that follow `report.css`.
     """
     folder = files(__package__) / "template"
 
@@ -33,7 +34,8 @@ def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = ()
     environment.filters |= {"figure": figure_text, "percent": percent_text}
     environment.tests["cell"] = lambda value: isinstance(value, Cell)
     script = "\n".join(map(read, ("common.js", *scripts)))
-    fixed = {"css": read("report.css"), "js": script, "js_hash": _hash_source(script)}
+    css = "\n".join(map(read, ("report.css", *styles)))
+    fixed = {"css": css, "js": script, "js_hash": _hash_source(script)}
     return environment.get_template(name).render({**context, **fixed})
 
 

@@ -24,7 +24,7 @@ class StudyConfig(TrainConfig):
     out: str
     """Folder of the study: trials/, study.parquet, study.csv, ablation.md, best.json, figures."""
     study: str | None = None
-    """Built-in study: lr-wd, augmentation, balance, finetune, architecture, dropout."""
+    """Built-in study: lr-wd, augmentation, balance, finetune, architecture, dropout, labels."""
     space: str | None = None
     """JSON file that describes a study (its arms, or the space to search), instead of --study."""
     arms: tuple[str, ...] = ()
@@ -33,6 +33,8 @@ class StudyConfig(TrainConfig):
     """Draws of a search; None takes the number of the study."""
     seeds: int | None = None
     """Seeds of every arm of an ablation; None takes the number of the study."""
+    folds: int | None = None
+    """Folds of the study of labels; None takes the number of the study."""
     max_concurrent: int = 0
     """Largest number of concurrent trials; 0 takes as many as CPUs or GPUs and memory allow."""
     time_budget: float = 0.0
@@ -44,6 +46,7 @@ class StudyConfig(TrainConfig):
         super().__post_init__()
         for name, value in (("trials", self.trials), ("seeds", self.seeds)):
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        require(self.folds is None or self.folds >= 2, f"folds must be at least 2, got {self.folds}")
         require(
             not self.scaling.is_elastic,
             f"the trials of a study have a fixed number of workers: give --scaling.num-workers {self.scaling.max_workers}",
@@ -84,6 +87,7 @@ class StudyConfig(TrainConfig):
             raise ConfigError(
                 f"study {study.name} is an ablation: its trials are its arms times --seeds, so remove --trials"
             )
+        require(self.folds is None or study.folds > 0, f"study {study.name} leaves no folds out: remove --folds")
         if self.search != "random" and not study.is_search:
             raise ConfigError(f"study {study.name} is an ablation and has no --search")
         if self.search == "optuna" and find_spec("optuna") is None:
@@ -101,5 +105,10 @@ class StudyConfig(TrainConfig):
             arms = {arm: arms[arm] for arm in arms if any(fnmatch(arm, pattern) for pattern in self.arms)}
         reference = study.reference if study.reference in arms else None
         return replace(
-            study, arms=arms, reference=reference, seeds=self.seeds or study.seeds, trials=self.trials or study.trials
+            study,
+            arms=arms,
+            reference=reference,
+            seeds=self.seeds or study.seeds,
+            trials=self.trials or study.trials,
+            folds=self.folds or study.folds,
         )

@@ -1,16 +1,13 @@
 """How well the uncertainty of a trained network finds its errors on validation, for the study of dropout."""
 
 import numpy as np
-import torch
 from scipy.special import expit
 
-from pneumo_ray.data.dataset import load_inputs
-from pneumo_ray.data.prepare import cache_of, load_training_rows
+from pneumo_ray.data.prepare import load_training_rows
 from pneumo_ray.data.split import permute_labels
 from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty
-from pneumo_ray.explain import BayesGradCAM
-from pneumo_ray.model import load_bundle
 from pneumo_ray.train.config import TrainConfig
+from pneumo_ray.tune.held_out import explain_rows
 
 
 def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str, float | None]:
@@ -28,23 +25,12 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
         `error_auroc_mi` of the mutual information of the passes and `error_auroc_plain` of `1 - max(p, 1 - p)`; None
         where nothing, or everything, is wrong.
     """
-    device = torch.device("cuda" if own_device and config.scaling.use_gpu else "cpu")
-    bundle = load_bundle(model)
-    # Passes and calibration as jobs/explain.py has them; the decision is that of the raw logit, as in the trial's accuracy.
-    engine = BayesGradCAM(
-        bundle.model.to(device), None, config.seed, temperature=bundle.temperature, intercept=bundle.intercept
-    )
     manifest, _, val = load_training_rows(config.manifest)
     if config.permute_labels:
         val = permute_labels(val, config.seed)
-    cache, seen = cache_of(manifest, config.manifest), bundle.preprocessing
-    logits, information = [], []
-    for start in range(0, len(val), config.batch_size):
-        taken = val.slice(start, config.batch_size)
-        grey = torch.from_numpy(load_inputs(taken, seen.image_size, cache, seen.fit, seen.margin)).to(device)
-        explained = engine(seen.normalise(grey))
-        logits.append(explained.logit.cpu().numpy())
-        information.append(explained.mutual_information.cpu().numpy())
+    explained = list(explain_rows(config, model, manifest, val, own_device))
+    logits = [part.logit.cpu().numpy() for part in explained]
+    information = [part.mutual_information.cpu().numpy() for part in explained]
     logit = np.concatenate(logits).astype(np.float64)
     wrong = (logit >= 0) != (val["label"].to_numpy() == 1)
     return {

@@ -18,7 +18,8 @@ from pneumo_ray import storage
 from pneumo_ray.config import as_plain, flatten
 from pneumo_ray.console import log
 from pneumo_ray.cpu_shares import TrialShares, share_trials
-from pneumo_ray.data.manifest import fingerprint, refuse_leakage
+from pneumo_ray.data.folds import assign_folds
+from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
 from pneumo_ray.errors import PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
@@ -30,6 +31,7 @@ from pneumo_ray.train.launch import NOT_PART_OF_THE_RUN
 from pneumo_ray.train.validation import SELECTED_BY
 from pneumo_ray.tune.board import Board
 from pneumo_ray.tune.config import StudyConfig
+from pneumo_ray.tune.doubt import write_doubt, write_folds
 from pneumo_ray.tune.records import TrialRecord, read_record
 from pneumo_ray.tune.results import write_results
 from pneumo_ray.tune.study import Study, Trial, configure, plan
@@ -83,6 +85,8 @@ def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialReco
     study, base = study or config.chosen(), config.base()
     trials = plan(study, base)
     manifest, _, _ = load_training_rows(base.manifest)
+    if study.folds:
+        assign_folds(manifest, study.folds, base.seed)  # too few patients are detected before the images are decoded
     if not base.allow_leakage:
         refuse_leakage(manifest)
     for model in {configure(base, trial).model for trial in trials}:
@@ -100,10 +104,15 @@ def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialReco
         if left:
             # Images are decoded once and not once per trial. Results name the given manifest.
             shared = replace(base, manifest=cached_manifest(base.manifest, manifest, base.data.image_size, out))
+            if study.folds:
+                write_folds(study, base, read_manifest(shared.manifest))
             _run(config, study, base, shared, share, left, _records(base, trials))
         records = _records(base, trials)
         if records:
             write_results(study, base, out, records)
+        if study.folds and len(records) == len(trials) and any(record.status == "finished" for record in records):
+            uri = cached_manifest(base.manifest, manifest, base.data.image_size, out)
+            write_doubt(study, replace(base, manifest=uri), read_manifest(uri), list(zip(trials, records, strict=True)))
     if len(records) < len(trials):
         raise PneumoError(
             f"{len(trials) - len(records)} of {len(trials)} trials are left after {config.time_budget:g} s of --time-budget; "
@@ -168,7 +177,9 @@ def _run(
             scheduler.recall(record)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records
     by_name = {trial.name: trial for trial in left}
-    job = TrialJob(shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty)
+    job = TrialJob(
+        shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty, held_out=study.folds > 0
+    )
     search = None
     if config.search == "optuna":
         from pneumo_ray.tune.search import OptunaSearch  # Optuna is an extra
@@ -234,5 +245,6 @@ def _refuse_other_study(folder: RunFolder, before: JsonObject, study: Study, bas
     for arm, settings in now["arms"].items():
         folder.refuse_other(f"a study whose arm {arm} differs", was["arms"].get(arm, settings), settings)
     folder.refuse_other("a study of another space", was["space"], now["space"])
+    folder.refuse_other("a study with another number of folds", was.get("folds", 0), now["folds"])
     free = set(NOT_PART_OF_THE_RUN) - {"epochs"}
     folder.refuse_other_options(flatten(before["config"]), flatten(as_plain(base)), free=free)

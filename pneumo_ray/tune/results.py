@@ -49,7 +49,7 @@ def write_results(study: Study, base: TrainConfig, out: str, records: Sequence[T
         storage.write_bytes(storage.join(out, "ablation.md"), text.encode())
         written.append("ablation.md")
         log(text)
-    if (best := best_record(study, records)) is not None:
+    if not study.folds and (best := best_record(study, records)) is not None:
         trial = Trial("best", best.arm, best.settings, best.seed if study.is_search else base.seed)
         # It has its own folder: jobs/train.py --config best.json trains the winner again.
         save_config(configure(base, trial), storage.join(out, "best.json"))
@@ -109,7 +109,7 @@ def ablation_markdown(
         f"# {study.name}: {study.varies}",
         "",
         f"{base.model.arch} at {base.data.image_size} px, at most {base.epochs} epochs; the best epoch by validation loss; "
-        "mean and standard deviation over seeds, on validation.",
+        f"mean and standard deviation over {'folds and ' if study.folds else ''}seeds, on validation.",
         "",
         *_table(
             ("arm", "trials", *shown),
@@ -119,6 +119,10 @@ def ablation_markdown(
             ],
         ),
         "",
+    ]
+    if len(count) == 1:
+        return "\n".join([*lines, MEANING, ""])
+    lines += [
         f"Difference to {reference}, with 95 % intervals over seeds (arm and seed as additive effects, one noise for all arms):",
         "",
     ]

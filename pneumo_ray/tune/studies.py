@@ -86,6 +86,7 @@ STUDIES: dict[str, Study] = {
             reference="head-0.5",
             uncertainty=True,
         ),
+        Study("labels", "which training images are left out, to find doubtful labels", arms={"left-out": {}}, folds=5),
     )
 }
 """Built-in studies by name."""

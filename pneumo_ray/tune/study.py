@@ -70,6 +70,9 @@ class Study:
     """The arm that the others are compared with; None takes the first."""
     uncertainty: bool = False
     """Also measure how well the uncertainty of Monte Carlo dropout finds errors; every arm needs dropout then."""
+    folds: int = 0
+    """Above 0, every arm and seed trains once without each of so many folds of the training images, and gives those, which
+    it has not seen, their probabilities: of one arm, the study of doubtful labels."""
 
     def __post_init__(self) -> None:
         """Refuse a study that cannot run."""
@@ -78,6 +81,11 @@ class Study:
             hint = did_you_mean(self.reference, self.arms)
             require(self.reference in self.arms, f"study {self.name} has no arm {self.reference!r}{hint}")
         require(self.seeds >= 1 and self.trials >= 1, f"study {self.name} needs at least one seed and one trial")
+        require(self.folds != 1 and self.folds >= 0, f"study {self.name} needs at least 2 folds, got {self.folds}")
+        require(
+            not self.folds or len(self.arms) == 1,
+            f"study {self.name} has folds, so it compares nothing: give it one arm",
+        )
         for option, values in self.space.items():
             require(isinstance(values, Range) or bool(values), f"study {self.name} has no value for {option}")
 
@@ -102,6 +110,8 @@ class Trial:
     settings: Settings
     """Settings that differ from the base config."""
     seed: int
+    fold: int | None = None
+    """Of the training images, left out."""
 
 
 def plan(study: Study, base: TrainConfig) -> list[Trial]:
@@ -121,6 +131,8 @@ def plan(study: Study, base: TrainConfig) -> list[Trial]:
             for seed in range(base.seed, base.seed + study.seeds)
             for arm, settings in study.arms.items()
         ]
+    if study.folds:
+        trials = [_without(trial, fold, base) for trial in trials for fold in range(study.folds)]
     for trial in trials:
         config = configure(base, trial)
         if study.uncertainty and config.model.dropout == 0:
@@ -129,6 +141,16 @@ def plan(study: Study, base: TrainConfig) -> list[Trial]:
                 "set its model.dropout above 0"
             )
     return trials
+
+
+def _without(trial: Trial, fold: int, base: TrainConfig) -> Trial:
+    settings = {**trial.settings, "manifest": fold_manifest(base.out, fold)}
+    return Trial(f"{trial.name}-fold{fold}", trial.arm, settings, trial.seed, fold)
+
+
+def fold_manifest(out: str, fold: int) -> str:
+    """Return where a study keeps the manifest of the trials that leave a fold out."""
+    return storage.join(out, "folds", f"fold-{fold}.parquet")
 
 
 def _draw(study: Study, seed: int, number: int) -> Trial:

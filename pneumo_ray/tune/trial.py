@@ -32,6 +32,7 @@ from pneumo_ray.train.validation import validation_metrics
 from pneumo_ray.train.worker_job import DivergedError
 from pneumo_ray.train.workers import Reservation
 from pneumo_ray.tune.error_finding import error_finding
+from pneumo_ray.tune.held_out import write_held_out
 from pneumo_ray.tune.records import Status, TrialRecord, save_record
 from pneumo_ray.tune.study import Trial, configure
 
@@ -49,6 +50,8 @@ class TrialJob:
     has decided on the previous one, so that the epoch at which a trial stops does not depend on timing."""
     uncertainty: bool
     """Measure how well Monte Carlo dropout finds the errors on validation."""
+    held_out: bool = False
+    """Give the images that did not train their probabilities."""
 
 
 class StoppedError(PneumoError):
@@ -193,6 +196,8 @@ def run_trial(
     try:
         result = fit(config, reservation)
         found = error_finding(config, result.model, share.in_process) if job.uncertainty else {}
+        if job.held_out:
+            write_held_out(config, result.model, share.in_process)
     except StoppedError:
         raise
     except PneumoError as error:

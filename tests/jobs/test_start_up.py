@@ -52,7 +52,7 @@ def test_options_are_answered_without_heavy_imports(job, mistake):
     assert not packages & HEAVY
 
 
-@pytest.mark.parametrize("command", ["queue", "agree", "exchange"])
+@pytest.mark.parametrize("command", ["queue", "page", "agree", "exchange"])
 def test_sub_commands_are_explained_without_heavy_imports(command):
     code, packages = imported("readers", command, "--help")
     assert code == 0

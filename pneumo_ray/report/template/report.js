@@ -1,4 +1,4 @@
-// Behaviour of the report, after common.js. File names are inserted as text, never as HTML.
+// Behaviour of the report, after common.js and maps.js. File names are inserted as text, never as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
 
 // ---- the threshold ----
@@ -79,29 +79,8 @@ if (data.slider) {
 }
 
 // ---- the gallery ----
-const STEP = 24, SIZE = 224, OPAQUE = 0.65;
-const colours = Object.fromEntries(Object.entries(data.colours).map(([name, hex]) =>
-  [name, Uint8Array.from(hex.match(/../g), (pair) => parseInt(pair, 16))]));
-
-// A coarse map [h, w] as [SIZE, SIZE]: bilinear between the centres of cells, as for the zone means, within the
-// network's input (fractions of it), and 0 elsewhere.
-function upsample(map, [h, w], [left, top, right, bottom] = [0, 0, 1, 1]) {
-  const out = new Float32Array(SIZE * SIZE);
-  for (let y = 0; y < SIZE; y++) {
-    const down = ((y + 0.5) / SIZE - top) / (bottom - top);
-    if (down < 0 || down >= 1) continue;
-    const v = Math.min(h - 1, Math.max(0, down * h - 0.5)), y0 = Math.floor(v), y1 = Math.min(h - 1, y0 + 1);
-    for (let x = 0; x < SIZE; x++) {
-      const across = ((x + 0.5) / SIZE - left) / (right - left);
-      if (across < 0 || across >= 1) continue;
-      const u = Math.min(w - 1, Math.max(0, across * w - 0.5)), x0 = Math.floor(u), x1 = Math.min(w - 1, x0 + 1);
-      const upper = map[y0 * w + x0] * (1 - (u - x0)) + map[y0 * w + x1] * (u - x0);
-      const lower = map[y1 * w + x0] * (1 - (u - x0)) + map[y1 * w + x1] * (u - x0);
-      out[y * SIZE + x] = upper * (1 - (v - y0)) + lower * (v - y0);
-    }
-  }
-  return out;
-}
+const STEP = 24, SIZE = 224;
+const colours = Object.fromEntries(Object.entries(data.colours).map(([name, hex]) => [name, colourTable(hex)]));
 
 function paint(canvas, picture, map, limit, table, seen) {
   canvas.width = canvas.height = SIZE;
@@ -116,9 +95,9 @@ function paint(canvas, picture, map, limit, table, seen) {
 }
 
 function paintMap(context, map, limit, table, seen) {
-  const image = context.getImageData(0, 0, SIZE, SIZE), fine = upsample(map, data.map_size, seen);
+  const image = context.getImageData(0, 0, SIZE, SIZE), fine = upsample(map, data.map_size, seen, SIZE, SIZE);
   for (let i = 0; i < fine.length; i++) {
-    const level = Math.min(1, Math.max(0, fine[i] / limit)), alpha = OPAQUE * Math.sqrt(level), at = 3 * Math.round(255 * level);
+    const [at, alpha] = paintOf(fine[i], limit);
     for (let c = 0; c < 3; c++) image.data[4 * i + c] = image.data[4 * i + c] * (1 - alpha) + table[at + c] * alpha;
     image.data[4 * i + 3] = 255;
   }
