@@ -162,7 +162,7 @@ def _match(names: Sequence[str | None], image_ids: Sequence[str], uri: str) -> l
         first = wrong[0]
         why = "has several of" if found[first] else "does not have"
         name = names[first] or ""
-        example = f"such as {name!r}" if _is_file_name(name) else f"the first in row {first + 2}"
+        example = f"such as {name!r}" if is_file_name(name) else f"the first in row {first + 2}"
         raise ManifestError(
             f"--labels {uri} names {len(wrong)} image(s) that the archive {why}, {example}; name them by their path in the archive"
         )
@@ -212,8 +212,8 @@ def _common_folder(names: Sequence[str]) -> str:
     return common
 
 
-def _is_file_name(name: str) -> bool:
-    """Whether a name can be repeated in a message: that of a file, and not a sentence."""
+def is_file_name(name: str) -> bool:
+    """Return whether a name can be repeated in a message: that of a file, and not a sentence or a person."""
     return " " not in name and "\n" not in name and stem(name) != name and len(name) < 200
 
 

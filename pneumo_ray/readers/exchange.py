@@ -119,7 +119,7 @@ def write_images(image_ids: Sequence[str], manifest: str, folder: str) -> None:
     }
     if unknown := [name for name in image_ids if name not in rows]:
         raise ManifestError(
-            f"--queue names {len(unknown):,} images that the manifest does not have, such as {unknown[0]!r}"
+            f"--queue names {len(unknown):,} images that the manifest does not have; give that of this archive"
         )
     wanted = list(dict.fromkeys(image_ids))
     with progress("images", len(wanted)) as tick:

@@ -17,7 +17,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
-from pneumo_ray.data.label_merge import rows_meant
+from pneumo_ray.data.label_merge import is_file_name, rows_meant
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.readers.reading_file import REQUIRED, SCHEMA, read_file
 
@@ -109,8 +109,8 @@ class Readings:
         if wrong := [name for name, rows in meant.items() if len(rows) != 1]:
             why = "could be several" if meant[wrong[0]] else "is unknown"
             raise ManifestError(
-                f"{option}: {len(wrong):,} of {len(meant):,} images that were read are not in the manifest, "
-                f"the first {why}: {wrong[0]!r}; give readings of this archive"
+                f"{option}: {len(wrong):,} of {len(meant):,} images that were read are not in the manifest; the first"
+                f"{_quoted(wrong[0])} {why}; give readings of this archive"
             )
         names = [image_ids[meant[name][0]] for name in self.table["image_id"].to_pylist()]
         named = Readings(self.table.set_column(0, SCHEMA.field("image_id"), pa.array(names, pa.string())))
@@ -176,11 +176,16 @@ def write_either(table: pa.Table, uri: str) -> None:
         storage.write_table(table, uri)
 
 
+def _quoted(image_id: str) -> str:
+    """Return an image's name for a message; nothing where it may be something else, such as a person's."""
+    return f", {image_id!r}," if is_file_name(image_id) else ""
+
+
 def _refuse_contradictions(readings: Readings, option: str) -> None:
     labels, times = (readings.table[name].to_pylist() for name in ("label", "at"))
     for (image_id, reader), rows in readings.repeats().items():
         if len({labels[row] for row in rows}) > 1 and len({times[row] for row in rows} - {None}) < len(rows):
             raise ManifestError(
-                f"{option}: reader {reader!r} answers twice about {image_id!r}, differently, and the column `at` does not "
-                "say which answer is the later one; keep one of them, or give both their times"
+                f"{option}: reader {reader!r} answers twice about an image{_quoted(image_id)}, differently, and the column `at` "
+                "does not say which answer is the later one; keep one of them, or give both their times"
             )

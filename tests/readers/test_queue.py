@@ -14,6 +14,7 @@ from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.readers import queue as queues
 from pneumo_ray.readers.config import QueueConfig
 from pneumo_ray.readers.order import in_order, with_repeats
+from pneumo_ray.readers.priority import Known, expected_change
 from pneumo_ray.readers.queue import REPEAT, Queue, make_queue, read_queue, write_queue
 from pneumo_ray.readers.readings import SCHEMA as READINGS
 from pneumo_ray.readers.readings import Readings
@@ -102,6 +103,18 @@ def test_disagreement_and_change_read_again(scores):
     assert chosen(queue) == {1}
     queue = make_queue(config("change", count=1), manifest(6, 6), scores, answers(n1=[1, 1, 1]), None)
     assert chosen(queue) == {3}
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.floats(0.01, 0.99))
+def test_expected_change_is_an_expectation(answers_given, positive, prob):
+    """Over both answers of the next reader, the distance between the shares before and after."""
+    k, m = min(positive, answers_given), answers_given
+    nothing = np.array([np.nan])
+    known = Known(nothing, np.array([prob]), nothing, 0.5, nothing, np.array([m]), np.array([k / m]), np.array([True]))
+    wanted = prob * abs((k + 1) / (m + 1) - k / m) + (1 - prob) * abs(k / (m + 1) - k / m)
+    assert expected_change(known)[0] == pytest.approx(wanted, abs=1e-12)
+    alone = Known(np.array([1.0]), np.array([prob]), nothing, 0.5, nothing, np.array([0]), nothing, np.array([False]))
+    assert expected_change(alone)[0] == pytest.approx((1 - prob) / 2, abs=1e-12)
 
 
 def test_read_images_are_left_out_unless_again():

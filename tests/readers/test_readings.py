@@ -80,6 +80,9 @@ def test_images_are_named_as_in_the_manifest(tmp_path):
     assert found.matched(["a/0.png", "b/1.png"], "--readings").image_ids == ("a/0.png", "b/1.png")
     with pytest.raises(ManifestError, match=r"1 of 2 images .* unknown"):
         found.matched(["b/0.png", "c/1.png"], "--readings")
+    with pytest.raises(ManifestError) as refused:
+        read(tmp_path, "image_id,reader,label\nJane Doe,x,1\n").matched(["a/0.png"], "--readings")
+    assert "Jane" not in str(refused.value)
     with pytest.raises(ManifestError, match="could be several"):
         found.matched(["b/0.png", "c/0.png", "b/1.png"], "--readings")
 

@@ -139,13 +139,13 @@ def test_two_readers_make_a_model_better(browser, ray_cluster, tmp_path):
     assert {reader: sum(found) for reader, found in errors.items()} == {r: int(w.sum()) for r, w in wrong.items()}
 
     agreement = write_agreement(AgreeConfig(files, str(tmp_path / "agreement"), first, scores))
-    print(agreement)
+    alike = np.mean(wrong["Ann"] == wrong["Bo"])
+    assert agreement.krippendorff.observed.value == pytest.approx(alike)
     second = prepared(archive, tmp_path / "labels.csv", tmp_path / "second", files)
-    print(share_right(first, truth), share_right(second, truth))
     again = trained_and_scored(second, tmp_path / "second")
     before, after = (
-        auc(manifest, found, tmp_path / name) for manifest, found, name in ((first, scores, "a"), (second, again, "b"))
+        auc(manifest, found, tmp_path / name)
+        for manifest, found, name in ((first, scores, "before"), (second, again, "after"))
     )
-    print(before, after)
     assert share_right(second, truth) > share_right(first, truth) + NOISE / 4
     assert after > before
