@@ -10,7 +10,6 @@ import sys
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -37,7 +36,10 @@ def phantom(index: int, pneumonia: bool) -> bytes:
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CR
     uid = derived_uid("phantom", str(index))
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = derived_uid("study", str(index)), derived_uid("series", str(index))
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (
+        derived_uid("study", str(index)),
+        derived_uid("series", str(index)),
+    )
     dataset.PatientName, dataset.PatientID = f"PHANTOM^{index:03d}", f"P{index:03d}"
     dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyID = "20200101", "O", str(index)
     dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20260105", "101112", f"A{index:03d}"
