@@ -4,7 +4,7 @@ BIN := .venv/bin
 export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
 export NO_MKDOCS_2_WARNING := 1
-# Two processes of pytest share the test files of the unit tier. Two clusters of Ray side by side need too much memory.
+# Two processes of pytest share the test files that start no Ray. Two clusters of Ray side by side need too much memory.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: setup demo demo-pacs test test-unit faults fuzz lint docs bench lock clean
@@ -26,8 +26,9 @@ demo-pacs: setup
 	@test -e runs/demo/model/model.json || $(BIN)/python jobs/demo.py
 	$(BIN)/python benchmarks/pacs_demo.py
 
-test: test-unit
-	$(BIN)/pytest -m "(ray or server or browser or slow) and not faults"
+test: setup
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not (ray or faults)"
+	$(BIN)/pytest -m "ray and not faults"
 
 test-unit: setup
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not (ray or server or browser or slow or faults)"

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -203,17 +203,17 @@ def wait_for(
             request_resources(bundles=[])
 
 
-Shared = ray.ObjectRef
+Shared: TypeAlias = ray.ObjectRef
 """A reference to a value in the object store."""
 
 
-def share(value: object) -> Any:
+def share(value: object) -> Shared:
     """Put a value into the object store, once for all tasks; return its reference."""
     return ray.put(value)
 
 
 @lru_cache(maxsize=4)
-def fetch_once(reference: Any) -> Any:
+def fetch_once(reference: Shared) -> Any:
     """Return an object of the object store, fetched once per process; its tables stay in shared memory."""
     return ray.get(reference)
 
@@ -228,7 +228,7 @@ class _Numbers(Datasource):
         return 8 * self._n
 
     def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
         bounds = np.linspace(0, self._n, min(parallelism, self._n) + 1).astype(np.int64) if self._n else [0]
         return [
@@ -293,7 +293,11 @@ def block_size(num_rows: int) -> int:
 
 
 def map_actors(
-    kind: type, dataset: ray.data.Dataset, arguments: Iterable[Any], actors: ActorShares, environment: Mapping[str, str]
+    kind: type,
+    dataset: ray.data.Dataset,
+    arguments: Iterable[object],
+    actors: ActorShares,
+    environment: Mapping[str, str],
 ) -> Any:
     """Return a dataset of what a pool of actors makes of whole blocks.
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from orthanc import Orthanc
 
-SLOW_FOLDERS = ("jobs", "faults")
+OWN_RAY = ("test_jobs.py", "test_loopback.py", "test_s3.py")
+"""Test files whose processes start a Ray of their own."""
 SLOW_FIXTURES = {
     "ray_cluster": "ray",
     "s3_port": "server",
@@ -40,7 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, marker in SLOW_FIXTURES.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
-        if item.path.parent.name in SLOW_FOLDERS:
+        if item.path.parent.name == "faults":
+            item.add_marker("faults")
+        if item.path.name in OWN_RAY:
             item.add_marker("ray")
 
 

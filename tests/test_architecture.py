@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "console", "storage", "records"},
     {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
-    {"pacs.server", "pacs.query", "pacs.multipart", "pacs.web"},
+    {"pacs.server", "pacs.query", "pacs.multipart", "pacs.failures", "pacs.web"},
     {"images"},
     {"pacs.listing", "pacs.index", "pacs.images"},
     {"model"},

@@ -103,9 +103,10 @@ def flaky(s3_port: int, monkeypatch) -> Iterator[Flaky]:
             region="us-east-1",
             retry_strategy=once,
         )
-        monkeypatch.setattr(
-            storage, "filesystem", lambda uri: (client, uri.partition("?")[0].removeprefix("s3://").rstrip("/"))
-        )
+        for module in (storage, storage.files, storage.tables):
+            monkeypatch.setattr(
+                module, "filesystem", lambda uri: (client, uri.partition("?")[0].removeprefix("s3://").rstrip("/"))
+            )
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         yield proxy
         proxy.shutdown()

@@ -61,7 +61,7 @@ def inspect_archive(
         yield table
 
 
-def _inspect_block(block: pa.Table, config: "Shared[InspectConfig]") -> pa.Table:
+def _inspect_block(block: pa.Table, config: Shared) -> pa.Table:
     try:
         entries = [
             Entry(**row | {"span": row["span"] and Span(*row["span"])})

@@ -1,7 +1,6 @@
 """Columns of a manifest that say who is in it: from the DICOM header, else from the columns of a label table."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,15 +39,15 @@ def _read(name: str, values: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.array([None if value is None else read(value) for value in values.to_pylist()], kind)
 
 
-def _age(value: Any) -> float | None:
+def _age(value: object) -> float | None:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float(str(value))
+    except ValueError:
         return None
     return capped_age(number) if np.isfinite(number) else None
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {
+_READERS: dict[str, Callable[[object], object]] = {
     "age_years": _age,
     "sex": lambda value: sex_of(str(value)),
     "view_position": lambda value: view_of(str(value)),

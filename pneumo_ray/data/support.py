@@ -47,7 +47,7 @@ class Support:
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
-    def reasons(self, facts: Mapping[str, Sequence[Any]]) -> list[str | None]:
+    def reasons(self, facts: Mapping[str, Sequence[object]]) -> list[str | None]:
         """Return for each image why it is outside, words of `REASONS` with commas between them; None where it is inside.
 
         A fact that is not known is no reason. A larger file than in training is none either: it is reduced to the input.
@@ -116,5 +116,5 @@ def _measured(
     }
 
 
-def _numbers(values: Sequence[Any]) -> NDArray[np.float64]:
+def _numbers(values: Sequence[object]) -> NDArray[np.float64]:
     return np.array([np.nan if value is None else value for value in values], np.float64)

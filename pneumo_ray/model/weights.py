@@ -7,7 +7,6 @@ import re
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -70,7 +69,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"model.weights {str(path)!r} is not a file; give the path of a file, or imagenet or none")
     if path.suffix not in {".safetensors", ".pth", ".pt"}:
         raise ModelError(f"{path} is not a weights file; give a .safetensors, .pth or .pt file with --model.weights")
-    state: Any
+    state: object
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from pneumo_ray.config import did_you_mean, require
+from pneumo_ray.config import require
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.pacs.server import Server, is_dicomweb, server_of
 
@@ -75,9 +75,10 @@ def query_of(text: str) -> Query:
     found: dict[str, tuple[str, ...]] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         if name not in KEYS:
+            meant = next((f" (did you mean {key}?)" for key in KEYS if key.lower() == name.lower()), "")
             raise ConfigError(
-                f"a DICOMweb address may not ask for {name}{did_you_mean(name, KEYS)}; its query is visible to every user of "
-                f"this machine, so name patients' studies by their UIDs in a file with --uids. It may ask for {', '.join(KEYS)}"
+                f"a DICOMweb address may not ask for {name}{meant}; its query is visible to every user of this machine, so name "
+                f"patients' studies by their UIDs in a file with --uids. It may ask for {', '.join(KEYS)}"
             )
         values = tuple(filter(None, value.split(","))) if name in SEVERAL else (value,)
         if not value or not values or name in found:

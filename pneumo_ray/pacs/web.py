@@ -1,7 +1,6 @@
 """HTTP with a DICOMweb server: repeated with back-off, few requests at once, and silent about what is asked for.
 
-The path of a request has the UIDs of a patient's study in it, and the errors and log lines of HTTP libraries quote it. So
-every error is told here, by its kind, and names no more than the server.
+urllib3's own retries are not used, because their log lines quote the path of a request, which has a patient's UIDs in it.
 """
 
 import json
@@ -20,8 +19,11 @@ from urllib3 import exceptions
 
 from pneumo_ray.console import log
 from pneumo_ray.errors import StorageError
+from pneumo_ray.pacs.failures import ResourceError, ServerError, UnavailableError, final_error, reason_of, refusal
 from pneumo_ray.pacs.multipart import BrokenAnswerError
-from pneumo_ray.pacs.server import PASSWORD, TOKEN, USER, Server, authorisation
+from pneumo_ray.pacs.server import Server, authorisation
+
+__all__ = ["JSON", "Answer", "Limits", "ResourceError", "ServerError", "UnavailableError", "Web", "web_of"]
 
 JSON = "application/dicom+json"
 """Media type of the answers to a search, and of those to a store."""
@@ -31,26 +33,6 @@ _PIECE = 1 << 18
 _QUIET_SECONDS = 10.0
 
 T = TypeVar("T")
-
-
-class ServerError(StorageError):
-    """A server that is not there, refuses the credentials, or is no DICOMweb server: nothing more can be had from it."""
-
-
-class UnavailableError(ServerError):
-    """A request that failed in all tries, for a reason that may be temporary."""
-
-
-class ResourceError(StorageError, OSError):
-    """A server that answers and refuses this one request; also an OSError, as a file has that cannot be read."""
-
-    def __init__(self, sentence: str, status: int) -> None:
-        """Hold the status code beside the sentence."""
-        super().__init__(sentence)
-        self.status = status
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.status)
 
 
 @dataclass(frozen=True)
@@ -195,14 +177,14 @@ class Web:
                     self.unanswered = 0
                     return result
                 if status not in _TEMPORARY:
-                    raise self._refusal(status)
+                    raise refusal(self.name, status, has_credentials=bool(self._headers))
                 reason = f"it answers {status}"
             except (exceptions.HTTPError, OSError, BrokenAnswerError) as error:
                 if isinstance(error, StorageError):
                     raise
-                if (final := self._final(error)) is not None:
+                if (final := final_error(self.name, error)) is not None:
                     raise final from None
-                reason = _reason(error, self.limits)
+                reason = reason_of(error, self.limits.connect_seconds, self.limits.silent_seconds)
             if attempt == self.limits.tries:
                 break
             wait = min(self.limits.longest_wait, self.limits.first_wait * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
@@ -263,44 +245,6 @@ class Web:
     def name(self) -> str:
         """Words for the server that may stand in a log."""
         return f"the DICOMweb server {urlsplit(self.server.url).netloc}"
-
-    def _refusal(self, status: int) -> StorageError:
-        if status == 401:
-            has = "refuses the credentials of the environment" if self._headers else "asks for credentials"
-            return ServerError(f"{self.name} {has}; set {USER} and {PASSWORD}, or {TOKEN}")
-        if 300 <= status < 400:
-            return ServerError(f"{self.name} answers with a redirection ({status}); give the address that it leads to")
-        words = {403: "access is forbidden", 404: "not found", 410: "gone"}.get(status, "refused")
-        return ResourceError(f"{self.name} answers {status} ({words})", status)
-
-    def _final(self, error: Exception) -> ServerError | None:
-        """Return the error of a server that no further attempt can reach, or None."""
-        while isinstance(error, exceptions.HTTPError | OSError):
-            if isinstance(error, ssl.SSLCertVerificationError):
-                return ServerError(
-                    f"the TLS certificate of {self.name} does not verify ({error.verify_message}); name the file of its "
-                    "authority in SSL_CERT_FILE, or, if you trust whoever answers there, add tls=do-not-verify to the address"
-                )
-            if isinstance(error, ssl.SSLError):
-                return ServerError(f"{self.name} does not speak TLS as it must ({error.reason}); use dicomweb+http")
-            inner = error.args[-1] if error.args else None
-            error = inner if isinstance(inner, Exception) and inner is not error else ValueError()
-        return None
-
-
-def _reason(error: Exception, limits: Limits) -> str:
-    """Return why a request failed, without the address that the error itself would quote."""
-    if isinstance(error, BrokenAnswerError):
-        return str(error)
-    if isinstance(error, exceptions.NameResolutionError):
-        return "no machine has this name"
-    if isinstance(error, exceptions.NewConnectionError):
-        return "nobody listens there"
-    if isinstance(error, exceptions.ConnectTimeoutError):
-        return f"no connection within {limits.connect_seconds:g} s"
-    if isinstance(error, exceptions.ReadTimeoutError | TimeoutError):
-        return f"silent for {limits.silent_seconds:g} s"
-    return "the connection broke off"
 
 
 @lru_cache(maxsize=8)

@@ -143,8 +143,8 @@ def _uncertainty(measured: Measured) -> list[str]:
     if best_auroc > plain_auroc:
         return []
     return [
-        f"No uncertainty of the passes finds the errors better (best: {words_of(best)}, AUROC {best_auroc:.3f}) than the plain probability "
-        f"does ({plain}: {plain_auroc:.3f}): referral does not need the passes here."
+        f"No uncertainty of the weights finds the errors better (best: {words_of(best)}, AUROC {best_auroc:.3f}) than the plain probability "
+        f"does ({plain}: {plain_auroc:.3f}): referral does not need it here."
     ]
 
 

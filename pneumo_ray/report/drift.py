@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -155,7 +154,7 @@ def _groups(scores: Scores, manifest: pa.Table | None, by: str) -> list[str]:
     return names
 
 
-def period(value: Any) -> str:
+def period(value: object) -> str:
     """Return the group of a value: dates (of Python, `2026-11-25` or `20261125`) become ISO weeks, others their text."""
     if value is None:
         return "unknown"

@@ -154,9 +154,9 @@ def _about(subject: Subject) -> list[str]:
 def _gallery_about(subject: Subject, count: int) -> str:
     return (
         f"{count:,} of {len(subject.chosen.table):,} images: errors first, then the most uncertain, then right answers spread over the "
-        "probabilities. Each with the evidence that BayesGrad-CAM finds, its uncertainty over the passes, and the evidence that is "
+        "probabilities. Each with the evidence that BayesGrad-CAM finds, its standard deviation, and the evidence that is "
         "left two standard deviations lower. The colour scale of each image is its own: colours show where, not how much. "
-        "The interval beside a probability describes the passes, not the true class."
+        "The interval beside a probability describes the uncertainty of the weights, not the true class."
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,10 +160,10 @@ def _doubtful(good: Scores) -> float | None:
     return float(pc.mean(pc.cast(pc.or_(doubtful, pc.fill_null(good.table["refer"], False)), pa.int8())).as_py())
 
 
-def _csv(weeks: Sequence[Week]) -> list[Sequence[Any]]:
+def _csv(weeks: Sequence[Week]) -> list[Sequence[object]]:
     head = ("week", "images", "failed", "called", "doubtful", "labelled")
     ends = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-    rows: list[Sequence[Any]] = [(*head, *ends, "drifted")]
+    rows: list[Sequence[object]] = [(*head, *ends, "drifted")]
     for week in weeks:
         cells = [cell for name in MEASURES for cell in (week.values[name], *(week.intervals[name] or (None, None)))]
         rows.append((*(getattr(week, name) for name in head), *cells, " ".join(week.drifted)))

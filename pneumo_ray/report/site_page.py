@@ -1,7 +1,5 @@
 """The page of a commissioning: what the model will miss at the site, what it will alarm, and what to do next."""
 
-from typing import Any
-
 from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
 from pneumo_ray.site.commission import Commissioning
@@ -189,8 +187,8 @@ def _threshold_about(found: Commissioning, config: CommissionConfig) -> str:
     return f"{words} {how} An image is called pneumonia where prob_mean reaches it (predicted_site)."
 
 
-def _threshold_row(name: str, sensitivity: Share, specificity: Share) -> list[Any]:
-    cells: list[Any] = [name]
+def _threshold_row(name: str, sensitivity: Share, specificity: Share) -> list[object]:
+    cells: list[object] = [name]
     for share in (sensitivity, specificity):
         cells += [
             Cell(share.value, f"{percent_text(share.value)}\n({_range(share)})"),
@@ -200,8 +198,8 @@ def _threshold_row(name: str, sensitivity: Share, specificity: Share) -> list[An
     return cells
 
 
-def _thousand_rows(found: Commissioning) -> list[list[Any]]:
-    rows: list[list[Any]] = []
+def _thousand_rows(found: Commissioning) -> list[list[object]]:
+    rows: list[list[object]] = []
     for words, value, interval in (
         ("pneumonia that is missed", "missed", "missed_interval"),
         ("false alarms", "alarms", "alarms_interval"),

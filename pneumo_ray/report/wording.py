@@ -12,7 +12,7 @@ _WORDS = {
     "distance over its deviation": "distance to the threshold over the standard deviation of the logit",
     "before_temperature": "before calibration",
     "after_temperature": "calibrated, without dropout",
-    "monte_carlo_mean": "calibrated, mean over the passes",
+    "monte_carlo_mean": "calibrated, mean over the weights",
 }
 
 

@@ -4,13 +4,7 @@ These decisions are written before the first image is scored, so that a continue
 and a folder never contains the scores of two jobs.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-
-import ray
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pneumo_ray import storage
 from pneumo_ray.anatomy.segmenter import own_segmenter
@@ -20,24 +14,17 @@ from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.fit import OF_LUNGS
-from pneumo_ray.model import PneumoniaNet, Preprocessing
+from pneumo_ray.model import Preprocessing
 from pneumo_ray.pacs.images import fingerprint, private_of
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
+from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
 from pneumo_ray.score.model_set import ModelSet
-from pneumo_ray.score.workers import measure_rate
 from pneumo_ray.site.profile import check_model, read_profile
-
-WORTH_COMPILING_SECONDS = 60.0
-"""Seconds per network of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
-the cache has the code, and makes the network 1.2 times (two threads that share a core) to twice as fast."""
-
-WORTH_COMPILING_FLOPS = 1e15
-"""Floating-point operations per network of a job on GPUs from which compiling should save time. An estimate: no GPU was measured."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +65,6 @@ def check_method(config: ExplainConfig, models: ModelSet) -> None:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
 
 
-def measured_rate(config: ExplainConfig, model: ModelPayload) -> Callable[[], float | None]:
-    """Begin to measure what `worth_compiling` needs to know; return what waits for it. It needs nothing where None is returned."""
-    scale = config.scale
-    if scale.compile != "auto" or scale.use_gpu or model.in_tail:
-        return lambda: None
-    measured = measure_rate(model, config)
-
-    def wait() -> float:
-        try:
-            return float(ray.get(measured))
-        except ray.exceptions.RayError:  # the process died, most likely of memory: the job copes, and compiles nothing
-            return math.inf
-
-    return wait
-
-
 def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     """Return the job in the folder, or start a new one.
 
@@ -124,10 +95,10 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
-    rate = measured_rate(config, model)
+    rate = measured_rate(config, model, None if listed is None else len(listed))
     source = list_images(config.archive, names, size, private) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, model, source.num_images, rate())
+    compiled = worth_compiling(config, model, source.num_images, rate(source.num_images))
     job = {
         "model": model.facts.model_hash,
         "pictures": images,
@@ -154,26 +125,3 @@ def _check_shared(uri: str) -> None:
         raise StorageError(
             f"{seen.count(False)} of {len(seen)} nodes do not see {uri}; --out must be a folder that all nodes share, or a URI such as s3://"
         )
-
-
-def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rate: float | None) -> bool:
-    """Whether compiling the trunks saves time for this number of images; a set of models compiles each of them.
-
-    Args:
-        config: says it, unless `scale.compile` is auto.
-        model: what is compiled.
-        images: number of images of the job.
-        rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
-    """
-    if config.scale.compile == "off" or model.in_tail:
-        return False
-    if config.scale.compile == "on":
-        return True
-    networks = len(model.members)
-    if rate is not None:
-        return images / rate > networks * WORTH_COMPILING_SECONDS
-    size = model.preprocessing.image_size
-    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        for member in model.members:
-            PneumoniaNet(member.config).eval().feature_maps(torch.zeros(1, 3, size, size))
-    return bool(images * counter.get_total_flops() > networks * WORTH_COMPILING_FLOPS)

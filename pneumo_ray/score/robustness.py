@@ -31,7 +31,8 @@ from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, app
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
-from pneumo_ray.score.begin import check_method, measured_rate, worth_compiling
+from pneumo_ray.score.begin import check_method
+from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import ModelPayload
@@ -86,13 +87,14 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     rows = _labelled(config, table, models.preprocessing, split)
     storage.require_writable(out)
     model = ModelPayload.of(models, config)
-    rate = measured_rate(config, model)
+    count = len(rows) * len(CONDITIONS)
+    rate = measured_rate(config, model, count)
     arguments = _SharedArguments(
         rows=rows,
         at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * models.preprocessing.image_size**2))),
         model=model,
         config=config,
-        compiled=worth_compiling(config, model, len(rows) * len(CONDITIONS), rate()),
+        compiled=worth_compiling(config, model, count, rate(count)),
     )
     log(f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes")
     started = time.monotonic()

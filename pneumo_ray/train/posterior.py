@@ -35,7 +35,7 @@ from pneumo_ray.model import Bundle, ModelConfig, Preprocessing, load_bundle, sa
 from pneumo_ray.model.network import restored
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.model.stored_posterior import StoredPosterior
-from pneumo_ray.ray_cluster import fetch_once, map_actors, range_dataset
+from pneumo_ray.ray_cluster import Shared, fetch_once, map_actors, range_dataset
 from pneumo_ray.records import json_of
 from pneumo_ray.score.config import ScoringScale
 from pneumo_ray.score.workers import collected, decoding_cpus, environment_of, plan_actors, worker_device
@@ -172,7 +172,7 @@ def _features(
             yield np.frombuffer(row["features"], np.float32).reshape(row["images"], -1)
 
 
-def _load(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
+def _load(batch: dict[str, np.ndarray], shared: Shared) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
     arguments: _SharedArguments = fetch_once(shared)
     seen, size = arguments.preprocessing, arguments.config.scale.batch_size or BATCH_SIZE
@@ -196,7 +196,7 @@ def _load(batch: dict[str, np.ndarray], shared: Any) -> Iterator[pa.Table]:
 class _FeatureActor:
     """Actor with the model; turns images into pooled features."""
 
-    def __init__(self, shared: Any, threads: int) -> None:
+    def __init__(self, shared: Shared, threads: int) -> None:
         arguments: _SharedArguments = ray.get(shared)
         self._preprocessing = arguments.preprocessing
         self._device = worker_device(threads, use_gpu=arguments.config.scale.use_gpu)

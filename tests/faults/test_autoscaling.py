@@ -3,10 +3,7 @@
 import json
 import os
 
-import pytest
 
-
-@pytest.mark.faults
 def test_jobs_bring_up_the_nodes_that_they_need(nodes, phantom_archive, phantom_run, model, tmp_path, monkeypatch):
     machine = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}

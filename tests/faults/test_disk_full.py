@@ -54,7 +54,6 @@ def no_half_files(folder: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
-@pytest.mark.faults
 def test_scoring_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phantom_archive, model, tmp_path):
     def explain(out: Path) -> subprocess.CompletedProcess:
         words = ["--archive", str(phantom_archive), "--model", str(model), "--out", str(out), "--amp", "off"]
@@ -73,7 +72,6 @@ def test_scoring_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phan
     assert len(set(ids)) == len(ids) == 80
 
 
-@pytest.mark.faults
 def test_prepare_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phantom_archive):
     words = ["jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(disk.folder), "--cache"]
     is_refused(run(*words))
@@ -84,7 +82,6 @@ def test_prepare_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phan
     assert "wrote 80 rows" in again.stdout, again.stderr
 
 
-@pytest.mark.faults
 def test_training_stops_with_a_sentence_and_ends_with_the_weights_of_a_run_that_had_room(disk, phantom_run, tmp_path):
     import torch
 

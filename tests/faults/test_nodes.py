@@ -35,7 +35,6 @@ def node_of(process: psutil.Process, nodes: list[psutil.Process]) -> psutil.Proc
     return found
 
 
-@pytest.mark.faults
 def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(nodes, phantom_run, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
@@ -55,7 +54,6 @@ def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(n
         assert torch.allclose(tensor.double(), whole.model[name].double(), rtol=0, atol=1e-6), name
 
 
-@pytest.mark.faults
 def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(nodes, phantom_run, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
@@ -120,7 +118,6 @@ def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_sco
     holds_every_image_once(tmp_path, whole_scores)
 
 
-@pytest.mark.faults
 def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, model, whole_scores, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
@@ -135,7 +132,6 @@ def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, mode
     holds_every_image_once(tmp_path, whole_scores)
 
 
-@pytest.mark.faults
 def test_after_the_head_restarts_the_same_commands_continue(nodes, phantom_run, many, model, whole_scores, tmp_path):
     """With the head go the driver and all that it ran; what is on disk is what the next one finds."""
     whole, hit, scored = tmp_path / "whole", tmp_path / "hit", tmp_path / "scores"
@@ -162,7 +158,6 @@ def test_after_the_head_restarts_the_same_commands_continue(nodes, phantom_run, 
     holds_every_image_once(scored, whole_scores)
 
 
-@pytest.mark.faults
 def test_workers_that_die_again_and_again_end_the_run_with_a_sentence(nodes, phantom_run, tmp_path):
     nodes.start_head(2)
     slow = ["--data.image-size", "224", "--scaling.max-failures", "1"]

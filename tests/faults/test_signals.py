@@ -38,7 +38,6 @@ def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]
     assert not alive, alive
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
 def test_training_ends_in_order_and_continues(sign, phantom_run, tmp_path):
     words = ["jobs/train.py", "--manifest", str(phantom_run / "manifest.parquet"), "--out", str(tmp_path)]
@@ -57,7 +56,6 @@ def test_training_ends_in_order_and_continues(sign, phantom_run, tmp_path):
     assert epochs() == [1, 2, 3, 4]
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
 def test_scoring_ends_in_order_and_continues(sign, under_many_names, model, tmp_path):
     archive = under_many_names(tmp_path / "archive", 8)
@@ -70,7 +68,6 @@ def test_scoring_ends_in_order_and_continues(sign, under_many_names, model, tmp_
     assert "wrote 640 rows" in again.stdout, again.stderr
 
 
-@pytest.mark.faults
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
 def test_preparing_ends_in_order_and_continues(sign, under_many_names, tmp_path):
     archive = under_many_names(tmp_path / "archive", 40)

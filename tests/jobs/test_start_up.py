@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 JOBS = Path(__file__).parents[2] / "jobs"
 HEAVY = {"cv2", "matplotlib", "numpy", "pandas", "pyarrow", "ray", "scipy", "sklearn", "torch", "torchvision"}
 
@@ -19,6 +21,10 @@ REFUSED = {
     "demo": ["--phantom.num-images", "1"],
     "bench": ["--shared", "nowhere"],
     "publish": ["--scores", "s", "--model", "m", "--out", "o", "--num-workers", "-1"],
+    "posterior": ["--model", "m", "--manifest", "m", "--posterior", "exact"],
+    "commission": ["--scores", "s", "--manifest", "m", "--out", "o", "--triage.alpha", "2"],
+    "drift": ["--reference", "r", "--scores", "s", "--out", "o", "--level", "2"],
+    "silent": ["--archive", "a", "--model", "m", "--out", "o", "--level", "2"],
     "lungs": ["--manifest", "m", "--masks", "t", "--out", "o", "--epochs", "0"],
 }
 """Options that cannot work, by job."""

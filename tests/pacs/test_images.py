@@ -9,7 +9,9 @@ import pytest
 from dicom_builders import by_dcmtk
 
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
+from pneumo_ray.data.dataset import load_squares
 from pneumo_ray.data.image_bytes import read_images
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.pacs.images import AT_ONCE, name_of, private_of
 from pneumo_ray.pacs.web import ResourceError, ServerError
@@ -62,6 +64,19 @@ def test_a_name_is_a_keyed_hash():
     """The vector is of another implementation: printf 1.2.3 | openssl dgst -sha256 -hmac salt."""
     assert name_of("1.2.3", b"salt") == "i" + HMAC_OF_1_2_3[:24]
     assert name_of("1.2.3", None) == "1.2.3"
+
+
+def test_images_of_a_manifest_are_read_by_name(pacs, folder_of, tmp_path):
+    """A manifest holds neither the row in the index nor the server, and training reads its images all the same."""
+    private = private_of([pacs.address], str(tmp_path), keep_identifiers=True)
+    entries = list(list_archives([pacs.address], None, private))
+    assert [entry.image_id for entry in entries] == [item["00080018"]["Value"][0] for item, _ in pacs.files]
+    there, here = (
+        inspect_entries(found, InspectConfig(size=64))
+        for found in (entries, list(list_archives([str(folder_of([data for _, data in pacs.files]))])))
+    )
+    assert there["content_sha256"].to_pylist() == here["content_sha256"].to_pylist()
+    assert (load_squares(there, 64) == load_squares(here, 64)).all()
 
 
 def test_missing_uids_are_entries_with_an_error(pacs, tmp_path):

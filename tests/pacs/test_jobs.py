@@ -144,15 +144,3 @@ def test_prepare_ends_with_the_pacs_and_writes_no_manifest(ray_cluster, many, tm
     with pytest.raises(StorageError, match="asks for credentials"):
         prepare(PrepareConfig(archive=(many.address,), out=str(tmp_path), lungs="none"))
     assert not (tmp_path / "manifest.parquet").exists()
-
-
-def test_a_manifest_of_a_pacs_is_scored(ray_cluster, pacs, model, tmp_path):
-    """Its rows name the index, which lies in the folder of the preparation."""
-    config = PrepareConfig(archive=(pacs.address,), out=str(tmp_path / "run"), lungs="none", keep_identifiers=True)
-    prepare(config)
-    manifest = str(tmp_path / "run" / "manifest.parquet")
-    assert set(pq.read_table(manifest)["image_id"].to_pylist()) == {
-        item["00080018"]["Value"][0] for item, _ in pacs.files
-    }
-    explain_archive(ExplainConfig(model=str(model), manifest=manifest, out=str(tmp_path / "scores"), amp="off"))
-    assert {row["status"] for row in scores_of(tmp_path / "scores").values()} == {"ok"}

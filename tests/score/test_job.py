@@ -175,6 +175,7 @@ def test_what_cannot_work_is_one_sentence(ray_cluster, phantom_run, model, tmp_p
         explain_archive(phantom_config(phantom_run, model, tmp_path / "d", manifest=str(tmp_path / "twice.parquet")))
 
 
+@pytest.mark.faults
 def test_a_folder_that_cannot_be_written_ends_the_job_with_a_sentence(ray_cluster, phantom_run, model, tmp_path):
     """A disk that fills up while the job runs: here the name of a shard is taken by a folder."""
     (tmp_path / "out" / "part-000001.parquet" / "x").mkdir(parents=True)

@@ -75,15 +75,19 @@ def test_every_labelled_image_has_one_row_a_condition_and_a_cut_file_is_counted(
     assert {record["n"] for record in facts["conditions"]} == {len(names) - 1}
 
 
-def test_undisturbed_images_score_exactly_what_jobs_explain_gives_them(measured, marked, model, tmp_path):
+def test_undisturbed_images_score_what_jobs_explain_gives_them(measured, marked, model, tmp_path):
     explain_archive(ExplainConfig(model=str(model), out=str(tmp_path), manifest=str(marked), amp="off"))
     explained = pa.concat_tables([pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))])
     plain = rows(measured).filter(pc.equal(rows(measured)["condition"], "as_it_is"))
     place = pc.index_in(plain["image_id"], value_set=explained["image_id"].combine_chunks())
     explained = explained.take(place)
     assert len(plain) > 10
-    for name in ("status", "prob_mean", "logit", "logit_std"):
-        assert plain[name].to_pylist() == explained[name].to_pylist()
+    assert plain["status"].to_pylist() == explained["status"].to_pylist()
+    for name in ("prob_mean", "logit", "logit_std"):  # an image alone in a batch is rounded otherwise than among others
+        is_ok = pc.equal(plain["status"], "ok")
+        values, expected = (table[name].filter(is_ok).to_numpy() for table in (plain, explained))
+        np.testing.assert_allclose(values, expected, rtol=0, atol=2e-6)
+        assert plain[name].is_null().equals(explained[name].is_null())
 
 
 def test_a_condition_scores_what_the_engine_says_of_the_image_with_its_own_lungs(measured, marked, model):

@@ -102,6 +102,7 @@ def test_a_silent_trial_scores_only_what_is_new(ray_cluster, model, archive, pro
     assert "Silent trial" in (tmp_path / "trial" / "silent.html").read_text()
 
 
+@pytest.mark.faults
 def test_an_interrupted_batch_is_finished_first(ray_cluster, model, archive, tmp_path):
     config = SilentConfig(archive=(str(archive),), model=str(model), out=str(tmp_path / "trial"))
     score_new(config)

@@ -272,11 +272,13 @@ def test_a_run_that_continues_needs_no_initial_weights(whole, phantom_run, tmp_p
     assert len(history(tmp_path / "run")) == EPOCHS + 1
 
 
+@pytest.mark.faults
 def test_a_run_that_diverges_says_so_once(ray_cluster, phantom_run, tmp_path):
     with pytest.raises(PneumoError, match=r"lower --optim\.lr"):
         fit(config(phantom_run, tmp_path, optim=OptimConfig(lr=1e30), augment=AugmentConfig.none()))
 
 
+@pytest.mark.faults
 def test_an_image_that_vanished_is_one_sentence(ray_cluster, phantom_run, tmp_path):
     manifest = read_manifest(str(phantom_run / "manifest.parquet")).drop_columns(["cache_file", "cache_row"])
     position = manifest.column_names.index("uri")

@@ -144,6 +144,7 @@ def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster,
     assert 0 <= calm.metrics["error_auroc_mi"] <= 1
 
 
+@pytest.mark.faults
 def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phantom_run, tmp_path, capsys):
     arms = {"a": {"optim.lr": 1e30}, "b": {"optim.lr": 1e31}}
     asked = study(phantom_run, tmp_path / "out", epochs=1, **file_study(tmp_path, arms))

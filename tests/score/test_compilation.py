@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from pneumo_ray.model import load_bundle
-from pneumo_ray.score.begin import WORTH_COMPILING_FLOPS, WORTH_COMPILING_SECONDS, worth_compiling
+from pneumo_ray.score import compilation
+from pneumo_ray.score.compilation import (
+    SLOWEST_FLOPS,
+    WORTH_COMPILING_FLOPS,
+    WORTH_COMPILING_SECONDS,
+    measured_rate,
+    worth_compiling,
+)
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.explainer import ModelPayload
 
@@ -50,3 +57,12 @@ def test_operations_decide_where_nothing_was_measured(payload):
     each = 2 * 1.8e9 * (64 / 224) ** 2
     assert not decided(payload, int(0.9 * WORTH_COMPILING_FLOPS / each), None)
     assert decided(payload, int(1.1 * WORTH_COMPILING_FLOPS / each), None)
+
+
+def test_a_short_job_is_not_measured(payload, monkeypatch):
+    each = 2 * 1.8e9 * (64 / 224) ** 2
+    few = int(0.9 * SLOWEST_FLOPS * WORTH_COMPILING_SECONDS / each)
+    config = ExplainConfig(model="", out="", archive=("x",))
+    monkeypatch.setattr(compilation, "measure_rate", lambda *_: pytest.fail("a process was started"))
+    assert measured_rate(config, payload, few)(few) is None
+    assert not decided(payload, few, None)
