@@ -7,7 +7,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Two processes of pytest share the test files that start no Ray. Two clusters of Ray side by side need too much memory.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: setup demo test test-unit faults fuzz lint docs bench lock clean
+.PHONY: setup demo demo-pacs test test-unit faults fuzz lint docs bench lock clean
 
 setup: .venv/.ready
 
@@ -21,6 +21,10 @@ setup: .venv/.ready
 
 demo: setup
 	$(BIN)/python jobs/demo.py
+
+demo-pacs: setup
+	@test -e runs/demo/model/model.json || $(BIN)/python jobs/demo.py
+	$(BIN)/python benchmarks/pacs_demo.py
 
 test: setup
 	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not (ray or faults)"

@@ -117,8 +117,8 @@ class Publisher:
             check_modality(dataset)
             source = source_of(dataset, listed["frame"])
             files = self._files(row, listed, dataset, source, outcome)
-        except DecodeError as error:
-            outcome.errors[str(error) if isinstance(error, SourceError) else f"source: {error.kind}"] += 1
+        except (DecodeError, SourceError) as error:
+            outcome.errors[f"source: {error.kind}" if isinstance(error, DecodeError) else str(error)] += 1
             return
         if files is None:
             return

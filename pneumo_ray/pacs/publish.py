@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pneumo_ray import storage
+from pneumo_ray.config import save_config
 from pneumo_ray.console import log, progress
 from pneumo_ray.errors import ConfigError, ManifestError, StorageError
 from pneumo_ray.evaluate.scores import fact, read_run
@@ -55,6 +56,9 @@ def publish(config: PublishConfig) -> Outcome:
     algorithm = _algorithm(run, facts, scores, tuple(part for part in parts if part != "sr"))
     with _outlet(config, facts) as outlet:
         plan = Plan(facts, algorithm, parts, outlet, config.include_doubtful, config.beside, config.dry_run)
+        if not config.dry_run:
+            folder = scores if config.out is None else storage.absolute(config.out)
+            save_config(config, storage.join(folder, "_publish", "publish.json"))
         outcome = _published(plan, source, scores, config)
     _tell(outcome, config)
     return outcome

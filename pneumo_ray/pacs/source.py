@@ -14,7 +14,7 @@ from datetime import datetime
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from pneumo_ray.errors import DecodeError
+from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.dicom import image_size, view_flips
 from pneumo_ray.images.dicom_elements import read_text
 from pneumo_ray.pacs.uids import derived_uid
@@ -45,10 +45,8 @@ _CLASSES = {
 """SOP classes of sources: CR, DX for presentation and for processing, and secondary captures."""
 
 
-class SourceError(DecodeError):
+class SourceError(PneumoError):
     """A DICOM image of which no results can be published."""
-
-    kind = "source"
 
 
 @dataclass(frozen=True)

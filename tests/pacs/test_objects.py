@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_builders import radiograph, to_bytes
+from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
 from highdicom.sr import MeasurementReport
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -365,6 +366,19 @@ def test_dciodvfy_finds_no_error(kind, tmp_path):
         done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, errors="replace")
         errors = [line for line in done.stderr.splitlines() + done.stdout.splitlines() if line.startswith("Error")]
         assert errors == [], part
+
+
+def test_mandatory_elements_are_there_and_no_others():
+    """By the tables of modules (PS3.3) that come with highdicom; the content of a report is checked by dciodvfy."""
+    modules, elements = get_iod_module_map(), get_module_attribute_map()
+    for part, made in every_object(source(), result()).items():
+        read = read_back(made)
+        of_iod = [m for m in modules[get_sop_class_iod_map()[read.SOPClassUID]] if m["key"] != "sr-document-content"]
+        root = [(m, e) for m in of_iod for e in elements[m["key"]] if not e["path"]]
+        needed = {e["keyword"] for m, e in root if m["usage"] == "M" and e["type"] in ("1", "2")}
+        assert needed - {element.keyword for element in read} == set(), part
+        content = {e["keyword"] for e in elements["sr-document-content"] if not e["path"]} if part == "sr" else set()
+        assert {element.keyword for element in read} - {e["keyword"] for _, e in root} - content == set(), part
 
 
 def test_dcmtk_reads_the_report(tmp_path):
