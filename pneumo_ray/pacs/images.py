@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pneumo_ray import storage
+from pneumo_ray.console import log
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.pacs.index import SUFFIX, find_instance, written
 from pneumo_ray.pacs.listing import Missing, find, find_uids, read_uids
@@ -91,6 +92,10 @@ def list_pacs(address: str, private: Private, passed_over: Counter[str]) -> Iter
     """
     server, query = asked(address)
     web = web_of(server)
+    if web.is_overheard:
+        log(
+            f"warning: credentials and images travel without encryption to {web.name}; use dicomweb+https where it speaks it"
+        )
     uri = storage.join(private.folder, fingerprint([address, *private.uids], private.salt) + SUFFIX)
     count = 0
     with written(uri, server) as add:

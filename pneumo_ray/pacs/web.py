@@ -242,6 +242,13 @@ class Web:
         return answer.status < 500
 
     @property
+    def is_overheard(self) -> bool:
+        """Whether credentials leave this machine without encryption."""
+        address = urlsplit(self.server.url)
+        here = address.hostname == "localhost" or (address.hostname or "").startswith("127.")
+        return bool(self._headers) and address.scheme == "http" and not here
+
+    @property
     def name(self) -> str:
         """Words for the server that may stand in a log."""
         return f"the DICOMweb server {urlsplit(self.server.url).netloc}"

@@ -110,6 +110,20 @@ def test_credentials_come_from_the_environment(pacs, quick_web, monkeypatch, env
     assert not any(value in str(caught.value) for value in environment.values())
 
 
+@pytest.mark.parametrize(
+    ("url", "token", "overheard"),
+    [
+        ("http://pacs.hospital/dicom-web", "abc", True),
+        ("http://127.0.0.1:8042/dicom-web", "abc", False),
+        ("https://pacs.hospital/dicom-web", "abc", False),
+        ("http://pacs.hospital/dicom-web", "", False),
+    ],
+)
+def test_credentials_without_encryption_are_noticed(monkeypatch, url, token, overheard):
+    monkeypatch.setenv("DICOMWEB_TOKEN", token)
+    assert Web(Server(url)).is_overheard == overheard
+
+
 def test_half_of_the_credentials_are_refused(monkeypatch):
     monkeypatch.setenv("DICOMWEB_USER", "zelda")
     with pytest.raises(ConfigError, match="only one of"):
