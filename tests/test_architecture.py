@@ -16,9 +16,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "console", "storage", "records"},
     {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
-    {"pacs.server", "pacs.query", "pacs.multipart", "pacs.failures", "pacs.web"},
     {"images"},
-    {"pacs.listing", "pacs.index", "pacs.images"},
+    {"dicomweb"},
     {"model"},
     {"phantom"},
     {"anatomy"},
@@ -32,8 +31,7 @@ LAYERS = (
     {"tune"},
     {"report", "pacs"},
 )
-"""From the bottom; a module imports from its own layer or a lower one. A module that is named stands there, and not where
-the rest of its folder does: archives are read from a PACS at the bottom, and results are published to it at the top."""
+"""From the bottom; a module imports from its own layer or a lower one."""
 
 ROOMS_OF_RAY = ("train.", "tune.", "score.", "data.cluster_tasks", "ray_cluster")
 """Where `import ray` may stand at the top of a module; the rest works in a notebook without Ray."""
@@ -120,7 +118,7 @@ def target(found: Import) -> str | None:
 
 def layer(module: str) -> int:
     room = module.partition(".")[0]
-    found = [number for name in (module, room) for number, rooms in enumerate(LAYERS) if name in rooms]
+    found = [number for number, rooms in enumerate(LAYERS) if room in rooms]
     assert found, f"pneumo_ray/{room} has no place in the layers of the design; give it one"
     return found[0]
 

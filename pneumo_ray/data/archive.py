@@ -17,9 +17,9 @@ from pneumo_ray import storage
 from pneumo_ray.data import containers
 from pneumo_ray.data.names import LOOK_BYTES, Found, PassedOver, Sieve, litter, slashed
 from pneumo_ray.data.spans import Span
+from pneumo_ray.dicomweb.images import Private, list_pacs
+from pneumo_ray.dicomweb.server import is_dicomweb
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs.images import Private, list_pacs
-from pneumo_ray.pacs.server import is_dicomweb
 
 _CHUNK = 512
 """Files of a folder among which those that need a look are read together, ahead where they lie in a bucket."""

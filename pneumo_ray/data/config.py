@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pneumo_ray.config import require
+from pneumo_ray.dicomweb.query import check_archives
 from pneumo_ray.images.isolation import DECODE_SECONDS
-from pneumo_ray.pacs.query import check_archives
 
 Protocol = Literal["official", "paper", "grouped"]
 """Who trains, chooses and measures; see `split.py`."""

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pneumo_ray import storage
 from pneumo_ray.data import containers
 from pneumo_ray.data.spans import Span
+from pneumo_ray.dicomweb.images import AT_ONCE, read_instance
+from pneumo_ray.dicomweb.index import is_index
+from pneumo_ray.dicomweb.web import ServerError
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.images.decode import CorruptImageError, EmptyFileError, ImageTooLargeError, TruncatedImageError
-from pneumo_ray.pacs.images import AT_ONCE, read_instance
-from pneumo_ray.pacs.index import is_index
-from pneumo_ray.pacs.web import ServerError
 
 
 def read_image(uri: str, member: str | None, span: Span | None = None) -> bytes:

@@ -29,8 +29,8 @@ from pneumo_ray.data.manifest import (
 )
 from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.data.split import assign_splits, check_folders
+from pneumo_ray.dicomweb.images import private_of
 from pneumo_ray.errors import ArchiveError, ManifestError
-from pneumo_ray.pacs.images import private_of
 from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import salt_of
 

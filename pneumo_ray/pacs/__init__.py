@@ -1,1 +1,1 @@
-"""A hospital's archive (PACS) over DICOMweb (DICOM PS3.18)."""
+"""Results as DICOM objects, in a folder or back in the PACS."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pneumo_ray import storage
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError, packed
+from pneumo_ray.dicomweb.server import Server
+from pneumo_ray.dicomweb.web import JSON, Answer, ResourceError, Web, web_of
 from pneumo_ray.errors import StorageError
-from pneumo_ray.pacs.multipart import BrokenAnswerError, packed
 from pneumo_ray.pacs.objects import OWN
-from pneumo_ray.pacs.server import Server
-from pneumo_ray.pacs.web import JSON, Answer, ResourceError, Web, web_of
 
 _SERIES_UID, _DESCRIPTION, _INSTANCE_UID, _FAILED = "0020000E", "0008103E", "00080018", "00081198"
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pneumo_ray import storage
 from pneumo_ray.config import save_config
 from pneumo_ray.console import log, progress
+from pneumo_ray.dicomweb.server import server_of
 from pneumo_ray.errors import ConfigError, ManifestError, StorageError
 from pneumo_ray.evaluate.scores import fact, read_run
 from pneumo_ray.explain.case import WHOLE, Window
@@ -35,7 +36,6 @@ from pneumo_ray.pacs.objects import OF_KIND
 from pneumo_ray.pacs.outlets import Folder, Outlet, Pacs
 from pneumo_ray.pacs.result import Algorithm, Part
 from pneumo_ray.pacs.rows import Facts
-from pneumo_ray.pacs.server import server_of
 from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.image_list import Source, open_source

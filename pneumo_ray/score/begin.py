@@ -11,11 +11,11 @@ from pneumo_ray.anatomy.segmenter import own_segmenter
 from pneumo_ray.config import save_config
 from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.dicomweb.images import fingerprint, private_of
 from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import Preprocessing
-from pneumo_ray.pacs.images import fingerprint, private_of
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.compilation import measured_rate, worth_compiling

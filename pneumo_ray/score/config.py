@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
+from pneumo_ray.dicomweb.query import check_archives
 from pneumo_ray.explain.target import Passes, PosteriorName, Target
 from pneumo_ray.images.fit import OF_LUNGS, Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
-from pneumo_ray.pacs.query import check_archives
 from pneumo_ray.records import JsonObject
 
 ZoneMode = Literal["image", "box", "lungs"]

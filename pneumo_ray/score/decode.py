@@ -12,6 +12,7 @@ from pneumo_ray.data.dataset import decoding_size
 from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.spans import Span
+from pneumo_ray.dicomweb.web import ServerError
 from pneumo_ray.errors import DecodeError
 from pneumo_ray.images.augment import resize_grey
 from pneumo_ray.images.decode import ImageInfo, decode_with_note, inspect_image
@@ -19,7 +20,6 @@ from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.model import Preprocessing
-from pneumo_ray.pacs.web import ServerError
 from pneumo_ray.records import Row
 from pneumo_ray.score.facts import FACT_FIELDS, ImageFacts
 from pneumo_ray.score.frame import (

@@ -15,11 +15,11 @@ from pneumo_ray.data.frames import count_frames, may_hold_frames
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.data.person import PERSON_FIELDS, person_columns
 from pneumo_ray.data.spans import Span
+from pneumo_ray.dicomweb.images import Private
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.images.augment import boxes_of_input
 from pneumo_ray.images.isolation import DECODE_SECONDS, guarded
 from pneumo_ray.model import Preprocessing
-from pneumo_ray.pacs.images import Private
 from pneumo_ray.ray_cluster import is_retry
 from pneumo_ray.records import Row
 from pneumo_ray.score.image_list import ROW_GROUP, SCHEMA, Source, write_tables

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
-from pneumo_ray.pacs.images import private_of
+from pneumo_ray.dicomweb.images import private_of
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
 from pneumo_ray.score.job import explain_archive

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from pneumo_ray.config import require
+from pneumo_ray.dicomweb.query import check_archives
 from pneumo_ray.explain.target import Passes, PosteriorName
-from pneumo_ray.pacs.query import check_archives
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 
 

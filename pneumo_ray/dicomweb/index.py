@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from pneumo_ray import storage
+from pneumo_ray.dicomweb.listing import Instance
+from pneumo_ray.dicomweb.server import Server
+from pneumo_ray.dicomweb.web import ServerError
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs.listing import Instance
-from pneumo_ray.pacs.server import Server
-from pneumo_ray.pacs.web import ServerError
 
 SUFFIX = ".pacs"
 """Ends the name of an index, and tells it from a tar or zip file, which holds images too."""

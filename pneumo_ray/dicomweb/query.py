@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from pneumo_ray.config import require
+from pneumo_ray.dicomweb.server import Server, is_dicomweb, server_of
 from pneumo_ray.errors import ConfigError
-from pneumo_ray.pacs.server import Server, is_dicomweb, server_of
 
 SEVERAL = {"Modality": "00080060", "BodyPartExamined": "00180015", "ViewPosition": "00185101"}
 """Keys that take several values with commas between them, and their tags: an answer that contradicts them is left out."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from urllib3 import exceptions
 
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError
+from pneumo_ray.dicomweb.server import PASSWORD, TOKEN, USER
 from pneumo_ray.errors import StorageError
-from pneumo_ray.pacs.multipart import BrokenAnswerError
-from pneumo_ray.pacs.server import PASSWORD, TOKEN, USER
 
 
 class ServerError(StorageError):

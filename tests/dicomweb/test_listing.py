@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 from dicomweb_server import DicomwebServer
 
+from pneumo_ray.dicomweb import listing
+from pneumo_ray.dicomweb.listing import Instance, Missing, find, find_uids
+from pneumo_ray.dicomweb.query import query_of
+from pneumo_ray.dicomweb.web import ServerError
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs import listing
-from pneumo_ray.pacs.listing import Instance, Missing, find, find_uids
-from pneumo_ray.pacs.query import query_of
-from pneumo_ray.pacs.web import ServerError
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 REPORT = "1.2.840.10008.5.1.4.1.1.88.33"

@@ -18,10 +18,10 @@ import urllib3
 from urllib3 import exceptions
 
 from pneumo_ray.console import log
+from pneumo_ray.dicomweb.failures import ResourceError, ServerError, UnavailableError, final_error, reason_of, refusal
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError
+from pneumo_ray.dicomweb.server import Server, authorisation
 from pneumo_ray.errors import StorageError
-from pneumo_ray.pacs.failures import ResourceError, ServerError, UnavailableError, final_error, reason_of, refusal
-from pneumo_ray.pacs.multipart import BrokenAnswerError
-from pneumo_ray.pacs.server import Server, authorisation
 
 __all__ = ["JSON", "Answer", "Limits", "ResourceError", "ServerError", "UnavailableError", "Web", "web_of"]
 

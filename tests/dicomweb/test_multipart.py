@@ -4,7 +4,7 @@ from email import message_from_bytes
 
 import pytest
 
-from pneumo_ray.pacs.multipart import BrokenAnswerError, packed, parts_of
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError, packed, parts_of
 
 CONTENTS = [b"DICM\r\n--\r\n", b"", bytes(range(256)) * 40]
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from pneumo_ray import storage
 from pneumo_ray.console import log
+from pneumo_ray.dicomweb.index import SUFFIX, find_instance, written
+from pneumo_ray.dicomweb.listing import Missing, find, find_uids, read_uids
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError, parts_of
+from pneumo_ray.dicomweb.query import asked
+from pneumo_ray.dicomweb.server import is_dicomweb
+from pneumo_ray.dicomweb.web import Answer, Limits, ResourceError, UnavailableError, Web, web_of
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs.index import SUFFIX, find_instance, written
-from pneumo_ray.pacs.listing import Missing, find, find_uids, read_uids
-from pneumo_ray.pacs.multipart import BrokenAnswerError, parts_of
-from pneumo_ray.pacs.query import asked
-from pneumo_ray.pacs.server import is_dicomweb
-from pneumo_ray.pacs.web import Answer, Limits, ResourceError, UnavailableError, Web, web_of
 from pneumo_ray.run_folder import salt_of
 
 AT_ONCE = Limits().at_once

@@ -10,11 +10,11 @@ from urllib.parse import quote
 from pydicom.dataset import Dataset
 
 from pneumo_ray import storage
+from pneumo_ray.dicomweb.multipart import BrokenAnswerError
+from pneumo_ray.dicomweb.query import SEVERAL, Query
+from pneumo_ray.dicomweb.web import JSON, Answer, ResourceError, ServerError, Web
 from pneumo_ray.errors import ArchiveError, ConfigError, DecodeError
 from pneumo_ray.images.dicom import RADIOGRAPHY, SECONDARY_CAPTURE, check_modality
-from pneumo_ray.pacs.multipart import BrokenAnswerError
-from pneumo_ray.pacs.query import SEVERAL, Query
-from pneumo_ray.pacs.web import JSON, Answer, ResourceError, ServerError, Web
 from pneumo_ray.records import JsonObject
 
 PAGE = 1000

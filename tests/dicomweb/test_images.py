@@ -12,9 +12,9 @@ from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.dataset import load_squares
 from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.dicomweb.images import AT_ONCE, name_of, private_of
+from pneumo_ray.dicomweb.web import ResourceError, ServerError
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs.images import AT_ONCE, name_of, private_of
-from pneumo_ray.pacs.web import ResourceError, ServerError
 
 HMAC_OF_1_2_3 = "c28d8a4cae631dbd3cdd0baae16853b2b2023dd700637208effdb677db988957"
 
@@ -41,7 +41,7 @@ def test_files_come_from_orthanc_as_they_were_stored(orthanc, make_radiograph, t
 
 
 def test_orthanc_is_listed_in_pages(orthanc, make_radiograph, tmp_path, monkeypatch):
-    from pneumo_ray.pacs import listing
+    from pneumo_ray.dicomweb import listing
 
     monkeypatch.setattr(listing, "PAGE", 2)
     orthanc.store(make_radiograph(number) for number in range(5))

@@ -2,10 +2,10 @@
 
 import pytest
 
+from pneumo_ray.dicomweb.listing import read_uids
+from pneumo_ray.dicomweb.query import asked, check_archives
+from pneumo_ray.dicomweb.server import Server
 from pneumo_ray.errors import ConfigError
-from pneumo_ray.pacs.listing import read_uids
-from pneumo_ray.pacs.query import asked, check_archives
-from pneumo_ray.pacs.server import Server
 
 
 def test_an_address_names_server_and_conditions():

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from dicomweb_server import DicomwebServer
 
+from pneumo_ray.dicomweb import web
+from pneumo_ray.dicomweb.server import Server, authorisation
+from pneumo_ray.dicomweb.web import Limits, ResourceError, ServerError, UnavailableError, Web
 from pneumo_ray.errors import ConfigError, StorageError
-from pneumo_ray.pacs import web
-from pneumo_ray.pacs.server import Server, authorisation
-from pneumo_ray.pacs.web import Limits, ResourceError, ServerError, UnavailableError, Web
 
 SECRET = "/studies/1.2.840.5550173/series/1/instances/2"
 

@@ -5,10 +5,10 @@ import stat
 
 import pytest
 
+from pneumo_ray.dicomweb.index import IndexGoneError, find_instance, is_index, written
+from pneumo_ray.dicomweb.listing import Instance
+from pneumo_ray.dicomweb.server import Server
 from pneumo_ray.errors import ArchiveError
-from pneumo_ray.pacs.index import IndexGoneError, find_instance, is_index, written
-from pneumo_ray.pacs.listing import Instance
-from pneumo_ray.pacs.server import Server
 
 SERVER = Server("https://pacs.example/dicom-web", verify_tls=False)
 
