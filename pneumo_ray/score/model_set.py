@@ -65,12 +65,12 @@ class ModelSet:
     @property
     def in_tail(self) -> bool:
         """Whether the passes repeat the tails of the networks."""
-        return self.posterior == "dropout" and self.first.model.config.dropout_site == "tail"
+        return self.posterior == "dropout" and self.first.model.config.dropout_site != "head"
 
     @property
     def default_passes(self) -> int:
         """Monte Carlo passes of each member where none are asked for."""
-        return DEFAULT_PASSES["tail" if self.in_tail else "head"]
+        return DEFAULT_PASSES[self.first.model.config.dropout_site if self.in_tail else "head"]
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
