@@ -73,7 +73,7 @@ class ExplainConfig:
     the model's default: its dropout, unless it was trained with --posterior laplace."""
     passes: Passes | None = None
     """Monte Carlo passes of each model; None takes 200 where the posterior is over the head, where they cost nothing, and 20
-    with dropout in the tail. arXiv 2507.18647 has 20. exact takes closed forms over the head instead, without any pass."""
+    with dropout inside the trunk. arXiv 2507.18647 has 20. exact takes closed forms over the head instead, without any pass."""
     seed: int = 0
     """Seed of the passes, which all images share."""
     target: Target = "predicted"

@@ -37,7 +37,7 @@ class MemberPayload:
     config: ModelConfig
     weights: dict[str, np.ndarray]
     posterior: HeadPosterior | None
-    """None where its dropout is in the tail."""
+    """None where its dropout is inside the trunk."""
     calibration: Calibration
 
 
@@ -125,7 +125,7 @@ class Explainer:
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
 
-        Nothing at site `tail`, where a batch takes seconds.
+        Nothing at sites `tail` and `keys`, where a batch takes seconds.
         """
         if self.model.in_tail:
             return

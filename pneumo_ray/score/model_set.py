@@ -99,7 +99,7 @@ class ModelSet:
                 "thresholds": thresholds}  # fmt: skip
 
     def head_posterior(self, number: int) -> HeadPosterior | None:
-        """Return the posterior of a member's head; None where its dropout is in the tail.
+        """Return the posterior of a member's head; None where its dropout is inside the trunk.
 
         Raises:
             ModelError: if there is nothing to sample.
