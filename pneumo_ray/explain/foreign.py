@@ -7,7 +7,7 @@ Grad-CAM does (arXiv 1610.02391), and sums to it only if the network happens to 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class ForeignGradCAM:
         seed: of the masks.
         temperature: probabilities are `sigmoid(logit / temperature + intercept)`.
         intercept: see `temperature`.
+        amp_dtype: run the network under autocast to this type; None keeps the setting of the caller.
 
     Raises:
         ConfigError: if there is no such layer (the nearest are named), or passes cannot work.
@@ -60,6 +61,7 @@ class ForeignGradCAM:
         *,
         temperature: float = 1.0,
         intercept: float = 0.0,
+        amp_dtype: torch.dtype | None = None,
     ) -> None:
         """Find the layer and the dropouts."""
         names = [name for name, _ in net.named_modules() if name]
@@ -69,6 +71,7 @@ class ForeignGradCAM:
             raise ConfigError(f"passes must be at least 2 for a standard deviation, got {passes}")
         self.net, self.layer, self.passes, self.seed = net, layer, passes, seed
         self.calibration = Calibration(temperature, intercept)
+        self.amp_dtype = amp_dtype
         self.dropouts = [m for m in net.modules() if isinstance(m, _ELEMENTS + _CHANNELS) and m.p > 0]
         if not self.dropouts:
             raise ModelError(
@@ -99,6 +102,14 @@ class ForeignGradCAM:
         logits = torch.stack([logit for _, logit in found], 1)
         return SampledMaps(signed, logits - signed.sum((2, 3)))
 
+    def evidence_of_maps(self, maps: Tensor) -> SampledMaps:
+        """Refuse feature maps, which are not enough here.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError("feature maps are not enough for Grad-CAM by autograd; call the engine with images instead")
+
     def _pass(self, x: Tensor, number: int | None) -> tuple[Tensor, Tensor]:
         """Return the signed map [B, h, w] and the logit [B] of a pass; None is the network itself."""
         found: list[Tensor] = []
@@ -111,9 +122,12 @@ class ForeignGradCAM:
             found.append(output.detach().requires_grad_())  # the backward pass ends here
             return found[-1]
 
+        # A caller may be in inference mode, whose tensors autograd cannot use.
         masks = [] if number is None else [self._mask(place, number) for place in range(len(self.dropouts))]
-        with torch.enable_grad(), _hooked(self.net.get_submodule(self.layer), keep), _masked(self.dropouts, masks):
-            logit = _logit(self.net(x), len(x))
+        layer = self.net.get_submodule(self.layer)
+        with torch.inference_mode(False), torch.enable_grad(), _hooked(layer, keep), _masked(self.dropouts, masks):
+            with self._autocast(x.device):
+                logit = _logit(self.net(x.clone() if x.is_inference() else x), len(x))
             if len(found) != 1:
                 raise ModelError(
                     f"layer {self.layer!r} runs {len(found)} times in a forward pass; choose one that runs once"
@@ -121,6 +135,9 @@ class ForeignGradCAM:
             (gradient,) = torch.autograd.grad(logit.sum(), found[0])
         signed = (gradient.float().mean((2, 3), keepdim=True) * found[0].detach().float()).sum(1)
         return signed, logit.detach().float()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        return nullcontext() if self.amp_dtype is None else torch.autocast(device.type, self.amp_dtype)
 
     def _mask(self, place: int, number: int) -> Callable[[Tensor], Tensor]:
         """Return what multiplies the output of a dropout in a pass: one mask for all images."""
