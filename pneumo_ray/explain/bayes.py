@@ -2,8 +2,8 @@
 
 With dropout between pooling and the linear layer, pass t is `ReLU(sum_k w_k z_tk A_k / (h w))` with z the scaled mask,
 so all passes are one matrix product on the feature maps of a single forward. So are those of any other posterior over the
-head (`explain/posterior.py`), and its moments need no pass at all. With dropout inside the last stage only the network's
-`tail` is repeated. All images share what is drawn from the seed: results do not depend on how images are batched,
+head (`explain/posterior.py`), and its moments need no pass at all. With dropout inside the last stage, of channels or of
+attention's keys (arXiv 2208.02646), only the network's `tail` is repeated. All images share what is drawn from the seed: results do not depend on how images are batched,
 ordered or spread over workers.
 """
 
@@ -46,12 +46,12 @@ class BayesGradCAM:
         intercept: see `temperature`.
         amp_dtype: run the network under autocast to this type; None keeps the setting of the caller. Map arithmetic is
             float32 in any case.
-        max_bytes: rough bound on the memory of the tail passes that run at once (site `tail`; at least one does).
+        max_bytes: rough bound on the memory of the tail passes that run at once (sites `tail` and `keys`; at least one does).
         posterior: over the head; None takes the network's own dropout.
 
     Attributes:
-        masks: what was drawn, float32. Of dropout scaled masks {0, 1 / (1 - p)}: [T, K] at site `head`; at site `tail` a
-            [T, C] for each layer of `net.tail_dropouts()`. They move to the device of the images. Empty for `exact`.
+        masks: what was drawn, float32. Of dropout scaled masks {0, 1 / (1 - p)}: [T, K] at site `head`; at the others a
+            [T, U] for each layer of `net.tail_dropouts()`. They move to the device of the images. Empty for `exact`.
 
     Raises:
         ConfigError: if passes or max_bytes cannot work, or the temperature is not positive.
@@ -80,12 +80,12 @@ class BayesGradCAM:
     ) -> None:
         """Draw what is drawn."""
         self.net = _unwrapped(net)
-        self.in_tail = posterior is None and self.net.config.dropout_site == "tail"
+        self.in_tail = posterior is None and self.net.config.dropout_site != "head"
         if passes is None:
-            passes = DEFAULT_PASSES["tail" if self.in_tail else "head"]
+            passes = DEFAULT_PASSES[self.net.config.dropout_site if self.in_tail else "head"]
         if passes == "exact" and self.in_tail:
             raise ModelError(
-                "--passes exact needs a posterior over the head, and this model's dropout is in the tail; give a number of "
+                "--passes exact needs a posterior over the head, and this model's dropout is inside the trunk; give a number of "
                 "passes, or --posterior laplace where the model has one"
             )
         if passes != "exact" and passes < 2:
@@ -103,7 +103,7 @@ class BayesGradCAM:
         if self.in_tail:
             for layer in self.net.tail_dropouts():
                 DropoutPosterior(layer.p)  # refuses a rate of 0
-                self.masks.append(draw_masks(self.passes, layer.num_channels, layer.p, generator))
+                self.masks.append(draw_masks(self.passes, layer.num_units, layer.p, generator))
             return
         self.posterior = DropoutPosterior(self.net.dropout.p) if posterior is None else posterior
         self.posterior.check(self.net.classifier.in_features)
@@ -171,7 +171,8 @@ class BayesGradCAM:
         """Return the same from feature maps; arguments and errors as for `explain_maps`."""
         if self.in_tail:
             raise ModelError(
-                "feature maps lie behind the dropout of dropout_site='tail'; call the engine with images instead"
+                f"feature maps lie behind the dropout of dropout_site={self.net.config.dropout_site!r}; call the engine with "
+                "images instead"
             )
         with torch.autocast(maps.device.type, enabled=False):
             maps, theta = maps.float(), self._theta()

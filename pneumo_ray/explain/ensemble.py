@@ -16,6 +16,7 @@ from pneumo_ray.errors import ConfigError
 from pneumo_ray.explain.bayes import BayesGradCAM, Evidence
 from pneumo_ray.explain.cam import target_sign
 from pneumo_ray.explain.explanation import Explanation, MemberSpread
+from pneumo_ray.explain.foreign import ForeignGradCAM
 from pneumo_ray.explain.sampled import binary_entropy
 from pneumo_ray.explain.target import Target
 from pneumo_ray.explain.zones import image_zones
@@ -50,7 +51,7 @@ class EnsembleGradCAM:
         ConfigError: if there is no member.
     """
 
-    def __init__(self, engines: Sequence[BayesGradCAM]) -> None:
+    def __init__(self, engines: Sequence[BayesGradCAM | ForeignGradCAM]) -> None:
         """Find the common scale."""
         if not engines:
             raise ConfigError("an ensemble needs at least one model; give --model")

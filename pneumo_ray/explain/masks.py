@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pneumo_ray.model.config import DropoutSite
 
-DEFAULT_PASSES: dict[DropoutSite, int] = {"head": 200, "tail": 20}
-"""Monte Carlo passes where none are asked for: at the head they are rows of one matrix product, in the tail each is a
-forward pass. arXiv 2507.18647 has 20."""
+DEFAULT_PASSES: dict[DropoutSite, int] = {"head": 200, "tail": 20, "keys": 20}
+"""Monte Carlo passes where none are asked for: at the head they are rows of one matrix product, elsewhere each repeats the
+network's tail. arXiv 2507.18647 has 20."""
 
 MAX_GROUPS = 10
 """Independent groups of passes; fewer where there are fewer passes."""

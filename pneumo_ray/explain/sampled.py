@@ -17,14 +17,14 @@ class SampledMaps:
     signed: Tensor
     """float32 [B, 1 + T, h, w], in logit units, of pneumonia; the first without a draw."""
     bias: Tensor
-    """float32 [1] or [1 + T], of each pass."""
+    """float32 [1] or [1 + T], of each pass; or [B, 1 + T], all of the logit that is not in the map."""
     exact_var: Tensor | None = None
     """[B, h, w], the variance before ReLU over the posterior; None where it has no closed form."""
 
     @property
     def logit(self) -> Tensor:
         """[B], of the network itself."""
-        return self.signed[:, 0].sum((1, 2)) + self.bias[0]
+        return self.signed[:, 0].sum((1, 2)) + self.bias[..., 0]
 
     def explain(self, sign: Tensor, zones: Tensor, calibration: Calibration) -> Explanation:
         """Reduce over the passes.

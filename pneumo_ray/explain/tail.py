@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pneumo_ray.model.network import ChannelDropout, PneumoniaNet
+from pneumo_ray.model.dropout import MaskedDropout
+from pneumo_ray.model.network import PneumoniaNet
 from pneumo_ray.model.signed_map import signed_maps
 
 # What the tail holds at its peak, input included, in multiples of its input as float32: measured 4 (ResNeXt-50) to 10
@@ -20,7 +21,7 @@ def tail_passes(net: PneumoniaNet, x: Tensor, masks: Sequence[Tensor], max_bytes
     Args:
         net: a network with dropout in its tail.
         x: float32 [B, 3, H, W], ImageNet-normalised, on the network's device.
-        masks: scaled masks [T, C] for each of `net.tail_dropouts()`, on that device.
+        masks: scaled masks [T, U] for each of `net.tail_dropouts()`, on that device.
         max_bytes: rough bound on the memory of the passes that run at once; at least one does.
     """
     # The pass without dropout is one more mask: all ones.
@@ -55,7 +56,7 @@ def eval_mode(net: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _restored_masks(layers: list[ChannelDropout]) -> Iterator[None]:
+def _restored_masks(layers: list[MaskedDropout]) -> Iterator[None]:
     """Restore the masks of the layers, also after an exception."""
     found = [layer.mask for layer in layers]
     try:

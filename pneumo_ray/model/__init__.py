@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pneumo_ray.model.config import ARCHITECTURES, ModelConfig
+from pneumo_ray.model.trunks import Trunk, register_trunk
 
 if TYPE_CHECKING:
     from pneumo_ray.model.bundle import Bundle, load_bundle, save_bundle
@@ -16,8 +17,10 @@ __all__ = [
     "ModelConfig",
     "PneumoniaNet",
     "Preprocessing",
+    "Trunk",
     "build_model",
     "load_bundle",
+    "register_trunk",
     "save_bundle",
 ]
 

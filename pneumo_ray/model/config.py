@@ -3,32 +3,24 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pneumo_ray.config import did_you_mean, require
-from pneumo_ray.errors import ModelError
+from pneumo_ray.config import require
+from pneumo_ray.model.trunks import BUILT_IN, find_trunk, with_keys
 
-ARCHITECTURES = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "wide_resnet50_2",
-    "resnext50_32x4d",
-    "densenet121",
-    "vgg16",
-    "inception_v3",
-    "efficientnet_b0",
-)
-"""The trunks that can be built, by torchvision name."""
+ARCHITECTURES = BUILT_IN
+"""The trunks that come with the package, by torchvision name."""
 
-DropoutSite = Literal["head", "tail"]
+DropoutSite = Literal["head", "tail", "keys"]
 Freeze = Literal["none", "early", "backbone"]
 OutputStride = Literal[32, 16, 8]
 
 
 def can_stride(arch: str) -> bool:
-    """Whether a trunk can have another output stride than 32: the ResNets can."""
-    return "resne" in arch
+    """Whether a trunk can have another output stride than 32: the ResNets can.
+
+    Raises:
+        ModelError: if there is no such trunk.
+    """
+    return bool(find_trunk(arch).dilated)
 
 
 @dataclass(frozen=True)
@@ -36,14 +28,15 @@ class ModelConfig:
     """Architecture and initial weights of the network."""
 
     arch: str = "resnet50"
-    """Trunk by torchvision name, one of ARCHITECTURES."""
+    """Trunk: one of ARCHITECTURES by torchvision name, or one that a module in PNEUMO_RAY_TRUNKS registers."""
     weights: str = "imagenet"
     """`imagenet` (downloaded by torchvision), `none` (from scratch), or a file: a torchvision state dict
     (.pth, .pt, .safetensors) or a bundle's weights.safetensors."""
     dropout: float = 0.5
     """Share of channels dropped; the same rate in training and in Monte Carlo passes."""
     dropout_site: DropoutSite = "head"
-    """`head` drops pooled features before the linear layer, `tail` drops whole channels inside the last stage."""
+    """`head` drops pooled features before the linear layer, `tail` drops whole channels inside the last stage, `keys`
+    hides random keys from the queries of the attention there (swin_t and maxvit_t)."""
     freeze: Freeze = "none"
     """`none` trains everything, `early` the last stage and the head, `backbone` the head only."""
     output_stride: OutputStride = 32
@@ -57,14 +50,17 @@ class ModelConfig:
             ModelError: if the architecture is unknown.
             ConfigError: if another field is out of its range.
         """
-        if self.arch not in ARCHITECTURES:  # not ConfigError: a bundle of a later version names such a model as well
-            nearest = did_you_mean(self.arch, ARCHITECTURES)
-            raise ModelError(f"model.arch {self.arch!r} is not known{nearest} (known: {', '.join(ARCHITECTURES)})")
+        trunk = find_trunk(self.arch)
         require(bool(self.weights), "model.weights is empty; give imagenet, none or a file")
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and less than 1, got {self.dropout}")
         require(
             self.dropout_site in get_args(DropoutSite),
-            f"model.dropout_site must be head or tail, got {self.dropout_site!r}",
+            f"model.dropout_site must be head, tail or keys, got {self.dropout_site!r}",
+        )
+        require(
+            self.dropout_site != "keys" or trunk.has_keys,
+            f"model.dropout_site keys needs attention, and {self.arch} has none; give head or tail, or --model.arch "
+            f"{' or '.join(with_keys())}",
         )
         require(self.freeze in get_args(Freeze), f"model.freeze must be none, early or backbone, got {self.freeze!r}")
         require(

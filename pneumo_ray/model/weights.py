@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ModelError
+from pneumo_ray.model.trunks import find_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue on the scale 0..1, as torchvision uses them."""
 
-_TORCHVISION_HEADS = ("fc.", "classifier.", "AuxLogits.")
+_TORCHVISION_HEADS = ("fc.", "classifier.", "head.", "AuxLogits.")
 
 # The published DenseNet files predate the ban on dots in module names: `norm.1` is now `norm1`.
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.(\d\..*)$")
@@ -44,7 +45,7 @@ def load_weights(net: nn.Module, arch: str, weights: str) -> None:
         state, source = _read_state_dict(Path(weights)), weights
     from_torchvision = not any(key.startswith("prefix.") for key in state)
     if from_torchvision:
-        state = _renamed(state, net)
+        state = _renamed(state, net, find_trunk(arch).pooled_norm)
     _check(state, net, arch, source)
     if from_torchvision and arch == "inception_v3":
         _fold_input_transform(state)
@@ -53,8 +54,13 @@ def load_weights(net: nn.Module, arch: str, weights: str) -> None:
 
 
 def _download(arch: str) -> dict[str, Tensor]:
-    import torchvision  # as in network.py
+    import torchvision  # as in steps.py
 
+    if find_trunk(arch).build is not None:
+        raise ModelError(
+            f"there are no ImageNet weights of {arch}, which is not torchvision's; give a file with --model.weights FILE or "
+            "train from scratch with --model.weights none"
+        )
     try:
         return dict(torchvision.models.get_model_weights(arch).DEFAULT.get_state_dict(progress=False, check_hash=True))
     except (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError) as error:
@@ -89,8 +95,13 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _renamed(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], net: nn.Module, pooled_norm: str | None) -> dict[str, Tensor]:
     """Rename torchvision's keys to those of PneumoniaNet and drop its classifiers; unknown keys are kept for `_check`."""
+    if pooled_norm is not None:
+        state = {
+            f"norm{key.removeprefix(pooled_norm)}" if key.startswith(f"{pooled_norm}.") else key: value
+            for key, value in state.items()
+        }
     trunk = {_OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
     trunk = {key: value for key, value in trunk.items() if not key.startswith(_TORCHVISION_HEADS)}
     ours = {key.partition(".")[2]: key for key in net.state_dict() if not key.startswith("classifier.")}

@@ -13,7 +13,6 @@ from pneumo_ray.data.lungs import has_lungs
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.dicomweb.images import fingerprint, private_of
 from pneumo_ray.errors import ConfigError, StorageError
-from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
@@ -21,6 +20,7 @@ from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload
+from pneumo_ray.score.foreign import ForeignSet
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
 from pneumo_ray.score.model_set import ModelSet
@@ -48,15 +48,15 @@ def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
     return "lungs" if has_lungs(read_manifest(storage.absolute(config.manifest))).any() else "image"
 
 
-def check_method(config: ExplainConfig, models: ModelSet) -> None:
+def check_method(config: ExplainConfig, models: ModelSet | ForeignSet) -> None:
     """Refuse what no worker could do, before anything is written.
 
     Raises:
         ModelError: if a model has nothing to sample, or lungs are to be found and there is no segmenter.
         ConfigError: if float16 is asked for on a CPU, or the site.json is of another model or other passes.
     """
-    for number, bundle in enumerate(models.bundles):
-        BayesGradCAM(bundle.model, config.passes, config.seed, posterior=models.head_posterior(number))
+    assert config.passes is not None, "the config is resolved"
+    models.check(config.passes, config.seed)
     if config.finds_lungs(models.preprocessing.fit):
         own_segmenter()
     if config.site is not None:

@@ -61,9 +61,9 @@ class ScoringScale:
 class ExplainConfig:
     """Score and explain every image of an archive; the same command continues an interrupted job."""
 
-    model: str | tuple[str, ...]
+    model: str | tuple[str, ...] = ()
     """Folder of the model that jobs/train.py wrote; or several, the members of an ensemble, which are scored as one."""
-    out: str
+    out: str = field(kw_only=True)
     """Folder of the scores: Parquet files with one row per image, and _run.json."""
     archive: tuple[str, ...] = ()
     """Folders, tar or zip files, DICOM, local or s3://, gs://, or a PACS
@@ -75,7 +75,7 @@ class ExplainConfig:
     the model's default: its dropout, unless it was trained with --posterior laplace."""
     passes: Passes | None = None
     """Monte Carlo passes of each model; None takes 200 where the posterior is over the head, where they cost nothing, and 20
-    with dropout in the tail. arXiv 2507.18647 has 20. exact takes closed forms over the head instead, without any pass."""
+    with dropout inside the trunk. arXiv 2507.18647 has 20. exact takes closed forms over the head instead, without any pass."""
     seed: int = 0
     """Seed of the passes, which all images share."""
     target: Target = "predicted"
@@ -100,8 +100,23 @@ class ExplainConfig:
     uids: str | None = None
     """Text file that names what is taken of an archive in a PACS, instead of all that its query asks for: one UID in a
     line, of a study, a series or an instance."""
+    foreign: str | None = None
+    """MODULE:FUNCTION of your own code, which returns a network (torch.nn.Module) that jobs/train.py did not make; instead of
+    --model. Maps are Grad-CAM by autograd, which is slower."""
+    layer: str | None = None
+    """With --foreign, the name of the module that returns the feature maps, as in net.named_modules()."""
 
     def __post_init__(self) -> None:
+        require(
+            (self.model != ()) != (self.foreign is not None),
+            "give either --model, or --foreign with --layer for a network of your own",
+        )
+        require((self.foreign is None) == (self.layer is None), "--foreign and --layer belong together; give both")
+        if self.foreign is not None:
+            require(
+                self.passes != "exact" and self.posterior in (None, "dropout"),
+                "--foreign has neither closed forms nor a Laplace posterior; give a number of --passes",
+            )
         require(bool(self.archive) != (self.manifest is not None), "give either --archive or --manifest")
         check_archives(self.archive, self.uids)
         require(
@@ -137,7 +152,8 @@ class ExplainConfig:
     @property
     def method(self) -> JsonObject:
         """The options that determine the numbers of a row, besides model and image."""
-        return {name: getattr(self, name) for name in _METHOD}
+        foreign = {} if self.foreign is None else {"foreign": self.foreign, "layer": self.layer}
+        return {name: getattr(self, name) for name in _METHOD} | foreign
 
     @property
     def config_hash(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pneumo_ray.data.support import Support
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.ensemble import EnsembleGradCAM
+from pneumo_ray.explain.foreign import ForeignGradCAM
 from pneumo_ray.explain.masks import group_sizes
 from pneumo_ray.explain.posterior import HeadPosterior
 from pneumo_ray.explain.target import Target
@@ -22,9 +23,10 @@ from pneumo_ray.model import Bundle, ModelConfig, Preprocessing
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.compiled import compiled_with_constants
 from pneumo_ray.model.memory import is_out_of_memory
-from pneumo_ray.model.network import map_size, restored
+from pneumo_ray.model.network import restored
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.score.foreign import ForeignSet, ForeignSource
 from pneumo_ray.score.model_set import ModelSet
 from pneumo_ray.score.schema import ScoreFacts, to_columns
 from pneumo_ray.site.profile import read_profile
@@ -37,7 +39,7 @@ class MemberPayload:
     config: ModelConfig
     weights: dict[str, np.ndarray]
     posterior: HeadPosterior | None
-    """None where its dropout is in the tail."""
+    """None where its dropout is inside the trunk."""
     calibration: Calibration
 
 
@@ -48,23 +50,24 @@ class ModelPayload:
     members: tuple[MemberPayload, ...]
     preprocessing: Preprocessing
     facts: ScoreFacts
+    foreign: ForeignSource | None = None
+    """A network of others, which every worker makes, in the place of members."""
 
     @property
     def in_tail(self) -> bool:
         """Whether the passes repeat the tails of the networks, so that no feature maps serve all of them."""
-        return self.members[0].posterior is None
+        return self.foreign is not None or self.members[0].posterior is None
 
     @classmethod
-    def of(cls, models: ModelSet, config: ExplainConfig) -> Self:
+    def of(cls, models: ModelSet | ForeignSet, config: ExplainConfig) -> Self:
         """Return what a scorer needs of its models and a config whose passes are resolved.
 
         Raises:
             ModelError: if there is nothing to sample.
         """
-        size = models.preprocessing.image_size
         assert config.passes is not None, "the config is resolved"
         facts = ScoreFacts(
-            map_size=map_size(models.first.model.config, size),
+            map_size=models.map_size,
             model_hash=models.hash,
             config_hash=config.config_hash,
             threshold=float(models.operating_point["threshold"]),
@@ -73,8 +76,12 @@ class ModelPayload:
             method=config.method,
             num_groups=1 if config.passes == "exact" else len(group_sizes(config.passes)),
             site=None if config.site is None else read_profile(config.site),
-            support=Support.from_plain(models.first.provenance.get("support")),
+            support=None
+            if isinstance(models, ForeignSet)
+            else Support.from_plain(models.first.provenance.get("support")),
         )
+        if isinstance(models, ForeignSet):
+            return cls((), models.preprocessing, facts, models.source)
         members = tuple(
             MemberPayload(
                 bundle.model.config,
@@ -101,23 +108,27 @@ class Explainer:
         """Build the networks on `device`; nothing is compiled before the first batch."""
         self.model, self.config, self.device = model, config, device
         self.dtype = amp_dtype(config.amp, device)
-        engines = [
-            BayesGradCAM(
-                restored(member.config, member.weights, device).to(memory_format=torch.channels_last),
-                config.passes,
-                config.seed,
-                temperature=member.calibration.temperature,
-                intercept=member.calibration.intercept,
-                amp_dtype=self.dtype,
-                posterior=member.posterior,
-            )
-            for member in model.members
-        ]
+        engines = (
+            [_foreign_engine(model.foreign, config, device, self.dtype)]
+            if model.foreign is not None
+            else [
+                BayesGradCAM(
+                    restored(member.config, member.weights, device).to(memory_format=torch.channels_last),
+                    config.passes,
+                    config.seed,
+                    temperature=member.calibration.temperature,
+                    intercept=member.calibration.intercept,
+                    amp_dtype=self.dtype,
+                    posterior=member.posterior,
+                )
+                for member in model.members
+            ]
+        )
         self.engine = EnsembleGradCAM(engines)
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
         self.compiled = compiled
-        trunks = [engine.net.feature_maps for engine in engines]
+        trunks = [engine.net.feature_maps for engine in engines if isinstance(engine, BayesGradCAM)]
         self._feature_maps: list[Callable[[Tensor], Tensor]] = [
             compiled_with_constants(trunk) if compiled else trunk for trunk in trunks
         ]
@@ -125,7 +136,7 @@ class Explainer:
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
 
-        Nothing at site `tail`, where a batch takes seconds.
+        Nothing at sites `tail` and `keys`, where a batch takes seconds.
         """
         if self.model.in_tail:
             return
@@ -183,7 +194,10 @@ class Explainer:
             if not self.compiled or is_out_of_memory(error):
                 raise
             # For example no compiler on this machine; the eager networks still work.
-            self.compiled, self._feature_maps = False, [engine.net.feature_maps for engine in self.engine.engines]
+            self.compiled, self._feature_maps = (
+                False,
+                [engine.net.feature_maps for engine in self.engine.engines if isinstance(engine, BayesGradCAM)],
+            )
             return [feature_maps(x) for feature_maps in self._feature_maps]
 
     def _columns(
@@ -213,6 +227,22 @@ class Explainer:
                 inside = known.numpy().reshape(-1, *[1] * (values.ndim - 1))
                 columns[name] = np.where(inside, values, np.nan).astype(np.float32)
         return columns
+
+
+def _foreign_engine(
+    source: ForeignSource, config: ExplainConfig, device: torch.device, dtype: torch.dtype | None
+) -> ForeignGradCAM:
+    """Make the network of others on this device."""
+    model = source.make()
+    return ForeignGradCAM(
+        model.net.to(device),
+        source.layer,
+        int(config.passes or 0),
+        config.seed,
+        temperature=model.calibration.temperature,
+        intercept=model.calibration.intercept,
+        amp_dtype=dtype,
+    )
 
 
 def _batch_size(image_size: int, device: torch.device) -> int:

@@ -17,6 +17,7 @@ from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.begin import Job, begin, check_method, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
+from pneumo_ray.score.foreign import ForeignSet, ForeignSource
 from pneumo_ray.score.image_list import Source
 from pneumo_ray.score.model_set import ModelSet, load_models
 from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO, part_name
@@ -35,17 +36,22 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     """
     out = storage.absolute(config.out)
     start_processes(config.scale)
-    models = load_models(config.model, config.posterior)
-    config = config.resolved(
-        models.first.model.config.dropout_site, zones_of(config, models.preprocessing), models.posterior
-    )
+    models = _models(config)
+    config = config.resolved(models.site, zones_of(config, models.preprocessing), models.posterior)
     check_method(config, models)
     folder = RunFolder(out, "_job/job.json")
     with folder.held():
         return _run(config, folder, models)
 
 
-def _run(config: ExplainConfig, folder: RunFolder, models: ModelSet) -> ScoreSummary:
+def _models(config: ExplainConfig) -> ModelSet | ForeignSet:
+    if config.foreign is None:
+        return load_models(config.model, config.posterior)
+    source = ForeignSource(config.foreign, str(config.layer))
+    return ForeignSet(source, source.make())
+
+
+def _run(config: ExplainConfig, folder: RunFolder, models: ModelSet | ForeignSet) -> ScoreSummary:
     out, model = folder.out, ModelPayload.of(models, config)
     job = begin(config, folder, model)
     source = job.source
@@ -72,7 +78,7 @@ def _left(source: Source, done: set[str]) -> list[int]:
 
 
 def _score(
-    config: ExplainConfig, out: str, models: ModelSet, job: Job, model: ModelPayload, left: list[int]
+    config: ExplainConfig, out: str, models: ModelSet | ForeignSet, job: Job, model: ModelPayload, left: list[int]
 ) -> ScoreSummary:
     """Score the shards that are left, count all rows and write `_run.json`."""
     source = job.source
@@ -144,8 +150,11 @@ def _score(
     return summary
 
 
-def _method(config: ExplainConfig, models: ModelSet) -> str:
+def _method(config: ExplainConfig, models: ModelSet | ForeignSet) -> str:
     """Return how the images are explained, for the log."""
+    if isinstance(models, ForeignSet):
+        what = f"{config.passes} passes with the dropout of {models.source.factory}"
+        return f"{what} by autograd, a forward and a backward pass each, which is slower than a model of jobs/train.py"
     network, count = models.first.model.config, len(models.bundles)
     what = "the Laplace posterior" if models.posterior == "laplace" else f"dropout {network.dropout:g}"
     where = network.dropout_site if models.posterior == "dropout" else "head"

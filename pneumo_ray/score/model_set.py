@@ -8,12 +8,14 @@ from typing import Any
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.errors import ModelError
+from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.explain.ensemble import common_calibration
 from pneumo_ray.explain.masks import DEFAULT_PASSES
 from pneumo_ray.explain.posterior import DropoutPosterior, HeadPosterior, LaplacePosterior
-from pneumo_ray.explain.target import PosteriorName
+from pneumo_ray.explain.target import Passes, PosteriorName
 from pneumo_ray.model import Bundle, Preprocessing, load_bundle
 from pneumo_ray.model.calibrated import Calibration
+from pneumo_ray.model.config import DropoutSite
 from pneumo_ray.model.network import map_size
 from pneumo_ray.records import JsonObject
 
@@ -63,14 +65,33 @@ class ModelSet:
         return hashlib.sha256("\n".join(bundle.hash for bundle in self.bundles).encode()).hexdigest()
 
     @property
+    def site(self) -> DropoutSite:
+        """Of the dropout of all."""
+        return self.first.model.config.dropout_site
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Rows and columns of the maps of all."""
+        return map_size(self.first.model.config, self.preprocessing.image_size)
+
+    def check(self, passes: Passes, seed: int) -> None:
+        """Refuse models that have nothing to sample.
+
+        Raises:
+            ModelError: if one has.
+        """
+        for number, bundle in enumerate(self.bundles):
+            BayesGradCAM(bundle.model, passes, seed, posterior=self.head_posterior(number))
+
+    @property
     def in_tail(self) -> bool:
         """Whether the passes repeat the tails of the networks."""
-        return self.posterior == "dropout" and self.first.model.config.dropout_site == "tail"
+        return self.posterior == "dropout" and self.first.model.config.dropout_site != "head"
 
     @property
     def default_passes(self) -> int:
         """Monte Carlo passes of each member where none are asked for."""
-        return DEFAULT_PASSES["tail" if self.in_tail else "head"]
+        return DEFAULT_PASSES[self.first.model.config.dropout_site if self.in_tail else "head"]
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
@@ -99,7 +120,7 @@ class ModelSet:
                 "thresholds": thresholds}  # fmt: skip
 
     def head_posterior(self, number: int) -> HeadPosterior | None:
-        """Return the posterior of a member's head; None where its dropout is in the tail.
+        """Return the posterior of a member's head; None where its dropout is inside the trunk.
 
         Raises:
             ModelError: if there is nothing to sample.

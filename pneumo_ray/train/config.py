@@ -10,6 +10,7 @@ from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.model.trunks import find_trunk
 from pneumo_ray.records import JsonObject
 from pneumo_ray.train.posterior_config import Posteriors
 from pneumo_ray.train.recipes import RECIPES, Recipe, recipe_settings
@@ -254,9 +255,10 @@ class TrainConfig:
             self.batch_size >= self.scaling.max_workers,
             f"batch-size {self.batch_size} is smaller than the number of workers, {self.scaling.max_workers}; raise it",
         )
+        smallest = find_trunk(self.model.arch).min_size
         require(
-            self.model.arch != "inception_v3" or self.data.image_size >= 75,
-            f"model.arch inception_v3 needs data.image-size of at least 75 pixels, got {self.data.image_size}",
+            self.data.image_size >= smallest,
+            f"model.arch {self.model.arch} needs data.image-size of at least {smallest} pixels, got {self.data.image_size}",
         )
 
     @classmethod

@@ -14,21 +14,21 @@ from pneumo_ray.images.rng import UInt64s, random_bits
 from pneumo_ray.model import PneumoniaNet
 
 
-def slot_masks(seed: int, layer: int, slots: UInt64s, num_channels: int, rate: float) -> Tensor:
-    """Return the channel masks of some slots at one layer.
+def slot_masks(seed: int, layer: int, slots: UInt64s, num_units: int, rate: float) -> Tensor:
+    """Return the masks of some slots at one layer.
 
     Args:
         seed: the run's seed.
         layer: number of the layer among those with dropout; layers are independent.
         slots: uint64 [B].
-        num_channels: channels C of the layer's input.
-        rate: probability that a channel is dropped, to 2^-32.
+        num_units: units U of the layer's mask: channels, or pairs of query and key.
+        rate: probability that a unit is dropped, to 2^-32.
 
     Returns:
-        float32 [B, C] of 0 and 1 / (1 - rate), on the CPU; the row of a slot is the same in any batch.
+        float32 [B, U] of 0 and 1 / (1 - rate), on the CPU; the row of a slot is the same in any batch.
     """
-    words = random_bits(seed, f"dropout {layer}", slots, -(-num_channels // 2))
-    halves = words.astype("<u8", copy=False).view("<u4")[:, :num_channels]  # two draws from each word
+    words = random_bits(seed, f"dropout {layer}", slots, -(-num_units // 2))
+    halves = words.astype("<u8", copy=False).view("<u4")[:, :num_units]  # two draws from each word
     kept = torch.from_numpy(halves >= round(rate * 2**32))
     return kept.float().div_(1 - rate)
 
@@ -46,7 +46,7 @@ def slot_dropout(net: PneumoniaNet, seed: int) -> Iterator[Callable[[UInt64s], N
     def draw(slots: UInt64s) -> None:
         device = net.classifier.weight.device
         for number, layer in enumerate(layers):
-            layer.mask = slot_masks(seed, number, slots, layer.num_channels, layer.p).to(device, non_blocking=True)
+            layer.mask = slot_masks(seed, number, slots, layer.num_units, layer.p).to(device, non_blocking=True)
 
     try:
         yield draw

@@ -24,7 +24,7 @@ class StudyConfig(TrainConfig):
     out: str
     """Folder of the study: trials/, study.parquet, study.csv, ablation.md, best.json, figures."""
     study: str | None = None
-    """Built-in study: lr-wd, augmentation, balance, finetune, architecture, dropout, labels."""
+    """Built-in study: lr-wd, augmentation, balance, finetune, architecture, dropout, maps, labels."""
     space: str | None = None
     """JSON file that describes a study (its arms, or the space to search), instead of --study."""
     arms: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from pneumo_ray.config import as_plain, did_you_mean
 from pneumo_ray.data.config import BALANCE_MODES
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.images.augment_config import OPERATIONS, AugmentConfig
+from pneumo_ray.model.trunks import find_trunk
 from pneumo_ray.tune.study import Range, Settings, Study
 
 
@@ -30,6 +31,17 @@ def _augmentation_arms() -> dict[str, Settings]:
         **{f"only-{operation}": settings(alone(operation)) for operation in OPERATIONS},
         "none": settings(AugmentConfig.none()),
     }
+
+
+def _maps_arms() -> dict[str, Settings]:
+    """Return one trunk of each kind with dropout at each of its sites, without and with guidance."""
+    arms: dict[str, Settings] = {}
+    for arch in ("resnet18", "densenet121", "convnext_tiny", "swin_t", "maxvit_t"):
+        sites = ("head", "tail", "keys") if find_trunk(arch).has_keys else ("head", "tail")
+        for site, (guided, weight) in itertools.product(sites, (("plain", 0.0), ("guided", 1.0))):
+            settings = {"model.arch": arch, "model.dropout_site": site, "guide.weight": weight}
+            arms[f"{arch}-{site}-{guided}"] = settings
+    return arms
 
 
 STUDIES: dict[str, Study] = {
@@ -87,6 +99,14 @@ STUDIES: dict[str, Study] = {
             uncertainty=True,
         ),
         Study("labels", "which training images are left out, to find doubtful labels", arms={"left-out": {}}, folds=5),
+        Study(
+            "maps",
+            "trunk, site of the dropout, and guidance",
+            arms=_maps_arms(),
+            seeds=2,
+            reference="resnet18-head-plain",
+            uncertainty=True,
+        ),
     )
 }
 """Built-in studies by name."""

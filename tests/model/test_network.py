@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
+from networks import ready
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ConfigError, ModelError
@@ -35,28 +36,6 @@ def scratch(arch: str = "resnet18", **options: object) -> PneumoniaNet:
 def images(arch: str = "resnet18", num_images: int = 2) -> Tensor:
     size = 96 if arch == "inception_v3" else 64
     return torch.randn(num_images, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-def calibrated(arch: str) -> PneumoniaNet:
-    """A network whose maps have the size of a trained one's: fresh deep networks give 1e-14 or 1e+9 in eval mode.
-
-    Built without torchvision's initial weights, which take seconds for the large ones.
-    """
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        net = PneumoniaNet(ModelConfig(arch, "none"))
-    net.to_empty(device="cpu")
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.constant_(module.bias, 0.1)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-            module.momentum = 1.0  # one pass in training mode, and the statistics fit
-    with torch.no_grad():
-        net(images(arch))
-    return net.eval()
 
 
 def torchvision_twin(arch: str) -> nn.Module:
@@ -91,7 +70,7 @@ def torchvision_maps(twin: nn.Module, arch: str, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_signed_map_sums_to_the_logit_without_its_bias(arch: str) -> None:
     """sum_ij sum_k w_k A_kij / (h w) = w . mean(A) = logit - bias, and every architecture has that head."""
-    net = calibrated(arch)
+    net = ready(arch, own=True)
     nn.init.constant_(net.classifier.bias, 0.7)
     x = images(arch)
     with torch.no_grad():
@@ -134,7 +113,11 @@ def test_trunk_has_all_of_torchvision_but_its_classifier(arch: str) -> None:
         reference = torchvision.models.get_model(arch, weights=None, **options).state_dict()
         net = PneumoniaNet(ModelConfig(arch, "none"))
     trunk = {key.split(".", 1)[1]: value.shape for key, value in net.state_dict().items() if key[0] in "pt"}
-    assert trunk == {k: v.shape for k, v in reference.items() if not k.startswith(("fc.", "classifier."))}
+    expected = {k: v.shape for k, v in reference.items() if not k.startswith(("fc.", "classifier.", "head."))}
+    norm = {"convnext_tiny": "classifier.0", "maxvit_t": "classifier.2"}.get(arch)
+    if norm:  # behind the pooling in torchvision, before it here
+        expected |= {f"norm.{name}": reference[f"{norm}.{name}"].shape for name in ("weight", "bias")}
+    assert trunk == expected
 
 
 @pytest.mark.parametrize("arch", SMALL)
@@ -162,7 +145,7 @@ def test_prefix_does_not_depend_on_dropout(arch: str) -> None:
 
 def test_channel_dropout_in_training_keeps_or_drops_whole_channels() -> None:
     layer = scratch(dropout=0.25, dropout_site="tail").tail_dropouts()[0]
-    assert layer.num_channels == 512
+    assert layer.num_units == 512
     z = layer(torch.ones(64, 512, 2, 2))
     assert torch.equal(z, z[:, :, :1, :1].expand_as(z))
     assert z.unique().tolist() == pytest.approx([0, 4 / 3])
@@ -192,15 +175,17 @@ def test_given_mask_equals_multiplication_before_the_block(mask_shape: tuple[int
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_tail_dropouts_know_their_channels(arch: str) -> None:
-    """A mask made from num_channels before any forward fits what arrives there."""
+    """A mask made from num_units before any forward fits what arrives there."""
     arrived: list[int] = []
     with torch.device("meta"):
         net = PneumoniaNet(ModelConfig(arch, "none", dropout_site="tail")).eval()
         for layer in net.tail_dropouts():
-            layer.mask = torch.ones(layer.num_channels)
-            layer.register_forward_pre_hook(lambda module, args: arrived.append(args[0].shape[1]))
+            layer.mask = torch.ones(layer.num_units)
+            layer.register_forward_pre_hook(
+                lambda module, args: arrived.append(args[0].shape[-1 if module.channels_last else 1])
+            )
         net(torch.ones(2, 3, 96, 96))
-    assert arrived == [layer.num_channels for layer in net.tail_dropouts()]
+    assert arrived == [layer.num_units for layer in net.tail_dropouts()]
 
 
 def trained_modules(net: PneumoniaNet) -> set[str]:
@@ -215,6 +200,9 @@ def trained_modules(net: PneumoniaNet) -> set[str]:
         ("vgg16", ("prefix.features.24", "prefix.features.26", "tail.features.28")),
         ("inception_v3", ("prefix.Mixed_7a.", "prefix.Mixed_7b.", "tail.Mixed_7c.")),
         ("efficientnet_b0", ("prefix.features.7.", "tail.features.8.")),
+        ("convnext_tiny", ("prefix.features.6.", "tail.")),
+        ("swin_t", ("prefix.features.6.", "tail.")),
+        ("maxvit_t", ("prefix.blocks.3.", "tail.")),
     ],
 )
 def test_freeze_leaves_the_last_stage_and_the_head_or_the_head_alone(arch: str, last_stage: tuple[str, ...]) -> None:
@@ -249,8 +237,9 @@ def test_frozen_layers_and_their_batchnorm_statistics_survive_a_training_step(fr
 
 @pytest.mark.parametrize(
     ("arch", "suffix"),
-    [("resnet18", ".pth"), ("resnet18", ".safetensors"), ("densenet121", ".pth"), ("inception_v3", ".safetensors")],
-)
+    [("resnet18", ".pth"), ("resnet18", ".safetensors"), ("densenet121", ".pth"), ("inception_v3", ".safetensors"),
+     ("swin_t", ".pth")],
+)  # fmt: skip
 def test_torchvision_state_dict_reproduces_torchvision_features(arch: str, suffix: str, tmp_path: Path) -> None:
     twin = torchvision_twin(arch)
     file = tmp_path / f"twin{suffix}"
@@ -272,7 +261,7 @@ def test_torchvision_state_dict_reproduces_torchvision_features(arch: str, suffi
 @pytest.mark.parametrize("arch", ["vgg16", "efficientnet_b0"])
 def test_torchvision_features_container_is_the_trunk(arch: str) -> None:
     """Same check without a file, for the networks that torchvision keeps in `features`."""
-    net = calibrated(arch)
+    net = ready(arch)
     with torch.device("meta"):
         twin = torchvision.models.get_model(arch, weights=None).features.eval()
     twin.load_state_dict(
@@ -420,3 +409,14 @@ def test_bad_options_are_refused_by_name(field: str, value: object) -> None:
 def test_seed_fixes_the_initial_weights() -> None:
     first, second = scratch().state_dict(), scratch().state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("arch", "norm"), [("convnext_tiny", "classifier.0"), ("maxvit_t", "classifier.2")])
+def test_published_norm_behind_the_pooling_is_the_last_step(arch: str, norm: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        twin = torchvision.models.get_model(arch, weights=None)
+    state = {name: torch.full_like(value, 0, device="cpu") for name, value in twin.state_dict().items()}
+    state[f"{norm}.weight"] = torch.arange(len(state[f"{norm}.weight"])).float()
+    safetensors.torch.save_file(state, tmp_path / "theirs.safetensors")
+    net = build_model(ModelConfig(arch, str(tmp_path / "theirs.safetensors")))
+    assert torch.equal(net.state_dict()["tail.norm.weight"], state[f"{norm}.weight"])

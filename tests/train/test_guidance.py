@@ -63,7 +63,7 @@ def test_the_map_is_that_of_the_logits_own_pass(site: str, masked: bool):
     net = small_net(dropout_site=site).train()
     (layer,) = [layer for layer in net.dropouts() if layer.p > 0]
     if masked:
-        layer.mask = torch.bernoulli(torch.full((3, layer.num_channels), 0.5)) * 2
+        layer.mask = torch.bernoulli(torch.full((3, layer.num_units), 0.5)) * 2
     maps = net.feature_maps(images())
     logit, signed = net.head_with_map(maps)
     torch.testing.assert_close(signed.sum((1, 2)), logit - 0.7, rtol=1e-4, atol=1e-5)

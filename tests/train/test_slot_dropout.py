@@ -16,15 +16,15 @@ from pneumo_ray.train.slot_dropout import slot_dropout, slot_masks
 
 @given(
     slots=st.lists(st.integers(0, 2**40), min_size=1, max_size=8, unique=True),
-    num_channels=st.integers(1, 9),
+    num_units=st.integers(1, 9),
     seed=st.integers(0, 2**31),
 )
 @settings(deadline=None)
-def test_the_mask_of_a_slot_is_the_same_in_any_batch(slots: list[int], num_channels: int, seed: int) -> None:
-    together = slot_masks(seed, 0, np.array(slots, np.uint64), num_channels, 0.5)
-    assert together.shape == (len(slots), num_channels)
+def test_the_mask_of_a_slot_is_the_same_in_any_batch(slots: list[int], num_units: int, seed: int) -> None:
+    together = slot_masks(seed, 0, np.array(slots, np.uint64), num_units, 0.5)
+    assert together.shape == (len(slots), num_units)
     for row, slot in enumerate(slots):
-        assert torch.equal(slot_masks(seed, 0, np.array([slot], np.uint64), num_channels, 0.5)[0], together[row])
+        assert torch.equal(slot_masks(seed, 0, np.array([slot], np.uint64), num_units, 0.5)[0], together[row])
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.75])

@@ -31,6 +31,19 @@ def asked(**changes) -> StudyConfig:
     return replace(StudyConfig(manifest="m.parquet", out="out", study="balance"), **changes)
 
 
+def test_study_of_maps_has_every_site_of_every_trunk():
+    """Two sites, three with attention, of five trunks, each without and with guidance: (3 * 2 + 2 * 3) * 2."""
+    configs = {trial.arm: configure(BASE, trial) for trial in plan(replace(STUDIES["maps"], seeds=1), BASE)}
+    assert len(configs) == 24
+    assert {arm for arm in configs if arm.split("-")[1] == "keys"} == {
+        f"{arch}-keys-{guided}" for arch in ("swin_t", "maxvit_t") for guided in ("plain", "guided")
+    }
+    for arm, config in configs.items():
+        arch, site, guided = arm.split("-")
+        assert (config.model.arch, config.model.dropout_site) == (arch, site)
+        assert (config.guide.weight > 0) == (guided == "guided")
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_trial_of_a_built_in_study_is_a_config_that_train_accepts(name):
     trials = plan(STUDIES[name], BASE)
