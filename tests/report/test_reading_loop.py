@@ -66,7 +66,7 @@ def trained_and_scored(manifest: str, out: Path) -> str:
         epochs=3,
     )
     fit(config)
-    explain_archive(ExplainConfig(str(out / "model"), str(out / "scores"), manifest=manifest, passes=2))
+    explain_archive(ExplainConfig(model=str(out / "model"), out=str(out / "scores"), manifest=manifest, passes=2))
     return str(out / "scores")
 
 
