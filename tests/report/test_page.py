@@ -274,14 +274,14 @@ def test_more_images_come_on_demand_and_are_painted(page):
 
 def test_maps_are_upsampled_as_the_zone_means_take_them(page):
     grid = np.random.default_rng(0).random((3, 4)).astype(np.float32)
-    ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4]))", grid.ravel().tolist())
+    ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4], [0, 0, 1, 1], 224, 224))", grid.ravel().tolist())
     np.testing.assert_allclose(np.array(ours).reshape(224, 224), cv2.resize(grid, (224, 224)), atol=2e-3)
 
 
 def test_a_map_lies_where_the_network_saw_the_picture(page):
     """In the middle half of the picture the page shows the map at half its size, and nothing around it."""
     grid = np.random.default_rng(0).random((3, 4)).astype(np.float32)
-    ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4], [0.25, 0.25, 0.75, 0.75]))", grid.ravel().tolist())
+    ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4], [0.25, 0.25, 0.75, 0.75], 224, 224))", grid.ravel().tolist())
     expected = np.zeros((224, 224), np.float32)
     expected[56:168, 56:168] = cv2.resize(grid, (112, 112))
     np.testing.assert_allclose(np.array(ours).reshape(224, 224), expected, atol=2e-3)
