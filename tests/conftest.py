@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# Ray's workers have the environment that Ray began with, so the keys to the S3 server on loopback are there before it.
+# Ray's workers have the environment that Ray began with: modules of the tests, and the keys to the S3 server on loopback.
+os.environ["PYTHONPATH"] = f"{Path(__file__).parent / 'builders'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
 import pytest

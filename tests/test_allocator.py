@@ -52,6 +52,9 @@ def watched(kinds: tuple[str, ...]) -> Iterator[dict[str, bool]]:
         thread.join()
 
 
+CHOICES = ["jemalloc", pytest.param("system", marks=pytest.mark.faults)]
+
+
 def training(run: Path, out: Path) -> TrainConfig:
     network = ModelConfig(arch="resnet18", weights="none")
     return TrainConfig(
@@ -59,7 +62,7 @@ def training(run: Path, out: Path) -> TrainConfig:
     )
 
 
-@pytest.mark.parametrize("chosen", ["jemalloc", "system"])
+@pytest.mark.parametrize("chosen", CHOICES)
 def test_the_training_worker_preloads_it_unless_off(chosen, ray_cluster, phantom_run, tmp_path):
     from pneumo_ray.train.launch import fit
 
@@ -69,7 +72,7 @@ def test_the_training_worker_preloads_it_unless_off(chosen, ray_cluster, phantom
     assert found == {"RayTrainWorker": chosen == "jemalloc", "SplitCoordinator": False}
 
 
-@pytest.mark.parametrize("chosen", ["jemalloc", "system"])
+@pytest.mark.parametrize("chosen", CHOICES)
 def test_the_process_of_a_trial_preloads_it_unless_off(chosen, ray_cluster, phantom_run, tmp_path):
     from pneumo_ray.tune.job import run_study
 
@@ -91,7 +94,7 @@ def test_the_process_of_a_trial_preloads_it_unless_off(chosen, ray_cluster, phan
     assert found == {"TrialRunner": chosen == "jemalloc"}
 
 
-@pytest.mark.parametrize("chosen", ["jemalloc", "system"])
+@pytest.mark.parametrize("chosen", CHOICES)
 def test_scoring_actors_preload_it_unless_off(chosen, ray_cluster, phantom_run, model, tmp_path):
     from pneumo_ray.score.job import explain_archive
     from pneumo_ray.score.robustness import measure_robustness

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pneumo_ray.config import load_config
@@ -44,6 +46,7 @@ def test_an_unknown_protocol_ends_with_code_2(tmp_path):
     assert "protocol" in result.stdout + result.stderr
 
 
+@pytest.mark.faults
 def test_an_out_that_cannot_be_written_is_named(phantom_archive, tmp_path):
     (tmp_path / "file").write_text("in the way")
     says(
@@ -51,6 +54,7 @@ def test_an_out_that_cannot_be_written_is_named(phantom_archive, tmp_path):
     )
 
 
+@pytest.mark.faults
 def test_train_names_a_missing_manifest(tmp_path):
     says(
         run("jobs/train.py", "--manifest", str(tmp_path / "m.parquet"), "--out", str(tmp_path / "out")),
@@ -106,7 +110,10 @@ def head():
             assert time.monotonic() < deadline, "no job could be submitted for two minutes"
             time.sleep(1)
         yield address
-        node.terminate()
+        # Its processes would take half a minute to end by themselves.
+        for process in [*psutil.Process(node.pid).children(recursive=True), node]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         node.wait(timeout=60)
 
 

@@ -123,6 +123,7 @@ def test_all_jobs_run_on_s3_and_give_what_they_give_on_local_files(
     assert not left
 
 
+@pytest.mark.faults
 def test_a_bucket_that_is_not_there_is_one_sentence(
     s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path
 ):

@@ -281,7 +281,9 @@ def test_maps_are_upsampled_as_the_zone_means_take_them(page):
 def test_a_map_lies_where_the_network_saw_the_picture(page):
     """In the middle half of the picture the page shows the map at half its size, and nothing around it."""
     grid = np.random.default_rng(0).random((3, 4)).astype(np.float32)
-    ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4], [0.25, 0.25, 0.75, 0.75], 224, 224))", grid.ravel().tolist())
+    ours = page.evaluate(
+        "(m) => Array.from(upsample(m, [3, 4], [0.25, 0.25, 0.75, 0.75], 224, 224))", grid.ravel().tolist()
+    )
     expected = np.zeros((224, 224), np.float32)
     expected[56:168, 56:168] = cv2.resize(grid, (112, 112))
     np.testing.assert_allclose(np.array(ours).reshape(224, 224), expected, atol=2e-3)

@@ -47,6 +47,7 @@ def test_an_ensemble_is_one_row_per_image_under_one_hash(ray_cluster, config, me
         explain_archive(replace(config, model=members[0]))
 
 
+@pytest.mark.faults
 def test_a_set_of_one_scores_as_the_model_itself(ray_cluster, config, members, tmp_path):
     alone = replace(config, model=members[1])
     explain_archive(alone)

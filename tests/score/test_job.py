@@ -234,6 +234,7 @@ def test_a_job_that_died_between_two_files_continues_or_says_why_not(
         assert (tmp_path / "out" / "_run.json").exists()
 
 
+@pytest.mark.faults
 def test_a_listing_that_was_cut_off_is_made_again(phantom_run, model, phantom_scores, tmp_path):
     (tmp_path / "_job").mkdir()
     shutil.copy(phantom_scores / "_job" / "pictures.parquet", tmp_path / "_job")

@@ -90,6 +90,7 @@ def everything(ray_cluster, with_lungs, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.faults
 def test_a_guidance_of_weight_0_is_the_training_without_lungs_bitwise(ray_cluster, without_lungs, with_lungs, tmp_path):
     fit(config(without_lungs, tmp_path / "without"))
     fit(config(with_lungs, tmp_path / "with"))

@@ -104,6 +104,7 @@ def test_the_bundle_is_calibrated_on_the_opinions(run, opinions):
     assert bundle.provenance["config"]["labels"] == "soft"
 
 
+@pytest.mark.faults
 def test_a_weight_of_zero_hides_an_image(ray_cluster, opinions, tmp_path):
     """Labels of images without a weight cannot move the network."""
     manifest = read_manifest(opinions)

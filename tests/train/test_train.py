@@ -187,6 +187,7 @@ def test_the_decisions_that_the_threshold_was_fitted_on_are_those_of_scoring(who
     assert bundle.provenance["fitted_on"]["passes"] == 200
 
 
+@pytest.mark.faults
 def test_two_workers_validate_every_image_once(whole_of_two, phantom_run):
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     val = manifest.filter(pa.compute.equal(manifest["split"], "val"))
@@ -262,6 +263,7 @@ def test_a_state_without_its_config_is_not_continued(whole, phantom_run, tmp_pat
         fit(config(phantom_run, tmp_path))
 
 
+@pytest.mark.faults
 def test_a_run_that_continues_needs_no_initial_weights(whole, phantom_run, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "run")
     settings = json.loads((whole / "train.json").read_text())

@@ -123,6 +123,7 @@ def test_a_folder_that_belongs_to_another_study_is_refused(whole, phantom_run):
             run_study(study(phantom_run, whole, **changes))
 
 
+@pytest.mark.faults
 def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
     space = tmp_path / "space.json"
     choices = {"optim.lr": [1e30, 1e-3], "optim.weight_decay": [1e-4]}
@@ -191,6 +192,7 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster
     assert trial_json(tmp_path / "out", "second-seed0")["status"] == "finished"
 
 
+@pytest.mark.faults
 def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, phantom_archive, tmp_path, capsys):
     prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(tmp_path / "run"), protocol="official"))
     space = tmp_path / "space.json"
