@@ -38,7 +38,7 @@ def test_images_at_the_size_limit_stay_below_a_gigabyte(tmp_path):
 
 def test_every_kind_of_defect_is_found_and_its_file_kept(tmp_path):
     """Files 0 to 3 meet an exception, a dying process, a hang and a hunger for memory; the rest go on."""
-    ended = fuzz(tmp_path, "--formats", "PNG 8 bit", "--files", "8", "--seconds", "1", "--rehearse")
+    ended = fuzz(tmp_path, "--formats", "PNG 8 bit", "--files", "8", "--seconds", "2", "--rehearse")
     assert ended.returncode == 1
     kept = sorted(path.name for path in (tmp_path / "kept").iterdir() if path.suffix != ".txt")
     assert kept == [
