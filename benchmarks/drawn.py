@@ -57,10 +57,8 @@ def write_drawn_scores(folder: Path, manifest: pa.Table, shard_length: int) -> N
         manifest: from `drawn_manifest`.
         shard_length: images of one part file.
     """
-    from pneumo_ray.score.schema import (  # imports torch, whose memory would hide that of a listing
-        ScoreFacts,
-        part_name,
-    )
+    from pneumo_ray.score.image_list import part_name
+    from pneumo_ray.score.schema import ScoreFacts  # imports torch, whose memory would hide that of a listing
 
     rng = np.random.default_rng(0)
     facts = ScoreFacts((7, 7), MODEL_HASH, CONFIG_HASH, THRESHOLD, TEMPERATURE, {"target": "pneumonia"})

@@ -291,8 +291,7 @@ def _begin(folder: ScaleFolder) -> Work:
 
 def _continue(folder: ScaleFolder) -> Work:
     """As in `score/job.py`."""
-    from pneumo_ray.score.image_list import open_source
-    from pneumo_ray.score.schema import part_name
+    from pneumo_ray.score.image_list import open_source, part_name
 
     def work() -> Facts:
         source = open_source(folder.images, _IMAGE_SIZE)

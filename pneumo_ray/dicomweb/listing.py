@@ -94,7 +94,7 @@ def find_uids(web: Web, query: Query, uids: Sequence[str], passed_over: Counter[
     def items_of(uid: str) -> list[JsonObject]:
         for level in tuple(order):
             found = [item for search in query.searches() for item in _items(web, [(level, uid), *search])]
-            if any(uid in _values(item, tag) for item in found for tag in (_STUDY, _SERIES, _INSTANCE)):
+            if any(uid in values_of(item, tag) for item in found for tag in (_STUDY, _SERIES, _INSTANCE)):
                 order.sort(key=lambda other: other != level)  # a list has UIDs of one kind, mostly
                 return found
         return []
@@ -111,7 +111,7 @@ def _wanted(
     """Yield the instances among the answers of searches that the query asks for and that are radiographs."""
     for item in items:
         if any(
-            (there := _values(item, SEVERAL[name])) and not {*map(str.upper, there)} & {*map(str.upper, values)}
+            (there := values_of(item, SEVERAL[name])) and not {*map(str.upper, there)} & {*map(str.upper, values)}
             for name, values in query.conditions
             if name in SEVERAL and not any(mark in value for value in values for mark in "*?")
         ):
@@ -131,7 +131,7 @@ def _items(web: Web, search: Sequence[tuple[str, str]]) -> Iterator[JsonObject]:
     offset, first = 0, None
     while True:
         page = _page(web, [*search, ("limit", str(PAGE)), ("offset", str(offset))])
-        uids = [_values(item, _INSTANCE) for item in page]
+        uids = [values_of(item, _INSTANCE) for item in page]
         if not page:
             return
         if uids == first:  # the same again: this server knows no offset
@@ -177,12 +177,12 @@ def _kind(content_type: str) -> str:
 
 
 def _instance(web: Web, item: JsonObject) -> Instance:
-    uids = [_values(item, tag) for tag in (_STUDY, _SERIES, _INSTANCE)]
+    uids = [values_of(item, tag) for tag in (_STUDY, _SERIES, _INSTANCE)]
     if not all(uids):
         raise ServerError(f"{web.name} does not name study, series and instance in its answers, so nothing can be read")
     found = Instance(uids[0][0], uids[1][0], uids[2][0])
     frames = _frames(item)
-    if frames is None and not {*_values(item, _SOP_CLASS)} & {*_SINGLE}:
+    if frames is None and not {*values_of(item, _SOP_CLASS)} & {*_SINGLE}:
         frames = _frames_by_header(web, found)
     return replace(found, frames=max(1, frames or 1))
 
@@ -201,15 +201,15 @@ def _frames_by_header(web: Web, found: Instance) -> int | None:
 
 
 def _frames(item: JsonObject) -> int | None:
-    values = _values(item, _FRAMES)
+    values = values_of(item, _FRAMES)
     return int(values[0]) if values and values[0].isdecimal() else None
 
 
 def _is_radiograph(item: JsonObject) -> bool:
     """Whether an instance may be a radiograph, by the rule that holds for files."""
     header = Dataset()
-    header.SOPClassUID = (_values(item, _SOP_CLASS) or [""])[0]
-    header.Modality = (_values(item, SEVERAL["Modality"]) or [""])[0]
+    header.SOPClassUID = (values_of(item, _SOP_CLASS) or [""])[0]
+    header.Modality = (values_of(item, SEVERAL["Modality"]) or [""])[0]
     try:
         check_modality(header)
     except DecodeError:
@@ -217,7 +217,7 @@ def _is_radiograph(item: JsonObject) -> bool:
     return True
 
 
-def _values(item: JsonObject, tag: str) -> list[str]:
+def values_of(item: JsonObject, tag: str) -> list[str]:
     """Return the values of an element of the JSON model (PS3.18 F.2) as text; none where it has none."""
     element: Any = item.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None

@@ -4,11 +4,10 @@ import csv
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from pneumo_ray import storage
-from pneumo_ray.errors import StorageError
 from pneumo_ray.pacs.config import PublishConfig
 
 MAP = "published.csv"
@@ -27,17 +26,9 @@ def map_file(folder: str | None) -> Iterator[Any]:
     if folder is None:
         yield csv.writer(io.StringIO())
         return
-    final = os.path.join(os.fsdecode(storage.local_path(folder)), MAP)
-    temporary = f"{final}.tmp"
-    try:
-        os.makedirs(os.path.dirname(final), exist_ok=True)
-        with suppress(FileNotFoundError):
-            os.remove(temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise StorageError(f"cannot write {final}: {error.strerror}") from error
-    with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(("image_id", "source_uid", "object", "object_uid"))
-        yield writer
-    os.replace(temporary, final)
+    with storage.atomic_file(storage.join(folder, MAP)) as temporary:
+        descriptor = os.open(storage.local_path(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            writer.writerow(("image_id", "source_uid", "object", "object_uid"))
+            yield writer

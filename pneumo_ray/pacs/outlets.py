@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pneumo_ray import storage
+from pneumo_ray.dicomweb.listing import values_of
 from pneumo_ray.dicomweb.multipart import BrokenAnswerError, packed
 from pneumo_ray.dicomweb.server import Server
 from pneumo_ray.dicomweb.web import JSON, Answer, ResourceError, Web, web_of
@@ -88,11 +89,14 @@ class Pacs:
     def look(self, study: str, series: frozenset[str], instances: frozenset[str], mark: str) -> Study:
         """Ask for the series of the study, and for the instances of those that are to be published."""
         listed = self._asked(f"/studies/{study}/series", ("SeriesDescription",))
-        found = {_value(one, _SERIES_UID): _value(one, _DESCRIPTION) for one in listed}
-        others = any(words.startswith(OWN) and not words.endswith(mark) for words in found.values())
+        found = {uid: values_of(one, _DESCRIPTION) for one in listed for uid in values_of(one, _SERIES_UID)}
+        others = any(
+            words.startswith(OWN) and not words.endswith(mark) for several in found.values() for words in several
+        )
         present: set[str] = set()
         for uid in series & found.keys():
-            present |= {_value(one, _INSTANCE_UID) for one in self._asked(f"/studies/{study}/series/{uid}/instances")}
+            for one in self._asked(f"/studies/{study}/series/{uid}/instances"):
+                present.update(values_of(one, _INSTANCE_UID))
         return Study(frozenset(present & instances), others)
 
     def store(self, study: str, files: Mapping[str, bytes]) -> None:
@@ -133,9 +137,3 @@ def _num_failed(answer: Answer) -> int:
         return 0
     failed = told.get(_FAILED) if isinstance(told, dict) else None
     return len(failed.get("Value", [])) if isinstance(failed, dict) else 0
-
-
-def _value(dataset: Any, tag: str) -> str:
-    """Return the first value of an element in DICOM JSON (PS3.18 F), as text."""
-    values = dataset.get(tag, {}).get("Value") or [""]
-    return str(values[0])

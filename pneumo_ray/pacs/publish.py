@@ -38,7 +38,7 @@ from pneumo_ray.pacs.result import Algorithm, Part
 from pneumo_ray.pacs.rows import Facts
 from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.image_list import Source, open_source
+from pneumo_ray.score.image_list import Source, open_source, part_name
 
 _ROWS = 32
 """Rows that a process publishes at a time."""
@@ -89,7 +89,7 @@ def _opened(config: PublishConfig, scores: str) -> tuple[Source, Facts, JsonObje
         from pneumo_ray.score.frame import input_window
 
         whole = input_window(models.preprocessing, Shape(1, 1), None, models.preprocessing.resize_size)
-    facts = Facts.of(_metadata(_part(scores, 0)), whole)
+    facts = Facts.of(_metadata(storage.join(scores, part_name(0))), whole)
     if facts is None or facts.model_hash != models.hash:
         raise ManifestError(f"--scores {config.scores} are not those of jobs/explain.py, or of several jobs")
     return source, facts, run
@@ -141,14 +141,12 @@ def _outlet(config: PublishConfig, facts: Facts) -> Iterator[Outlet]:
 
 def _published(plan: Plan, source: Source, scores: str, config: PublishConfig) -> Outcome:
     outcome = Outcome()
-    total = 0
     where = map_folder(config, scores)
     title = "counting" if config.dry_run else "publishing"
     with map_file(None if config.dry_run else where) as rows, progress(title, source.num_images) as tick:
         for done, count in _batches(plan, source, scores, config.num_workers):
             outcome.add(done)
             rows.writerows(done.map)
-            total += count
             tick(count)
     return outcome
 
@@ -199,7 +197,7 @@ class _Reader:
             StorageError: if the two are not of one job.
         """
         if shard != self._shard:
-            scored, listed = storage.read_table(_part(self._scores, shard)), self._source.read(shard)
+            scored, listed = storage.read_table(storage.join(self._scores, part_name(shard))), self._source.read(shard)
             if Facts.of(scored.schema.metadata, self._facts.whole) != self._facts or len(scored) != len(listed):
                 raise StorageError(f"shard {shard} of the scores is of another job; score again into another --out")
             self._shard, self._tables = shard, (scored, listed)
@@ -231,10 +229,6 @@ def _begin_worker(plan: Plan, source: Source, scores: str) -> None:
 def _publish(shard: int, start: int, count: int) -> Outcome:
     outcome: Outcome = _state["publisher"].publish(*_state["reader"].rows(shard, start, count))
     return outcome
-
-
-def _part(scores: str, shard: int) -> str:
-    return storage.join(scores, f"part-{shard:06d}.parquet")
 
 
 def _metadata(uri: str) -> dict[bytes, bytes] | None:

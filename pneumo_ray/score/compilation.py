@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pneumo_ray.model import PneumoniaNet
+from pneumo_ray.model import ModelConfig, PneumoniaNet
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.workers import measure_rate
@@ -79,8 +80,11 @@ def _is_short(model: ModelPayload, images: int) -> bool:
 
 def _flops(model: ModelPayload) -> int:
     """Return the floating-point operations of an image, in the trunks of all members."""
-    size = model.preprocessing.image_size
+    return sum(_flops_of(member.config, model.preprocessing.image_size) for member in model.members)
+
+
+@lru_cache(maxsize=8)
+def _flops_of(config: ModelConfig, size: int) -> int:
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        for member in model.members:
-            PneumoniaNet(member.config).eval().feature_maps(torch.zeros(1, 3, size, size))
+        PneumoniaNet(config).eval().feature_maps(torch.zeros(1, 3, size, size))
     return int(counter.get_total_flops())

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pneumo_ray.data.support import Support
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.ensemble import EnsembleGradCAM
 from pneumo_ray.explain.foreign import ForeignGradCAM
@@ -76,9 +75,7 @@ class ModelPayload:
             method=config.method,
             num_groups=1 if config.passes == "exact" else len(group_sizes(config.passes)),
             site=None if config.site is None else read_profile(config.site),
-            support=None
-            if isinstance(models, ForeignSet)
-            else Support.from_plain(models.first.provenance.get("support")),
+            support=models.support,
         )
         if isinstance(models, ForeignSet):
             return cls((), models.preprocessing, facts, models.source)
@@ -128,10 +125,12 @@ class Explainer:
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
         self.compiled = compiled
-        trunks = [engine.net.feature_maps for engine in engines if isinstance(engine, BayesGradCAM)]
-        self._feature_maps: list[Callable[[Tensor], Tensor]] = [
-            compiled_with_constants(trunk) if compiled else trunk for trunk in trunks
-        ]
+        self._feature_maps = [compiled_with_constants(trunk) for trunk in self._trunks] if compiled else self._trunks
+
+    @property
+    def _trunks(self) -> list[Callable[[Tensor], Tensor]]:
+        """Trunks of the networks that have one, not compiled."""
+        return [engine.net.feature_maps for engine in self.engine.engines if isinstance(engine, BayesGradCAM)]
 
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
@@ -194,10 +193,7 @@ class Explainer:
             if not self.compiled or is_out_of_memory(error):
                 raise
             # For example no compiler on this machine; the eager networks still work.
-            self.compiled, self._feature_maps = (
-                False,
-                [engine.net.feature_maps for engine in self.engine.engines if isinstance(engine, BayesGradCAM)],
-            )
+            self.compiled, self._feature_maps = False, self._trunks
             return [feature_maps(x) for feature_maps in self._feature_maps]
 
     def _columns(

@@ -76,6 +76,8 @@ class ForeignSet:
     source: ForeignSource
     model: ForeignModel
     posterior: PosteriorName = "dropout"
+    support: None = None
+    """Nobody knows for whom it was made."""
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -20,8 +20,7 @@ from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_images
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.frame import Framed
-from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import part_name
+from pneumo_ray.score.image_list import Source, part_name
 
 DISPLAY_SIZE = 336
 """Longer side of a drawn image, in pixels."""

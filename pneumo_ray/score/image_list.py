@@ -47,6 +47,11 @@ MAX_SHARD_BYTES = 1 << 26
 """Bytes of decoded images of one shard."""
 
 
+def part_name(shard: int) -> str:
+    """Return the file name of a shard of the scores."""
+    return f"part-{shard:06d}.parquet"
+
+
 def shard_length(num_images: int, image_size: int) -> int:
     """Return the number of images of a shard, which is one file of scores: a power of two that divides `ROW_GROUP`.
 

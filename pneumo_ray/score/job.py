@@ -18,9 +18,9 @@ from pneumo_ray.score.begin import Job, begin, check_method, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.foreign import ForeignSet, ForeignSource
-from pneumo_ray.score.image_list import Source
+from pneumo_ray.score.image_list import Source, part_name
 from pneumo_ray.score.model_set import ModelSet, load_models
-from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO, part_name
+from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards, start_processes
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
+from pneumo_ray.data.support import Support
 from pneumo_ray.errors import ModelError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.explain.ensemble import common_calibration
@@ -73,6 +74,11 @@ class ModelSet:
     def map_size(self) -> tuple[int, int]:
         """Rows and columns of the maps of all."""
         return map_size(self.first.model.config, self.preprocessing.image_size)
+
+    @property
+    def support(self) -> Support | None:
+        """For whom they were made; None where the bundle does not say."""
+        return Support.from_plain(self.first.provenance.get("support"))
 
     def check(self, passes: Passes, seed: int) -> None:
         """Refuse models that have nothing to sample.

@@ -72,11 +72,6 @@ MONTE_CARLO = (
 )
 
 
-def part_name(shard: int) -> str:
-    """Return the file name of a shard of the scores."""
-    return f"part-{shard:06d}.parquet"
-
-
 @dataclass(frozen=True)
 class ScoreFacts:
     """Facts shared by all rows of a job."""

@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.data.manifest import count_notes
 from pneumo_ray.errors import StorageError
-from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import part_name
+from pneumo_ray.score.image_list import Source, part_name
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.facts import FACT_FIELDS
 from pneumo_ray.score.frame import NUM_FUNCTIONALS
-from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import ScoreFacts, part_name
+from pneumo_ray.score.image_list import Source, part_name
+from pneumo_ray.score.schema import ScoreFacts
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pneumo_ray.errors import StorageError
-from pneumo_ray.score.image_list import Source
-from pneumo_ray.score.schema import ScoreFacts, part_name
+from pneumo_ray.score.image_list import Source, part_name
+from pneumo_ray.score.schema import ScoreFacts
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 
 FACTS = ScoreFacts((2, 2), "m", "c", 0.5, 1.0, {"target": "pneumonia"})
