@@ -124,7 +124,7 @@ def test_a_server_that_vanishes_ends_the_reading(pacs, tmp_path):
 
 def test_requests_at_once_are_few(pacs, tmp_path):
     entries = listed(pacs.address, tmp_path) * 5
-    pacs.delay, pacs.most_at_once = 0.01, 0
+    pacs.delay, pacs.most_at_once = 0.05, 0
     threads = [threading.Thread(target=read, args=(entries,)) for _ in range(3)]
     for thread in threads:
         thread.start()
