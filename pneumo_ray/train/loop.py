@@ -13,11 +13,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.data.soft_labels import SoftLabels
-from pneumo_ray.errors import ClusterError, ManifestError, PneumoError
+from pneumo_ray.errors import ClusterError, PneumoError
 from pneumo_ray.train.batches import Schedule
 from pneumo_ray.train.config import ScalingConfig
 from pneumo_ray.train.learner import Learner, Trained, Validated
 from pneumo_ray.train.monitor import Monitor, Record
+from pneumo_ray.train.ray_stream import tickets_in
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.state import TrainState, load_state, save_state
 from pneumo_ray.train.trackers import Trackers
@@ -158,14 +159,12 @@ def tickets_of(
     """Yield some columns of this rank's batches, as far as they are there, and check that the pipeline delivers the expected tickets."""
     expected = first_epoch * schedule.tickets_per_epoch + rank
     shard = ray.train.get_dataset_shard(STREAM)
-    for row in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-        if row["error"][0]:
-            raise ManifestError(str(row["error"][0]))
-        ticket = int(row["ticket"][0])
-        if ticket != expected:
-            raise RuntimeError(f"rank {rank} expected ticket {expected} and received {ticket}")
-        expected += schedule.world_size
-        yield {name: row[name][0] for name in columns if name in row}
+    for block in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        for made in tickets_in(block):
+            if (ticket := int(made["ticket"])) != expected:
+                raise RuntimeError(f"rank {rank} expected ticket {expected} and received {ticket}")
+            expected += schedule.world_size
+            yield {name: made[name] for name in columns if name in made}
 
 
 def _record(

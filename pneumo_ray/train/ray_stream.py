@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import cv2
@@ -12,16 +13,18 @@ from ray.train import DataConfig
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pneumo_ray.errors import PneumoError
+from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.ray_cluster import fetch_once, range_dataset
 from pneumo_ray.train.batches import Schedule, TicketSource
+
+_BLOCK_BYTES, _BLOCK_TICKETS = 1 << 24, 8
+"""Bounds of a block: more tickets would not be cheaper, and the first of them would come later."""
 
 
 class StreamConfig(DataConfig):
     """Assigns tickets to training workers, in order, from the epoch where the run continues.
 
     Ray Data's own shuffling restarts its seeds in a new process, so the order comes from the plan of `sampling`.
-    A block holds exactly one ticket and the order is preserved, so the splitter hands them out in turn.
     """
 
     def __init__(
@@ -67,35 +70,88 @@ def ticket_stream(
     cpus_per_task: float = 1.0,
     reserved: PlacementGroup | None = None,
 ) -> ray.data.Dataset:
-    """Return a dataset with one row per ticket, in order: what `TicketSource.batch` returns, and `error`, empty if all is well."""
-    schedule = ray.get(source).schedule(world_size)
+    """Return a dataset of tickets, to be read by `tickets_in`.
+
+    A row is a block and holds consecutive tickets of one rank, and the rows go round the ranks, so a splitter that deals
+    them in turn hands every rank its tickets in order. Several tickets share a block because a block costs Ray Data
+    milliseconds of CPU, whatever it holds.
+    """
+    loaded = ray.get(source)
+    schedule = loaded.schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
-    count = epochs * schedule.tickets_per_epoch - first
+    each = epochs * schedule.tickets_per_epoch // world_size - first // world_size
+    num_bytes = sum(value.nbytes for value in loaded.empty_batch(0, schedule).values())
+    per_block = int(np.clip(_BLOCK_BYTES // num_bytes, 1, _BLOCK_TICKETS))
+    blocks = TicketBlocks(first, each, world_size, per_block)
     if reserved is not None:
         _stay_in(reserved)
-    make = partial(_make_tickets, source=source, first=first, world_size=world_size)
-    dataset = range_dataset(count, make, cpus_per_task)
-    # One row is one ticket; one byte as the target makes one row one block.
+    dataset = range_dataset(blocks.count, partial(_make_blocks, source=source, blocks=blocks), cpus_per_task)
+    # One byte as the target makes one row one block.
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
     dataset.context.memory_usage_poll_interval_s = None
     return dataset
 
 
-def _make_tickets(
-    batch: dict[str, np.ndarray], source: "ray.ObjectRef[TicketSource]", first: int, world_size: int
+@dataclass(frozen=True)
+class TicketBlocks:
+    """Which tickets share a block."""
+
+    first: int
+    """First ticket of the stream, of rank 0."""
+    each: int
+    """Tickets of every rank."""
+    world_size: int
+    per_block: int
+    """Tickets of a block; the last block of each rank may have fewer."""
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return -(-self.each // self.per_block) * self.world_size
+
+    def tickets(self, block: int) -> range:
+        """Return the tickets of a block."""
+        turn, rank = divmod(block, self.world_size)
+        start, stop = turn * self.per_block, min((turn + 1) * self.per_block, self.each)
+        base = self.first + rank
+        return range(base + start * self.world_size, base + stop * self.world_size, self.world_size)
+
+
+def _make_blocks(
+    batch: dict[str, np.ndarray], source: "ray.ObjectRef[TicketSource]", blocks: TicketBlocks
 ) -> Iterator[dict[str, np.ndarray]]:
     cv2.setNumThreads(1)
     loaded = fetch_once(source)
-    schedule = _schedule(source, world_size)
+    schedule = _schedule(source, blocks.world_size)
     for number in batch["id"]:
-        ticket = first + int(number)
-        try:
-            made, error = loaded.batch(ticket, schedule), ""
-        except PneumoError as reason:
-            # Ray wraps the message of an exception in its own; a column carries the sentence unchanged.
-            made, error = loaded.empty_batch(ticket, schedule), str(reason)
-        yield {name: value[None] for name, value in made.items()} | {"error": np.array([error])}
+        made, error = [], ""
+        for ticket in blocks.tickets(int(number)):
+            try:
+                made.append(loaded.batch(ticket, schedule))
+            except PneumoError as reason:
+                # Ray wraps the message of an exception in its own; a column carries the sentence unchanged.
+                made.append(loaded.empty_batch(ticket, schedule))
+                error = str(reason)
+                break
+        columns = {name: np.stack([batch[name] for batch in made])[None] for name in made[0]}
+        yield columns | {"error": np.array([error])}
+
+
+def tickets_in(block: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the tickets of a block in order: what `TicketSource.batch` returned for each.
+
+    Args:
+        block: a row of `ticket_stream`, as a NumPy batch of one.
+
+    Raises:
+        ManifestError: in the place of the ticket that could not be made.
+    """
+    (error,), count = block["error"], block["ticket"].shape[1]
+    for position in range(count):
+        if error and position == count - 1:  # nothing was made after it
+            raise ManifestError(str(error))
+        yield {name: block[name][0][position] for name in block if name != "error"}
 
 
 @lru_cache(maxsize=2)
