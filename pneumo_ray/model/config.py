@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pneumo_ray.config import require
-from pneumo_ray.model.trunks import BUILT_IN, find_trunk, with_keys
+from pneumo_ray.model.trunks import BUILT_IN, Trunk, find_trunk, with_keys
 
 ARCHITECTURES = BUILT_IN
 """The trunks that come with the package, by torchvision name."""
@@ -12,10 +12,11 @@ ARCHITECTURES = BUILT_IN
 DropoutSite = Literal["head", "tail", "keys"]
 Freeze = Literal["none", "early", "backbone"]
 OutputStride = Literal[32, 16, 8]
+Stages = Literal[4, 3]
 
 
-def can_stride(arch: str) -> bool:
-    """Whether a trunk can have another output stride than 32: the ResNets can.
+def is_resnet(arch: str) -> bool:
+    """Whether a trunk can have another output stride than 32, and can end one stage earlier: the ResNets can.
 
     Raises:
         ModelError: if there is no such trunk.
@@ -42,6 +43,9 @@ class ModelConfig:
     output_stride: OutputStride = 32
     """Pixels of the input for one cell of the maps, along each axis. ResNets can have 16 or 8, which makes maps twice or
     four times as fine with the same weights: strides of the last stages become dilations."""
+    stages: Stages = 4
+    """Stages of a ResNet that are used. 3 leaves the last one out: a cell of the maps then sees less of what surrounds it,
+    the natural output stride is 16, and a step costs less."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -68,6 +72,22 @@ class ModelConfig:
             f"model.output-stride must be 32, 16 or 8, got {self.output_stride!r}",
         )
         require(
-            self.output_stride == 32 or can_stride(self.arch),
+            self.output_stride == 32 or is_resnet(self.arch),
             f"model.output-stride {self.output_stride} is for ResNets, and {self.arch} is none; give 32 or another --model.arch",
         )
+        require(self.stages in get_args(Stages), f"model.stages must be 4 or 3, got {self.stages!r}")
+        require(
+            self.stages == 4 or is_resnet(self.arch),
+            f"model.stages {self.stages} is for ResNets, and {self.arch} is none; give 4 or another --model.arch",
+        )
+        require(
+            self.output_stride <= self.trunk.stride,
+            f"the maps of {self.stages} stages have an output stride of {self.trunk.stride}; give --model.output-stride "
+            f"{self.trunk.stride} or 8",
+        )
+
+    @property
+    def trunk(self) -> Trunk:
+        """The cuts of the network, as far as its stages are used."""
+        whole = find_trunk(self.arch)
+        return whole.shorter if self.stages == 3 and whole.shorter is not None else whole

@@ -15,7 +15,6 @@ from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.dropout import ChannelDropout, KeyDropout, MaskedDropout
 from pneumo_ray.model.signed_map import signed_maps
 from pneumo_ray.model.steps import nested, trunk_steps
-from pneumo_ray.model.trunks import find_trunk
 from pneumo_ray.model.weights import load_weights
 
 
@@ -24,7 +23,7 @@ class PneumoniaNet(nn.Module):
 
     Every architecture has this head, whatever classifier torchvision gives it (VGG-16 loses its three linear layers,
     Inception its auxiliary output). The trunk is cut in two at the same place for all dropout sites, so weights fit
-    any. `tail` is what a Monte Carlo pass has to repeat when the dropout is there: for ResNets the blocks of layer4
+    any. `tail` is what a Monte Carlo pass has to repeat when the dropout is there: for ResNets the blocks of the last stage
     after the first, each behind a ChannelDropout; denseblock4 of DenseNet-121; from the last convolution of VGG-16;
     Mixed_7c of Inception v3; the last 1 x 1 convolution of EfficientNet-B0; the last stage of ConvNeXt and Swin; the last
     two attention layers of MaxViT. Stochastic depth is off everywhere.
@@ -44,7 +43,7 @@ class PneumoniaNet(nn.Module):
         """Build the layers with fresh weights, drawn from torch's global generator."""
         super().__init__()
         self.config = config
-        trunk = find_trunk(config.arch)
+        trunk = config.trunk
         channels = dict(trunk.dropouts)
         tail_rate = config.dropout if config.dropout_site == "tail" else 0.0
         parts: tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]] = ([], [])
@@ -152,7 +151,7 @@ def build_model(config: ModelConfig) -> PneumoniaNet:
     """
     net = PneumoniaNet(config)
     if config.weights != "none":
-        load_weights(net, config.arch, config.weights)
+        load_weights(net, config)
     return net
 
 

@@ -39,8 +39,8 @@ def trunk_steps(arch: str, trunk: Trunk, output_stride: int) -> Iterator[tuple[s
         if isinstance(module, (torchvision.ops.StochasticDepth, nn.Dropout, nn.Dropout2d)):
             module.p = 0.0
     replace_attention(source)
-    if output_stride < 32:
-        dilate([source.get_submodule(stage) for stage in (trunk.dilated[1:] if output_stride == 16 else trunk.dilated)])
+    halvings = (trunk.stride // output_stride).bit_length() - 1
+    dilate([source.get_submodule(stage) for stage in trunk.dilated[len(trunk.dilated) - halvings :]])
     for name, child in source.named_children():
         if name not in trunk.ends:
             yield from _unpacked(name, child, trunk.unpack)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pneumo_ray.config import did_you_mean, require
 from pneumo_ray.errors import ConfigError, ModelError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TRUNKS_VARIABLE = "PNEUMO_RAY_TRUNKS"
 """Environment variable that names the user's modules, comma-separated, which register trunks. They are imported when a name
 is asked for that is not built in, in every process; no file of a model can name a module."""
+
+
+_ENDS = ("avgpool", "dropout", "flatten", "fc", "classifier", "head")
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Trunk:
     """Makes the network with random weights; None takes torchvision's of this name."""
     options: Mapping[str, bool | float] = field(default_factory=dict)
     """Arguments of torchvision's builder."""
-    ends: tuple[str, ...] = ("avgpool", "dropout", "flatten", "fc", "classifier", "head")
+    ends: tuple[str, ...] = _ENDS
     """Children that are no part of the trunk."""
     pooled_norm: str | None = None
     """A LayerNorm behind the pooling of the published network, which becomes the trunk's last step, `norm`."""
+    stride: int = 32
+    """Pixels of the input for one cell of the maps, along each axis."""
     dilated: tuple[str, ...] = ()
-    """The last two stages, whose strides can become dilations (ResNets only); their maps can then be finer."""
+    """The last stages, each of stride 2, whose strides can become dilations (ResNets only); their maps can then be finer."""
+    shorter: "Trunk | None" = None
+    """The same network without its last stage (ResNets only)."""
     channels_last: bool = False
     """Whether channels are the last axis where the tail begins: [B, h, w, C]."""
     has_keys: bool = False
@@ -55,21 +62,25 @@ class Trunk:
     """Rows and columns of the smallest image that it takes, in pixels."""
 
 
-def _resnet(num_maps: int, num_blocks: int) -> Trunk:
-    blocks = tuple((f"layer4.{i}", num_maps) for i in range(1, num_blocks))
-    return Trunk(num_maps, blocks, "layer4.0", ("layer4",), dilated=("layer3", "layer4"))
+def _resnet(num_maps: int, blocks_of_3: int, blocks_of_4: int) -> Trunk:
+    def ending(stage: str, num_maps: int, num_blocks: int, **options: Any) -> Trunk:
+        blocks = tuple((f"{stage}.{i}", num_maps) for i in range(1, num_blocks))
+        return Trunk(num_maps, blocks, f"{stage}.0", (stage,), **options)
+
+    shorter = ending("layer3", num_maps // 2, blocks_of_3, ends=(*_ENDS, "layer4"), stride=16, dilated=("layer3",))
+    return ending("layer4", num_maps, blocks_of_4, dilated=("layer3", "layer4"), shorter=shorter)
 
 
 _LAST_MAXVIT = "blocks.3.layers.1.layers"
 
 _TRUNKS: dict[str, Trunk] = {
-    "resnet18": _resnet(512, 2),
-    "resnet34": _resnet(512, 3),
-    "resnet50": _resnet(2048, 3),
-    "resnet101": _resnet(2048, 3),
-    "resnet152": _resnet(2048, 3),
-    "wide_resnet50_2": _resnet(2048, 3),
-    "resnext50_32x4d": _resnet(2048, 3),
+    "resnet18": _resnet(512, 2, 2),
+    "resnet34": _resnet(512, 6, 3),
+    "resnet50": _resnet(2048, 6, 3),
+    "resnet101": _resnet(2048, 23, 3),
+    "resnet152": _resnet(2048, 36, 3),
+    "wide_resnet50_2": _resnet(2048, 6, 3),
+    "resnext50_32x4d": _resnet(2048, 6, 3),
     "densenet121": Trunk(1024, (("features.denseblock4", 512),), "features.denseblock4", ("features",)),
     "vgg16": Trunk(512, (("features.28", 512),), "features.24", ("features",)),
     # The published Inception weights expect another normalisation, which weights.py folds into the first layer, so no

@@ -13,19 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from pneumo_ray.errors import ModelError
-from pneumo_ray.model.trunks import find_trunk
+from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.model.trunks import Trunk, find_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue on the scale 0..1, as torchvision uses them."""
 
-_TORCHVISION_HEADS = ("fc.", "classifier.", "head.", "AuxLogits.")
-
 # The published DenseNet files predate the ban on dots in module names: `norm.1` is now `norm1`.
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.(\d\..*)$")
 
 
-def load_weights(net: nn.Module, arch: str, weights: str) -> None:
+def load_weights(net: nn.Module, config: ModelConfig) -> None:
     """Load weights into a PneumoniaNet, in place.
 
     A torchvision state dict fills the trunk and leaves the classifier as it is; the weights of one of our bundles
@@ -33,19 +32,19 @@ def load_weights(net: nn.Module, arch: str, weights: str) -> None:
 
     Args:
         net: the network; its keys are torchvision's behind `prefix.` or `tail.`.
-        arch: its torchvision name.
-        weights: `imagenet`, or the path of a `.safetensors`, `.pth` or `.pt` file.
+        config: what it was built from; `weights` is `imagenet`, or the path of a `.safetensors`, `.pth` or `.pt` file.
 
     Raises:
         ModelError: if the weights cannot be downloaded, read or trusted, or belong to another architecture.
     """
+    arch, weights = config.arch, config.weights
     if weights == "imagenet":
         state, source = _download(arch), f"the ImageNet weights of {arch}"
     else:
         state, source = _read_state_dict(Path(weights)), weights
     from_torchvision = not any(key.startswith("prefix.") for key in state)
     if from_torchvision:
-        state = _renamed(state, net, find_trunk(arch).pooled_norm)
+        state = _renamed(state, net, config.trunk)
     _check(state, net, arch, source)
     if from_torchvision and arch == "inception_v3":
         _fold_input_transform(state)
@@ -95,15 +94,16 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _renamed(state: dict[str, Tensor], net: nn.Module, pooled_norm: str | None) -> dict[str, Tensor]:
-    """Rename torchvision's keys to those of PneumoniaNet and drop its classifiers; unknown keys are kept for `_check`."""
+def _renamed(state: dict[str, Tensor], net: nn.Module, cuts: Trunk) -> dict[str, Tensor]:
+    """Rename torchvision's keys to those of PneumoniaNet and drop what is no part of the trunk; unknown keys are kept for `_check`."""
+    pooled_norm, ends = cuts.pooled_norm, tuple(f"{end}." for end in (*cuts.ends, "AuxLogits"))
     if pooled_norm is not None:
         state = {
             f"norm{key.removeprefix(pooled_norm)}" if key.startswith(f"{pooled_norm}.") else key: value
             for key, value in state.items()
         }
     trunk = {_OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
-    trunk = {key: value for key, value in trunk.items() if not key.startswith(_TORCHVISION_HEADS)}
+    trunk = {key: value for key, value in trunk.items() if not key.startswith(ends)}
     ours = {key.partition(".")[2]: key for key in net.state_dict() if not key.startswith("classifier.")}
     return {ours.get(key, key): value for key, value in trunk.items()}
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from pneumo_ray.model.config import can_stride
+from pneumo_ray.model.config import is_resnet
 from pneumo_ray.records import JsonObject
 
 Recipe = Literal["paper", "robust"]
@@ -10,6 +10,7 @@ RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 _ROBUST: dict[str, tuple[object, object]] = {
     "model.output_stride": (32, 16),
+    "model.stages": (4, 3),
     "data.fit": ("squash", "auto"),
     "balance": ("copies", "sampler"),  # copies would give one class alone a second draw of the strong contrast
     "optim.lr": (1e-4, 5e-4),
@@ -35,11 +36,11 @@ def recipe_settings(recipe: str, arch: str) -> JsonObject:
 
     Args:
         recipe: one of `RECIPES`; another name sets nothing, and is refused where the config is made.
-        arch: the trunk; one that cannot have another output stride keeps 32.
+        arch: the trunk; one that is no ResNet keeps all of its stages and output stride 32.
     """
     if recipe not in RECIPES:
         return {}
     settings: JsonObject = {option: values[RECIPES.index(recipe)] for option, values in _ROBUST.items()}
-    if not can_stride(arch):
-        settings["model.output_stride"] = 32
+    if not is_resnet(arch):
+        settings |= {"model.output_stride": 32, "model.stages": 4}
     return settings

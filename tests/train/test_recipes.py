@@ -28,7 +28,7 @@ PAPER = {
 """The defaults before there were recipes."""
 
 OFF = {
-    "model.output_stride": 32, "data.fit": "squash", "augment.gamma": 0.0, "augment.histogram": 0.0,
+    "model.output_stride": 32, "model.stages": 4, "data.fit": "squash", "augment.gamma": 0.0, "augment.histogram": 0.0,
     "augment.outside": "none", "optim.schedule": "plateau", "optim.warmup": 0.0, "optim.ema": 0.0,
     "loss.smoothing": 0.0, "guide.weight": 0.0,
 }  # fmt: skip
@@ -69,8 +69,9 @@ def test_options_given_win_wherever_they_stand():
 
 
 def test_a_trunk_without_strides_keeps_its_own():
-    assert parsed("--recipe", "robust", "--model.arch", "vgg16").model.output_stride == 32
-    assert parsed("--recipe", "robust", "--model.arch", "resnet34").model.output_stride == 16
+    for arch, stride, stages in (("vgg16", 32, 4), ("resnet34", 16, 3)):
+        model = parsed("--recipe", "robust", "--model.arch", arch).model
+        assert (model.output_stride, model.stages) == (stride, stages)
 
 
 def test_a_config_file_is_a_run_again(tmp_path):
