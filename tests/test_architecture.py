@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors", "console", "storage", "records"},
-    {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
+    {"config", "job", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"dicomweb"},
     {"model"},

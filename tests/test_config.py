@@ -3,8 +3,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pneumo_ray.config import as_flat, load_config, parse, run_job, save_config
+from pneumo_ray.config import as_flat, load_config, parse, save_config
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.job import run_job
 from pneumo_ray.train.config import TrainConfig
 
 

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pneumo_ray.config import load_config, run_job
+from pneumo_ray.config import load_config
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.job import run_job
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.config import DataConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.tune.config import StudyConfig
