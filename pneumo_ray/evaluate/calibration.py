@@ -1,4 +1,4 @@
-"""Does a probability mean what it says: calibration on validation (Platt 1999) and its error (Guo et al. 2017, arXiv 1706.04599)."""
+"""Calibration of probabilities on validation (Platt 1999), and the calibration error (Guo et al. 2017, arXiv 1706.04599)."""
 
 from dataclasses import dataclass
 

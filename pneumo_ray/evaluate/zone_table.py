@@ -77,7 +77,7 @@ def zone_table(scores: Scores) -> list[ZoneRecord]:
     chosen without dropout, the call with it) is left out.
 
     Args:
-        scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
+        scores: from `matching.match`: no failed rows, joined with `label` and `patient_id`.
     """
     known = scores.labelled()
     label = known.table["label"].to_numpy().astype(np.int64)

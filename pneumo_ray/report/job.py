@@ -15,7 +15,8 @@ from pneumo_ray.evaluate.compare import Comparison, compare
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.evaluation import Evaluation
 from pneumo_ray.evaluate.lung_evidence import lung_evidence
-from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
+from pneumo_ray.evaluate.matching import check_coverage, match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import Rows, summary_lines, tables_of

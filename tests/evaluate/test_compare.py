@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.compare import compare, delong, mcnemar
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import METHODS, difference
+from pneumo_ray.evaluate.intervals import METHODS
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.records import json_of

@@ -7,8 +7,9 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binomtest, norm
 
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import METHODS, difference, patient_intervals, proportion_interval
+from pneumo_ray.evaluate.intervals import METHODS, patient_intervals, proportion_interval
 
 ILL = 0.7
 

@@ -12,7 +12,8 @@ from pneumo_ray.evaluate.calibration import (
     platt_targets,
     soft_platt_targets,
 )
-from pneumo_ray.evaluate.numbers import evaluate, match
+from pneumo_ray.evaluate.matching import match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.evaluate.soft_scores import soft_brier, soft_log_loss
 from pneumo_ray.model.calibrated import Calibration

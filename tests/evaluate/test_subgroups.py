@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.evaluate.numbers import match
+from pneumo_ray.evaluate.matching import match
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.evaluate.subgroups import groups_of_column, measure_subgroups
 from pneumo_ray.report.job import write_evaluation

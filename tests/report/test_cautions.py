@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pneumo_ray.data.manifest import fingerprint, read_manifest
-from pneumo_ray.evaluate.numbers import evaluate, match
+from pneumo_ray.evaluate.matching import match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.report.cautions import cautions
