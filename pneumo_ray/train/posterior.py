@@ -8,7 +8,7 @@ workers gives the same result.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import cv2
@@ -29,6 +29,7 @@ from pneumo_ray.errors import ConfigError, ManifestError, PneumoError
 from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.operating_point import choose_operating_point
+from pneumo_ray.evaluate.scores import fact
 from pneumo_ray.explain.laplace import Curvature, LaplaceFit, fit_laplace
 from pneumo_ray.explain.masks import DEFAULT_PASSES
 from pneumo_ray.explain.posterior import LaplacePosterior
@@ -43,6 +44,8 @@ from pneumo_ray.score.workers import collected, decoding_cpus, environment_of, p
 from pneumo_ray.train.config import TrainConfig
 from pneumo_ray.train.posterior_config import PosteriorConfig
 from pneumo_ray.train.validation import calibrated
+
+Floats = NDArray[np.float64]
 
 BATCH_SIZE = 64
 """Images of one forward pass, unless asked otherwise. Where batches begin does not depend on the workers."""
@@ -93,54 +96,81 @@ def _fitted(config: PosteriorConfig, bundle: Bundle, default: bool) -> StoredPos
         ModelError: if there is nothing to fit.
     """
     started = time.monotonic()
-    manifest, train, val = load_training_rows(config.manifest)
-    trained_on = _fact(bundle, "manifest", "fingerprint")
-    if trained_on is not None and trained_on != fingerprint(manifest):
-        raise ConfigError(
-            f"--manifest {config.manifest} is not the one that {config.model} was trained on; a posterior is that of the "
-            "training images, so give their manifest"
-        )
-    if _fact(bundle, "config", "permute_labels"):
-        seed = int(_fact(bundle, "config", "seed") or 0)
-        train, val = permute_labels(train, seed), permute_labels(val, seed)
+    images = _images_of(config, bundle)
     classifier = bundle.model.classifier
     theta = torch.cat([classifier.weight[0], classifier.bias]).detach()
     curvature = Curvature(theta.double().numpy())
-    labels = np.concatenate([part["label"].to_numpy().astype(np.int64) for part in (train, val)])
-    soft = None
-    if _fact(bundle, "config", "labels") == "soft":
-        soft = soft_labels(train, config.manifest), soft_labels(val, config.manifest)
-    rows = pa.concat_tables([train, val]).combine_chunks()
     of_val: list[NDArray[np.float32]] = []
     place, beside_forward = 0, 0.0
-    with progress("features of the training images", len(rows)) as tick:
-        for pooled in _features(config, bundle, rows, cache_of(manifest, config.manifest)):
+    with progress("features of the training images", len(images.rows)) as tick:
+        for pooled in _features(config, bundle, images.rows, images.cache_folder):
             arrived = time.monotonic()
-            inside = max(
-                0, min(len(pooled), len(train) - place)
-            )  # a batch may hold the last of one and the first of the other
+            # A batch may hold the last training images and the first validation images.
+            inside = max(0, min(len(pooled), images.num_train - place))
             if inside:
-                part = slice(place, place + inside)
-                if soft is None:
-                    curvature.add(pooled[:inside], labels[part])
-                else:
-                    curvature.add(pooled[:inside], soft[0].target[part], soft[0].weight[part])
+                curvature.add(pooled[:inside], *images.learned(place, place + inside))
             of_val.append(pooled[inside:])
             place += len(pooled)
             beside_forward += time.monotonic() - arrived
             tick(len(pooled))
     arrived = time.monotonic()
     fitted = fit_laplace(curvature)
-    of_labels = labels[len(train) :], None if soft is None else soft[1]
-    posterior = _calibrated(bundle, fitted, len(train), theta, np.concatenate(of_val), *of_labels, default)
+    posterior = _calibrated(bundle, fitted, images, theta, np.concatenate(of_val), default)
     beside_forward += time.monotonic() - arrived
     log(
-        f"Laplace posterior of {len(train):,} training images: prior precision {fitted.prior_precision:.3g}, "
+        f"Laplace posterior of {images.num_train:,} training images: prior precision {fitted.prior_precision:.3g}, "
         f"{fitted.effective_parameters:.1f} of {len(theta):,} weights determined, validation log loss "
         f"{posterior.facts['validation']['log_loss']:.4f}; {duration(time.monotonic() - started)}, {beside_forward:.1f} s of them "
         "beside the forward passes"
     )
     return posterior
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The images that a model was trained and validated on, with the labels that it learned."""
+
+    rows: pa.Table
+    """Manifest rows: training images, then validation images."""
+    num_train: int
+    soft: tuple[SoftLabels, SoftLabels] | None
+    """Of the training images and of the validation images; None where the model learned hard labels."""
+    cache_folder: str | None
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels [n] of all rows, 0 or 1."""
+        labels: NDArray[np.int64] = self.rows["label"].to_numpy().astype(np.int64)
+        return labels
+
+    def learned(self, first: int, end: int) -> tuple[NDArray[np.int64]] | tuple[Floats, Floats]:
+        """Return what the model learned of some training images: labels, or targets and weights, each [end - first]."""
+        if self.soft is None:
+            return (self.labels[first:end],)
+        return self.soft[0].target[first:end], self.soft[0].weight[first:end]
+
+
+def _images_of(config: PosteriorConfig, bundle: Bundle) -> _Images:
+    """Return the images of a model.
+
+    Raises:
+        ConfigError: if the model was trained on another manifest.
+    """
+    manifest, train, val = load_training_rows(config.manifest)
+    trained_on = fact(bundle.provenance, "manifest", "fingerprint")
+    if trained_on is not None and trained_on != fingerprint(manifest):
+        raise ConfigError(
+            f"--manifest {config.manifest} is not the one that {config.model} was trained on; a posterior is that of the "
+            "training images, so give their manifest"
+        )
+    if fact(bundle.provenance, "config", "permute_labels"):
+        seed = int(fact(bundle.provenance, "config", "seed") or 0)
+        train, val = permute_labels(train, seed), permute_labels(val, seed)
+    soft = None
+    if fact(bundle.provenance, "config", "labels") == "soft":
+        soft = soft_labels(train, config.manifest), soft_labels(val, config.manifest)
+    rows = pa.concat_tables([train, val]).combine_chunks()
+    return _Images(rows, len(train), soft, cache_of(manifest, config.manifest))
 
 
 def posterior_of(config: TrainConfig, model: str) -> PosteriorConfig:
@@ -232,11 +262,9 @@ class _FeatureActor:
 def _calibrated(
     bundle: Bundle,
     fitted: LaplaceFit,
-    images: int,
+    images: _Images,
     theta: torch.Tensor,
     features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    soft: SoftLabels | None,
     default: bool,
 ) -> StoredPosterior:
     """Return the posterior with a calibration and a threshold, fitted on validation under the passes that scoring takes.
@@ -247,23 +275,22 @@ def _calibrated(
         images: that it was fitted on.
         theta: the head, [K + 1].
         features: pooled, [n, K], of the validation images.
-        labels: [n].
-        soft: labels as probabilities; None where the model learned hard ones.
         default: see `StoredPosterior`.
     """
+    labels, soft = images.labels[images.num_train :], None if images.soft is None else images.soft[1]
     factor = torch.from_numpy(fitted.factor).float()
     generator = torch.Generator().manual_seed(0)  # passes and seed as scoring has them by default
     posterior = LaplacePosterior(factor)
     passes = posterior.samples(theta, posterior.draw(DEFAULT_PASSES["head"], len(theta) - 1, generator))
     logits = torch.from_numpy(features) @ passes[:, :-1].mT + passes[:, -1]
     calibration, prob = calibrated(logits.double().numpy(), labels, soft)
-    rule = _fact(bundle, "config", "operating_point")
+    rule = fact(bundle.provenance, "config", "operating_point")
     point = choose_operating_point(prob, labels, OperatingPointConfig(**rule) if rule else OperatingPointConfig())
     metrics = json_of(classification_metrics(labels, prob, point.threshold))
     return StoredPosterior(
         factor=factor,
         prior_precision=fitted.prior_precision,
-        images=images,
+        images=images.num_train,
         temperature=calibration.temperature,
         intercept=calibration.intercept,
         operating_point=point.to_dict(),
@@ -297,10 +324,3 @@ def _save(folder: str, bundle: Bundle, posterior: StoredPosterior | None) -> str
     )
     log(f"wrote {folder} {what}")
     return digest
-
-
-def _fact(bundle: Bundle, *path: str) -> Any:
-    found: Any = bundle.provenance
-    for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found

@@ -25,7 +25,7 @@ class PosteriorConfig:
     amp: Amp = "auto"
     """Precision of the network; the posterior is fitted in float64 in any case."""
     scale: ScoringScale = field(default_factory=ScoringScale)
-    """Resources of the pass over the images, in batches of 64 unless it says otherwise; nothing is compiled."""
+    """Resources of the pass over the images, in batches of 64 by default; nothing is compiled."""
 
     def __post_init__(self) -> None:
         require(
