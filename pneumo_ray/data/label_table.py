@@ -61,7 +61,7 @@ def read_labels(uri: str) -> pa.Table:
         `split` (train, val, test), null where a cell is empty; then its other columns. A row of the table is a row.
 
     Raises:
-        ManifestError: one sentence, if it cannot be read, or a column cannot be told, or holds what its name does not say.
+        ManifestError: one sentence, if it cannot be read, or the meaning of a column is unclear, or its values do not fit its name.
     """
     found = _without_nameless(read_columns(uri), uri)
     if twice := [name for name, count in Counter(found.names).items() if count > 1]:
@@ -103,7 +103,7 @@ def _summary(uri: str, chosen: dict[str, str], rest: Sequence[str]) -> str:
     if rest:
         text += f"; carries along {', '.join(map(shown, rest))}"
     if chosen.keys() == {"image_id"}:
-        text += "; no column of it is a label, subtype, patient or split, so what the archive says of these stays"
+        text += "; no column of it is a label, subtype, patient or split, so these stay as the archive has them"
     return text
 
 

@@ -124,7 +124,7 @@ def check_scans(jpeg: bytes) -> None:
 
 @contextmanager
 def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]:
-    """Turn whatever a decoder raises on hostile bytes into a `DecodeError`; also works as a decorator.
+    """Turn any exception of a decoder on hostile bytes into a `DecodeError`; also works as a decorator.
 
     Args:
         format_name: for the message, for example "JPEG".

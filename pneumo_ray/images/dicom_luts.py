@@ -1,7 +1,7 @@
 """Look-up tables of a DICOM object: modality, VOI and palette (PS3.3 C.11.1.1, C.11.2.1.1, C.7.6.3.1.5 and .6).
 
 A descriptor is three words: number of entries, first value that is looked up, bits of an entry. The entries decide
-where the third contradicts them, and the sign of the second is that of what is looked up, whatever its VR says.
+where the third contradicts them, and the sign of the second is that of what is looked up, also against its VR.
 """
 
 from dataclasses import dataclass

@@ -45,7 +45,7 @@ class Codestream(NamedTuple):
 
 
 def read_codestream(data: bytes) -> Codestream | None:
-    """Say what the bytes of a frame are, by themselves; None if they are neither JPEG, JPEG-LS nor JPEG 2000.
+    """Return the kind of a frame by its bytes alone; None if they are neither JPEG, JPEG-LS nor JPEG 2000.
 
     Raises:
         ImageTooLargeError: if they claim more than `check_size` and `check_scans` allow; the DICOM header may not.

@@ -26,7 +26,7 @@ class Preprocessing:
     """Divides each channel after the mean is subtracted."""
     fit: Fit = "squash"
     """How an image is fitted into the input. With `pad` and `lungs` it is a window of the image (`framing.window_of`) at
-    image_size, and no centre crop; bundles that do not say so are of `squash`."""
+    image_size, and no centre crop; bundles without this field are of `squash`."""
     margin: float = MARGIN
     """With `lungs`, the margin around them, as a share of their box's longer true side."""
 
