@@ -53,7 +53,7 @@ def test_a_wrong_config_file_is_named(tmp_path, text, message):
         load_config(Outer, str(tmp_path / "c.json"))
 
 
-def test_a_mistake_is_one_sentence_and_exit_code_2(capsys):
+def test_a_mistake_is_one_sentence_with_code_2(capsys):
     def job(config: Outer) -> None:
         raise ConfigError("no such thing; choose another")
 
