@@ -162,17 +162,7 @@ def _assign(found: Columns, uri: str) -> dict[str, int]:
             )
         if candidates:
             chosen[role] = candidates[0]
-    for place, key in enumerate(keys):
-        for role, meanings in ROLES.items():
-            if (
-                role not in chosen
-                and place not in chosen.values()
-                and difflib.get_close_matches(key, meanings[:1], 1, _NEAR)
-            ):
-                raise ManifestError(
-                    f"--labels {uri} has a column {shown(found.names[place])} and no column {role}; rename it to {role} "
-                    "if that is meant, else to something that cannot be mistaken"
-                )
+    _refuse_near_names(found, keys, chosen, uri)
     if "image_id" not in chosen:
         if "patient_id" not in chosen:
             raise ManifestError(
@@ -180,6 +170,29 @@ def _assign(found: Columns, uri: str) -> dict[str, int]:
             )
         chosen = {"image_id": chosen["patient_id"], **chosen}  # as in RSNA's tables, where a patient has one image
     return chosen
+
+
+def _refuse_near_names(found: Columns, keys: Sequence[str], chosen: dict[str, int], uri: str) -> None:
+    """Refuse a column without a role whose name is a misspelling of a role that no column has.
+
+    Args:
+        found: the table.
+        keys: its names without case, blanks and punctuation.
+        chosen: role -> place.
+        uri: of the table, for the error message.
+
+    Raises:
+        ManifestError: naming the column.
+    """
+    for place, key in enumerate(keys):
+        if place in chosen.values():
+            continue
+        for role, meanings in ROLES.items():
+            if role not in chosen and difflib.get_close_matches(key, meanings[:1], 1, _NEAR):
+                raise ManifestError(
+                    f"--labels {uri} has a column {shown(found.names[place])} and no column {role}; rename it to {role} "
+                    "if that is meant, else to something that cannot be mistaken"
+                )
 
 
 _ALLOWED = {"label": "0 or normal, 1 or pneumonia, or nothing", "split": "train, val or test, or nothing"}

@@ -17,7 +17,7 @@ from pneumo_ray.images import dicom
 from pneumo_ray.images.decode_errors import (
     DEEP_SAMPLES,
     MAX_FRAMES,
-    MAX_PIXELS,
+    MAX_SAMPLES,
     CorruptImageError,
     EmptyFileError,
     ImageTooLargeError,
@@ -39,7 +39,7 @@ from pneumo_ray.images.tiff_pages import pages_of
 
 __all__ = [
     "MAX_FRAMES",
-    "MAX_PIXELS",
+    "MAX_SAMPLES",
     "CorruptImageError",
     "DecodeError",
     "Decoded",

@@ -129,7 +129,7 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
     Raises:
         NotAnImageError: if bytes without the magic number turn out not to be DICOM.
         TruncatedImageError: if the file ends early.
-        ImageTooLargeError: if a deflated file grows beyond two bytes for each of `MAX_PIXELS`.
+        ImageTooLargeError: if a deflated file grows beyond two bytes for each of `MAX_SAMPLES`.
         CorruptImageError: if the elements cannot be parsed.
     """
     start = 132 if has_preamble(data) else 0

@@ -382,9 +382,9 @@ def test_the_limit_counts_bands_and_depth(monkeypatch):
     ):
         data = encode(image, file_format)
         for read in (inspect_image, decode_image):
-            monkeypatch.setattr(decode_errors, "MAX_PIXELS", 200 * samples)
+            monkeypatch.setattr(decode_errors, "MAX_SAMPLES", 200 * samples)
             read(data)
-            monkeypatch.setattr(decode_errors, "MAX_PIXELS", 200 * samples - 1)
+            monkeypatch.setattr(decode_errors, "MAX_SAMPLES", 200 * samples - 1)
             with pytest.raises(ImageTooLargeError):
                 read(data)
 
