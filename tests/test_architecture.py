@@ -6,6 +6,7 @@ An import counts wherever it stands, in a function or for type checkers as well,
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class Import:
     """Whether it runs as soon as the module is imported."""
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
