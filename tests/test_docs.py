@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -164,17 +166,22 @@ def test_other_commands_are_make_targets_or_marked(block):
         assert known or block.not_run or words == ["source", ".venv/bin/activate"], line
 
 
+@cache
+def known_options() -> frozenset[str]:
+    """Return every option that `--help` of a job names."""
+    printed = io.StringIO()
+    for config in {kind for job in JOBS for kind in sub_commands(config_of(job)).values() or [config_of(job)]}:
+        with pytest.raises(SystemExit), redirect_stdout(printed):
+            parse(config, ["--help"])
+    return frozenset({"--help", "--config", *OPTIONS_OF_OTHERS, *re.findall(r"--[\w.-]+", printed.getvalue())})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mentioned_targets_and_options_exist(page, capsys):
-    code = re.findall(r"`([^`]+)`", prose(page))
+def test_mentioned_targets_and_options_exist(page):
+    code, known = re.findall(r"`([^`]+)`", prose(page)), known_options()
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     mentioned = {text.split()[1] for text in code if text.startswith("make ")}
     assert mentioned <= targets
-    known = OPTIONS_OF_OTHERS | {"--help", "--config"}
-    for config in {kind for job in JOBS for kind in sub_commands(config_of(job)).values() or [config_of(job)]}:
-        with pytest.raises(SystemExit):
-            parse(config, ["--help"])
-        known |= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     for text in code:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text):
             found = option in known or (option.endswith(".") and any(name.startswith(option) for name in known))
