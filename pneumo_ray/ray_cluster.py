@@ -34,7 +34,7 @@ from pneumo_ray.errors import ClusterError
 from pneumo_ray.job import end_on_sigterm
 
 MAX_READ_TASKS = 5_000
-"""Bounds what the planning of a run of any length costs, a millisecond a task; a task makes several rows where there are more."""
+"""Bounds what the planning of a run of any length costs, a millisecond per task; a task makes several rows where there are more."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics about a hospital's runs are sent anywhere

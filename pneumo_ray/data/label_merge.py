@@ -78,7 +78,7 @@ def _free_name(name: str, table: pa.Table, facts: pa.Table, uri: str) -> str:
 
 
 def _one_row_an_image(facts: pa.Table, image_ids: Sequence[str], uri: str) -> tuple[pa.Table, list[int], str]:
-    """Return the table with one row an image, which row of the manifest each is, and words about what was left out."""
+    """Return the table with one row per image, which row of the manifest each is, and words about what was left out."""
     names = facts["image_id"].to_pylist()
     empty = _empty_rows(facts, names, uri)
     rows = _match([None if k in empty else name for k, name in enumerate(names)], image_ids, uri)

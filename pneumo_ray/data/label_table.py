@@ -75,7 +75,7 @@ def read_labels(uri: str) -> pa.Table:
     rest = [place for place in range(len(found.names)) if place not in chosen.values()]
     metadata = {}
     lower = {found.names[place].lower(): place for place in rest}
-    if all(name in lower for name in _BOX):  # a row a box, as in RSNA's stage_2_train_labels.csv
+    if all(name in lower for name in _BOX):  # a row per box, as in RSNA's stage_2_train_labels.csv
         corners = [found.values[lower[name]] for name in _BOX]
         table[NUM_BOXES] = pa.array(
             [int(all(v.is_valid for v in box)) for box in zip(*corners, strict=True)], pa.int32()

@@ -1,6 +1,6 @@
 """Pooled features of the images of a manifest: one pass of Ray Data through a finished network, without its head.
 
-Actors with the model return K numbers an image, in the order of the manifest and in batches that do not depend on the workers.
+Actors with the model return K numbers per image, in the order of the manifest and in batches that do not depend on the workers.
 """
 
 from collections.abc import Iterator

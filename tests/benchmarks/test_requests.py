@@ -15,7 +15,7 @@ def requests() -> dict[str, int]:
     return {what: int(count) for what, count, _ in rows[2:]}
 
 
-def test_a_image_costs_two_requests_whatever_its_size(requests):
+def test_an_image_of_any_size_costs_two_requests(requests):
     assert requests["read an image of 8 kB"] == requests["read an image of 500 kB"] == 2
 
 

@@ -233,7 +233,7 @@ def test_what_assumes_independent_images_is_named() -> None:
 
 
 def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
-    """300 pairs of equal models, 1 to 5 images a patient: 5 % and three binomial sd are 8.8 %."""
+    """300 pairs of equal models, 1 to 5 images per patient: 5 % and three binomial sd are 8.8 %."""
     rng = np.random.default_rng(13)
     apart = dict.fromkeys(("mcnemar", "delong", "accuracy by patient", "auc by patient"), 0)
     for _ in range(300):

@@ -178,7 +178,7 @@ def test_a_deviation_that_orders_the_differences_is_reliable():
 
 
 def test_patient_means_have_cluster_robust_intervals():
-    """With one image a patient it is the interval of a mean by Student's t."""
+    """With one image per patient it is the interval of a mean by Student's t."""
     values = np.random.default_rng(2).normal(0.3, 0.1, 40)
     found = mean_by_patient(np.append(values, np.nan), [*map(str, range(40)), None])
     assert found.n == 40

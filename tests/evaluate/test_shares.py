@@ -8,7 +8,7 @@ from pneumo_ray.evaluate.shares import mean_share
 
 
 def test_the_difference_from_chance_is_paired():
-    """With one image a patient its interval is that of a paired t test, but for the degrees of freedom."""
+    """With one image per patient its interval is that of a paired t test, but for the degrees of freedom."""
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.1, 0.6, 200)
     values = np.clip(chance + rng.normal(0.1, 0.05, 200), 0, 1)
