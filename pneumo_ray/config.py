@@ -78,6 +78,15 @@ def require(holds: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
+def require_one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of an option's choices.
+
+    Raises:
+        ConfigError: naming the choices.
+    """
+    require(value in choices, f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def require_split(split: str) -> None:
     """Refuse a name that is no split.
 
