@@ -330,8 +330,8 @@ def documented_defaults(page: Path) -> Iterator[tuple[str, str]]:
 def test_documented_defaults_are_those_of_help(page):
     for option, text in documented_defaults(page):
         word = text.strip("`").split(" ")[0]
-        number = float(word) if re.fullmatch(r"[\d.]+(e-\d+)?", word) else None
-        assert {word, number} & defaults()[option], f"{page.name}: {option} is {defaults()[option]}, not {text}"
+        value = float(word) if re.fullmatch(r"[\d.]+(e-\d+)?", word) else word
+        assert value in defaults()[option], f"{page.name}: {option} is {defaults()[option]}, not {text}"
 
 
 def test_every_marker_of_tests_is_documented():
