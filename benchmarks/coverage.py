@@ -24,8 +24,9 @@ from scipy.stats import t as student
 
 from pneumo_ray.evaluate.calibration_error import calibration_test
 from pneumo_ray.evaluate.compare import delong, mcnemar
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import OF_CELLS, Predictions, influence
-from pneumo_ray.evaluate.intervals import METHODS, difference, patient_intervals
+from pneumo_ray.evaluate.intervals import METHODS, patient_intervals
 from pneumo_ray.evaluate.metrics import rates
 
 Floats = NDArray[np.float64]

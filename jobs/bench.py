@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from pneumo_ray.config import run_job
 from pneumo_ray.errors import ArchiveError
+from pneumo_ray.job import run_job
 
 Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "goals", "gpu"]
 """Part X is `bench_X` in benchmarks/X.py."""

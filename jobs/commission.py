@@ -1,6 +1,6 @@
 """Commission a model at a site: `python jobs/commission.py --scores SCORES --manifest RUN/manifest.parquet --out SITE`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.site.config import CommissionConfig
 
 

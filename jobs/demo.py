@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pneumo_ray.config import config_from, run_job
+from pneumo_ray.config import config_from
 from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.job import run_job
 from pneumo_ray.phantom.config import PhantomConfig
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.train.config import TrainConfig

@@ -1,6 +1,6 @@
 """Compare scores with those of a reference, without labels: `python jobs/drift.py --reference S --scores S2 --out DRIFT`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.site.config import DriftConfig
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from pneumo_ray.config import run_job
 from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.job import run_job
 from pneumo_ray.score.config import RobustnessConfig, ScoringScale
 
 

@@ -1,6 +1,6 @@
 """Score and explain an archive: `python jobs/explain.py --archive DIR --model RUN/model --out SCORES`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.score.config import ExplainConfig
 
 

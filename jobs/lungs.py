@@ -1,6 +1,6 @@
 """Train the lung segmenter: `python jobs/lungs.py --manifest RUN/manifest.parquet --masks TABLE --out RUN/lungs`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.train.lung_config import LungsConfig
 
 

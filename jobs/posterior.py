@@ -1,6 +1,6 @@
 """Fit the Laplace posterior of a finished model: `python jobs/posterior.py --model RUN/model --manifest RUN/manifest.parquet`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.train.posterior_config import PosteriorConfig
 
 

@@ -1,7 +1,8 @@
 """List, audit, label and split an archive of radiographs: `python jobs/prepare.py --archive DIR --out RUN`."""
 
-from pneumo_ray.config import run_job, save_config
+from pneumo_ray.config import save_config
 from pneumo_ray.data.config import PrepareConfig
+from pneumo_ray.job import run_job
 
 
 def main(config: PrepareConfig) -> None:

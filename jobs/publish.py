@@ -1,6 +1,6 @@
 """Results as DICOM objects: `python jobs/publish.py --scores SCORES --model RUN/model --to dicomweb+http://HOST:8042/dicom-web`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.pacs.config import PublishConfig
 
 

@@ -1,6 +1,6 @@
 """Readers and their answers: `python jobs/readers.py queue | page | agree | exchange --help`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.readers.config import AgreeConfig, ExchangeConfig, QueueConfig
 from pneumo_ray.readers.page_config import PageConfig
 

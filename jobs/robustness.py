@@ -1,6 +1,6 @@
 """Score a split under changes of its images: `python jobs/robustness.py --model RUN/model --manifest RUN/manifest.parquet --out REPORT`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.score.config import RobustnessConfig
 
 

@@ -1,6 +1,6 @@
 """A silent trial, run again and again: `python jobs/silent.py --archive DIR --model RUN/model --out TRIAL`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.score.silent_config import SilentConfig
 
 

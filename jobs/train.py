@@ -1,6 +1,6 @@
 """Train a classifier on a manifest: `python jobs/train.py --manifest RUN/manifest.parquet --out RUN`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.train.config import TrainConfig
 
 

@@ -1,6 +1,6 @@
 """Train many times and compare: `python jobs/tune.py --manifest RUN/manifest.parquet --out STUDY --study balance`."""
 
-from pneumo_ray.config import run_job
+from pneumo_ray.job import run_job
 from pneumo_ray.tune.config import StudyConfig
 
 

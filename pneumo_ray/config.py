@@ -1,4 +1,4 @@
-"""Start and end of every job: a typed config from the command line or a file, one sentence for a mistake.
+"""A typed config from the command line or a file, and one sentence for a mistake in it.
 
 A job's config is a frozen dataclass. The values it ran with are written as JSON beside its results, and
 `--config FILE` reads them back; options on the command line take precedence.
@@ -11,16 +11,14 @@ import difflib
 import functools
 import json
 import operator
-import os
-import signal
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar
 
-from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.errors import ConfigError
 from pneumo_ray.records import JsonObject
 
 
@@ -80,6 +78,15 @@ def require(holds: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
+def require_one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of an option's choices.
+
+    Raises:
+        ConfigError: naming the choices.
+    """
+    require(value in choices, f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def require_split(split: str) -> None:
     """Refuse a name that is no split.
 
@@ -93,50 +100,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that names the known word nearest to `word`, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def run_job(
-    config_type: type[Config] | UnionType, job: Callable[[Config], None], argv: Sequence[str] | None = None
-) -> None:
-    """Parse the command line, run the job, and turn a `PneumoError` into one sentence and its exit code (2, or 1 for a study that failed).
-
-    Ctrl-C ends with code 130 and SIGTERM with 143, as shells expect.
-
-    Args:
-        config_type: a config, or a union of those of sub-commands (`parse`).
-        job: what to run.
-        argv: the command line; None for that of the process.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics leave the hospital
-    end_on_sigterm()
-    try:
-        job(parse(config_type, sys.argv[1:] if argv is None else argv))
-    except PneumoError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
-        sys.exit(130)
-    except BaseException:
-        # A signal that arrives inside Ray's core is raised as a SystemError.
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-            raise
-        print("terminated; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
-        sys.exit(143)
-
-
-class Terminated(BaseException):
-    """The job received SIGTERM: a preemption, `ray job stop`, `kill`."""
-
-
-def end_on_sigterm() -> None:
-    """Make SIGTERM end the job in an orderly way: an exception in the main thread, then exit code 143."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # later signals are ignored while the job cleans up
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, end)
 
 
 def sub_commands(config_type: object) -> dict[str, type[Any]]:

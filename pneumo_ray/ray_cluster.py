@@ -27,13 +27,14 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pneumo_ray.allocator import find_jemalloc, preloaded
-from pneumo_ray.config import Allocator, end_on_sigterm
+from pneumo_ray.config import Allocator
 from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.errors import ClusterError
+from pneumo_ray.job import end_on_sigterm
 
 MAX_READ_TASKS = 5_000
-"""Bounds what the planning of a run of any length costs, a millisecond a task; a task makes several rows where there are more."""
+"""Bounds what the planning of a run of any length costs, a millisecond per task; a task makes several rows where there are more."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics about a hospital's runs are sent anywhere

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 JsonObject = dict[str, Any]
-"""A JSON object of a file that another version or another program may have written: whoever reads a value checks it."""
+"""A JSON object of a file that another version or another program may have written: the code that reads a value checks it."""
 Row = dict[str, Any]
 """A row of an Arrow table as `to_pylist` gives it: the table's schema has the names and the types."""
 

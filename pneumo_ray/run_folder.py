@@ -26,7 +26,7 @@ class FolderInUseError(StorageError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a training, a study or a scoring job, and the JSON file in it that says which one it is."""
+    """The folder of a training, a study or a scoring job, and the JSON file in it that identifies the job."""
 
     out: str
     """The folder, absolute."""
@@ -67,7 +67,7 @@ class RunFolder:
             found = None
         if not isinstance(found, dict) or not set(required) <= found.keys():
             raise StorageError(
-                f"{self.uri} is damaged, so it cannot be told whose results these are; choose another --out"
+                f"{self.uri} is damaged, so the job that these results belong to is unknown; choose another --out"
             )
         return found
 

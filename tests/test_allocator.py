@@ -73,7 +73,7 @@ def test_the_training_worker_preloads_it_unless_off(chosen, ray_cluster, phantom
 
 
 @pytest.mark.parametrize("chosen", CHOICES)
-def test_the_process_of_a_trial_preloads_it_unless_off(chosen, ray_cluster, phantom_run, tmp_path):
+def test_a_trial_preloads_it_unless_off(chosen, ray_cluster, phantom_run, tmp_path):
     from pneumo_ray.tune.job import run_study
 
     base = training(phantom_run, tmp_path)

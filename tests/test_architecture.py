@@ -6,6 +6,7 @@ An import counts wherever it stands, in a function or for type checkers as well,
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors", "console", "storage", "records"},
-    {"config", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
+    {"config", "job", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"dicomweb"},
     {"model"},
@@ -70,6 +71,7 @@ class Import:
     """Whether it runs as soon as the module is imported."""
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 

@@ -72,12 +72,12 @@ def test_a_vulnerable_package_fails_and_is_named(service, audit):
     assert sorted(service[1]) == ["numpy", "pillow"]
 
 
-def test_without_a_vulnerability_it_says_how_many_were_looked_up(service, audit):
+def test_a_clean_audit_logs_how_many_were_asked(service, audit):
     assert audit(service[0], "numpy==2.0.0\n") == (0, "audit: locked packages looked up: 1; known vulnerabilities: 0\n")
 
 
 @pytest.mark.parametrize("name", ["GHSA-aaaa-bbbb-cccc", "CVE-2099-1"])
-def test_a_finding_is_ignored_by_any_of_its_names_and_only_with_a_reason(service, audit, name):
+def test_a_finding_is_ignored_only_with_a_reason(service, audit, name):
     table = "[tool.pneumo_ray.audit.ignore]\n"
     code, said = audit(service[0], "pillow==11.0.0\n", f'{table}"{name}" = "we never do that"\n')
     assert (code, said) == (0, "audit: locked packages looked up: 1; known vulnerabilities: 0\n")
@@ -89,7 +89,7 @@ def test_a_finding_is_ignored_by_any_of_its_names_and_only_with_a_reason(service
     assert f"{name} is ignored but no longer found" in said
 
 
-def test_a_service_out_of_reach_is_one_line_and_no_failure(audit):
+def test_an_unreachable_service_is_one_line(audit):
     code, said = audit("http://127.0.0.1:9/v1/query", "numpy==2.0.0\n")
     assert (code, said) == (0, "audit: the vulnerability service cannot be reached, so no package was looked up\n")
 

@@ -3,8 +3,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pneumo_ray.config import as_flat, load_config, parse, run_job, save_config
+from pneumo_ray.config import as_flat, load_config, parse, save_config
 from pneumo_ray.errors import ConfigError
+from pneumo_ray.job import run_job
 from pneumo_ray.train.config import TrainConfig
 
 
@@ -52,7 +53,7 @@ def test_a_wrong_config_file_is_named(tmp_path, text, message):
         load_config(Outer, str(tmp_path / "c.json"))
 
 
-def test_a_mistake_is_one_sentence_and_exit_code_2(capsys):
+def test_a_mistake_is_one_sentence_with_code_2(capsys):
     def job(config: Outer) -> None:
         raise ConfigError("no such thing; choose another")
 

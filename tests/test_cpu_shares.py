@@ -8,7 +8,7 @@ from pneumo_ray.errors import ClusterError
     ("nodes", "workers"),
     [([2], 1), ([2], 2), ([1, 1, 1], 3), ([8], 4), ([4, 4], 7), ([4, 4], 8)],
 )
-def test_training_leaves_one_whole_cpu_and_a_task_fits_on_a_node(nodes, workers):
+def test_training_leaves_one_whole_cpu_for_tasks(nodes, workers):
     shares = share_training([{"CPU": float(cpus)} for cpus in nodes], workers)
     assert sum(nodes) - shares.per_worker * workers >= 1 - 1e-9
     left, free = workers, []
@@ -21,7 +21,7 @@ def test_training_leaves_one_whole_cpu_and_a_task_fits_on_a_node(nodes, workers)
 
 
 @pytest.mark.parametrize("nodes", [[1, 2, 2], [2, 2], [8, 8, 16], [8, 14], [1, 8], [0, 4, 4], [3], [2]])
-def test_elastic_workers_that_fill_every_node_leave_room_for_what_is_set_aside(nodes):
+def test_elastic_workers_leave_room_on_every_node(nodes):
     """Ray Train counts places by what the nodes have in all, so what is left is what no worker fits into."""
     shares = share_elastic_training([{"CPU": float(cpus)} for cpus in nodes], use_gpu=False)
     left = [cpus - int(cpus / shares.per_worker) * shares.per_worker for cpus in nodes if cpus >= shares.per_worker]
@@ -38,7 +38,7 @@ def test_elastic_workers_that_fill_every_node_leave_room_for_what_is_set_aside(n
     ("nodes", "workers", "at_once"),
     [([2], 1, 2), ([2], 1, 1), ([2], 1, 4), ([8], 2, 3), ([2, 2, 2, 2], 1, 8), ([16], 4, 2), ([1], 1, 1)],
 )
-def test_trials_reserve_all_they_need_and_no_more_than_there_is(nodes, workers, at_once):
+def test_trials_reserve_what_they_need_and_no_more(nodes, workers, at_once):
     resources = [{"CPU": float(cpus)} for cpus in nodes]
     share = share_trials(resources, workers, 100, max_concurrent=at_once)
     assert share.trials == at_once
@@ -51,7 +51,7 @@ def test_trials_reserve_all_they_need_and_no_more_than_there_is(nodes, workers, 
     assert at_once * workers * share.threads <= max(sum(nodes), at_once * workers)
 
 
-def test_by_default_as_many_trials_run_as_there_are_processors_and_memory_for():
+def test_processors_and_memory_bound_the_trials_at_once():
     assert share_trials([{"CPU": 8.0}], 2, 100).trials == 4
     assert share_trials([{"CPU": 8.0}], 1, 3).trials == 3
     assert share_trials([{"CPU": 64.0, "memory": 9 * 2.0**30}], 1, 100).trials == 4

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -9,7 +10,8 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from contextlib import redirect_stdout
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,7 @@ from pneumo_ray.data.inspect import INSPECTED_SCHEMA
 from pneumo_ray.data.label_table import ROLES
 from pneumo_ray.data.manifest import OPINION_FIELDS
 from pneumo_ray.data.names import REASONS
-from pneumo_ray.errors import DecodeError, PneumoError
+from pneumo_ray.errors import ConfigError, DecodeError, PneumoError
 from pneumo_ray.images import dicom_grey
 from pneumo_ray.score.decode import ManyFramesError
 from pneumo_ray.score.schema import ScoreFacts
@@ -164,17 +166,22 @@ def test_other_commands_are_make_targets_or_marked(block):
         assert known or block.not_run or words == ["source", ".venv/bin/activate"], line
 
 
+@cache
+def known_options() -> frozenset[str]:
+    """Return every option that `--help` of a job names."""
+    printed = io.StringIO()
+    for config in {kind for job in JOBS for kind in sub_commands(config_of(job)).values() or [config_of(job)]}:
+        with pytest.raises(SystemExit), redirect_stdout(printed):
+            parse(config, ["--help"])
+    return frozenset({"--help", "--config", *OPTIONS_OF_OTHERS, *re.findall(r"--[\w.-]+", printed.getvalue())})
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_mentioned_targets_and_options_exist(page, capsys):
-    code = re.findall(r"`([^`]+)`", prose(page))
+def test_mentioned_targets_and_options_exist(page):
+    code, known = re.findall(r"`([^`]+)`", prose(page)), known_options()
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     mentioned = {text.split()[1] for text in code if text.startswith("make ")}
     assert mentioned <= targets
-    known = OPTIONS_OF_OTHERS | {"--help", "--config"}
-    for config in {kind for job in JOBS for kind in sub_commands(config_of(job)).values() or [config_of(job)]}:
-        with pytest.raises(SystemExit):
-            parse(config, ["--help"])
-        known |= set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     for text in code:
         for option in re.findall(r"(?<![\w-])--[a-z][\w.-]*", text):
             found = option in known or (option.endswith(".") and any(name.startswith(option) for name in known))
@@ -273,6 +280,58 @@ def test_every_option_of_the_recipes_is_documented():
             wanted = settings[names[option]]
             word = value.split(" ")[0]
             assert (word if isinstance(wanted, str) else float(word)) == wanted, option
+
+
+def fields_of(config: object, prefix: str = "--") -> Iterator[tuple[str, object]]:
+    """Yield (option, value) of a config or, for a class, of its defaults."""
+    for field in fields(config):
+        made = field.default if field.default_factory is MISSING else field.default_factory()
+        value = made if isinstance(config, type) else getattr(config, field.name)
+        name = prefix + field.name.replace("_", "-")
+        yield from fields_of(value, f"{name}.") if is_dataclass(value) else [(name, value)]
+
+
+@cache
+def defaults() -> dict[str, set[object]]:
+    """Return what each option is on the command lines of the jobs where nothing but the required is given."""
+    found: dict[str, set[object]] = {}
+    for job in JOBS:
+        for name, kind in sub_commands(config_of(job)).items() or [("", config_of(job))]:
+            required = [f"--{f.name}=x" for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+            try:
+                config = parse(config_of(job), [*filter(None, [name]), *required])
+            except ConfigError:  # it also requires one of several
+                config = kind
+            for option, value in fields_of(config):
+                found.setdefault(option, set()).add(value[0] if isinstance(value, tuple) and value else value)
+    return found
+
+
+def documented_defaults(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield (option, default) of tables with a row marked (default) or a column of defaults, and of `--option` (default X)."""
+    text = prose(page)
+    yield from re.findall(r"`(--[\w.-]+)` \(default ([\w.-]+?)[,)]", text)
+    head: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
+        if cells and not head:
+            head = cells
+        elif not line.startswith("|"):
+            head = []
+        elif head and (option := re.fullmatch(r"`(--[\w.-]+)`", head[0])) and cells[0].endswith("` (default)"):
+            yield option[1], cells[0].split("`")[1]
+        elif "default" in head and "option" in head and cells:
+            options = re.findall(r"`(--[\w.-]+)`", cells[head.index("option")])
+            values = cells[head.index("default")].split(", ")
+            yield from zip(options, values, strict=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_defaults_are_those_of_help(page):
+    for option, text in documented_defaults(page):
+        word = text.strip("`").split(" ")[0]
+        value = float(word) if re.fullmatch(r"[\d.]+(e-\d+)?", word) else word
+        assert value in defaults()[option], f"{page.name}: {option} is {defaults()[option]}, not {text}"
 
 
 def test_every_marker_of_tests_is_documented():

@@ -22,7 +22,7 @@ class Outer:
     last: str | None = None
 
 
-def test_fields_keep_their_order_and_their_names_in_the_file():
+def test_fields_keep_order_and_names_in_files():
     found = json_of(Outer(3, {"a": Inner(1.0, 2.0)}, (Inner(0.5),), Inner(7.0, 8.0), "z"))
     assert list(found) == ["pictures", "parts", "ends", "low", "high", "last"]
     assert found["parts"] == {"a": {"low": 1.0, "high": 2.0}}
@@ -30,7 +30,7 @@ def test_fields_keep_their_order_and_their_names_in_the_file():
     assert (found["low"], found["high"]) == (7.0, 8.0)
 
 
-def test_what_is_none_is_null_unless_the_file_leaves_it_out():
+def test_none_is_null_or_left_out():
     assert json_of(Outer(0, {})) == {"pictures": 0, "parts": {}, "ends": [], "last": None}
 
 

@@ -8,7 +8,7 @@ from pneumo_ray import storage
 from pneumo_ray.errors import StorageError
 
 
-def test_names_are_escaped_in_addresses_and_not_in_paths():
+def test_addresses_escape_names_and_paths_do_not():
     assert storage.join("/a b", "c d#e") == "/a b/c d#e"
     assert storage.join("s3://bucket/a/", "c d#e") == "s3://bucket/a/c%20d%23e"
     assert storage.join("s3://bucket/a?region=x", "b", "c") == "s3://bucket/a/b/c?region=x"
@@ -26,7 +26,7 @@ def test_a_file_address_is_the_path_behind_it(tmp_path):
     assert storage.list_files(address) == ["x y"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     target = tmp_path / "f"
     storage.write_bytes(str(target), b"old")
 
@@ -42,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_many_tables_are_read_at_once_in_order_and_never_all_of_them(tmp_path, monkeypatch):
+def test_some_tables_are_read_ahead_in_order(tmp_path, monkeypatch):
     """Nobody passes the barrier before `READ_AHEAD` readers have come to it: the waits of a remote place overlap."""
     number = 2 * storage.READ_AHEAD
     for i in range(number):
@@ -61,7 +61,7 @@ def test_many_tables_are_read_at_once_in_order_and_never_all_of_them(tmp_path, m
     assert [table["i"][0].as_py() for table in tables] == list(range(1, number))
 
 
-def test_a_table_that_is_missing_fails_when_its_turn_comes(tmp_path):
+def test_a_missing_table_fails_in_its_turn(tmp_path):
     storage.write_table(pa.table({"i": [0]}), str(tmp_path / "0.parquet"))
     tables = storage.read_tables([str(tmp_path / "0.parquet"), str(tmp_path / "1.parquet")])
     assert len(next(tables)) == 1
@@ -69,7 +69,7 @@ def test_a_table_that_is_missing_fails_when_its_turn_comes(tmp_path):
         next(tables)
 
 
-def test_a_column_that_an_earlier_version_lacks_is_read_where_it_is(tmp_path):
+def test_a_newer_column_is_read_where_present(tmp_path):
     storage.write_table(pa.table({"i": [0], "note": ["x"], "other": [1]}), str(tmp_path / "0.parquet"))
     storage.write_table(pa.table({"i": [1], "other": [1]}), str(tmp_path / "1.parquet"))
     files = [str(tmp_path / f"{i}.parquet") for i in range(2)]

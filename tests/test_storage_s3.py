@@ -112,7 +112,7 @@ def flaky(s3_port: int, monkeypatch) -> Iterator[Flaky]:
         proxy.shutdown()
 
 
-def test_what_is_written_to_s3_is_read_back_and_nothing_else_is_left(bucket):
+def test_s3_returns_what_was_written_and_nothing_else(bucket):
     table = pa.table({"a": [1, 2], "b": ["x", "y"]})
     file, rows = storage.join(bucket, "a b"), storage.join(bucket, "rows.parquet")
     storage.require_writable(bucket)
@@ -157,7 +157,7 @@ def test_errors_that_pass_are_survived(bucket, flaky, capsys, hangs_up):
     assert storage.list_files(bucket) == ["rows.parquet"]
 
 
-def test_whichever_request_of_a_write_fails_the_file_is_written_and_nothing_else_is_left(bucket, flaky):
+def test_a_write_survives_the_failure_of_any_request(bucket, flaky):
     file = storage.join(bucket, "f")
     flaky.seen = 0
     storage.write_bytes(file, b"first")
@@ -198,7 +198,7 @@ def test_final_answers_are_not_asked_for_twice(bucket, flaky, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_move_whose_answer_was_lost_is_a_move(bucket, flaky):
+def test_a_move_with_a_lost_answer_counts(bucket, flaky):
     """The first try moves the file and hears an error; the second finds nothing left to move."""
     client, folder = storage.filesystem(bucket)
 
@@ -231,14 +231,14 @@ def test_a_key_in_the_address_is_not_printed(capsys, monkeypatch):
     assert "secret" not in capsys.readouterr().out
 
 
-def test_a_key_in_an_address_is_refused_and_not_repeated():
+def test_a_key_in_an_address_is_refused_unquoted():
     for action in (storage.read_bytes, storage.list_files, storage.require_writable):
         with pytest.raises(StorageError, match=r"s3://\.\.\.@bucket contains a key.*AWS_ACCESS_KEY_ID") as raised:
             action("s3://AKIA:sesame@bucket/run?region=us-east-1")
         assert "sesame" not in str(raised.value)
 
 
-def test_a_file_is_one_request_and_a_tar_file_one_for_many_members(bucket, flaky):
+def test_one_request_reads_many_tar_members(bucket, flaky):
     """Each request is a journey to the server, so their number is the time that reading takes."""
     file, tar = storage.join(bucket, "f"), storage.join(bucket, "a.tar")
     content = os.urandom(3_000_000)
@@ -259,7 +259,7 @@ def test_a_file_is_one_request_and_a_tar_file_one_for_many_members(bucket, flaky
     assert flaky.seen <= 10 + 4 * len(stream.getvalue()) / REMOTE_BUFFER
 
 
-def test_a_member_of_a_tar_file_is_read_although_the_server_fails_for_a_moment(bucket, flaky):
+def test_a_tar_member_survives_a_short_outage(bucket, flaky):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name in ("1.jpeg", "2.jpeg"):
@@ -274,13 +274,13 @@ def test_a_member_of_a_tar_file_is_read_although_the_server_fails_for_a_moment(b
         assert flaky.failures == 0
 
 
-def test_archives_overlap_also_where_their_addresses_have_a_query(bucket):
+def test_addresses_with_a_query_can_overlap(bucket):
     storage.write_bytes(storage.join(bucket, "deep", "1.jpeg"), b"1")
     with pytest.raises(ArchiveError, match="overlap"):
         list(list_archives([bucket, storage.join(bucket, "deep")]))
 
 
-def test_a_table_of_labels_is_known_by_its_name_before_the_query(bucket):
+def test_a_table_format_ignores_the_query(bucket):
     rows = pa.table({"image_id": ["a"], "label": ["normal"]})
     storage.write_table(rows, storage.join(bucket, "labels.parquet"))
     storage.write_bytes(storage.join(bucket, "labels.csv"), b"image_id,label\na,normal\n")
@@ -288,7 +288,7 @@ def test_a_table_of_labels_is_known_by_its_name_before_the_query(bucket):
         assert read_labels(storage.join(bucket, name)).to_pylist() == [{"image_id": "a", "label": 0}]
 
 
-def test_a_place_that_gives_no_access_is_one_sentence_about_credentials(bucket, monkeypatch):
+def test_denied_access_is_a_sentence_about_credentials(bucket, monkeypatch):
     file = storage.join(bucket, "f")
     storage.write_bytes(file, b"1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -32,7 +32,7 @@ class Entry:
     image_id: str
     """Unique name: the path below the archive, with forward slashes."""
     uri: str
-    """The file that holds it, or the private index that says where in a PACS it is."""
+    """The file that holds it, or the private index of its place in a PACS."""
     member: str | None
     """Its name inside a tar or zip file, or in the index."""
     facts_path: str
@@ -169,7 +169,7 @@ def _looked_at(files: Iterator[_File], sieve: Sieve) -> Iterator[tuple[_File, Fo
 
 
 def _head(uri: str) -> bytes | None:
-    """Return the first bytes of a file, or None where it cannot be read, so that it becomes a row that says so."""
+    """Return the first bytes of a file, or None where it cannot be read, so that it becomes a failed row."""
     try:
         return storage.read_bytes(uri, LOOK_BYTES)
     except storage.RetriesExhaustedError:

@@ -36,7 +36,7 @@ def write_shard(
         folder: of the cache.
         size: rows and columns of the images, in pixels.
         images: key and pixels of each.
-        unlisted: keys that `scan_cache` does not find, because decoding them has more to say than pixels.
+        unlisted: keys that `scan_cache` does not find, because decoding them also returned a note.
     """
     names = [f"{sha}:{frame}" for (sha, frame), _ in images]
     digest = hashlib.sha256(";".join(names).encode()).hexdigest()

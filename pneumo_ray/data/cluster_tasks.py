@@ -31,7 +31,7 @@ def inspect_archive(
     Args:
         entries: what `list_archives` found.
         config: how to inspect them. What the cache already holds is shipped to the workers once.
-        given: for each entry, what a table says of its lungs; None to find them.
+        given: for each entry, what a table has of its lungs; None to find them.
 
     Raises:
         ManifestError: if a given mask cannot be the image's.

@@ -23,7 +23,7 @@ _SAME_SHAPE = 0.02
 
 
 class GivenLungs(NamedTuple):
-    """What a table says of one image."""
+    """What a table of lungs has of one image."""
 
     mask: bytes | None
     """PNG over the whole image, in its shape or squashed to a square; None where the table has none."""
@@ -33,7 +33,7 @@ class GivenLungs(NamedTuple):
 
 
 def read_given(uri: str, image_ids: list[str]) -> list[GivenLungs]:
-    """Return what a table says of the lungs of some images, in the order asked for.
+    """Return what a table has of the lungs of some images, in the order asked for.
 
     Raises:
         ManifestError: if it cannot be read, lacks a column, names an image twice, or has none of the images.
@@ -96,7 +96,7 @@ def segmenter_input(square: Grey) -> Grey:
 
 
 def find_lungs(images: Sequence[Grey]) -> list[Mask]:
-    """Return where the lungs of images are, n of bool [MASK_SIZE, MASK_SIZE], as the segmenter says it.
+    """Return where the lungs of images are, n of bool [MASK_SIZE, MASK_SIZE], by the segmenter.
 
     Args:
         images: n of `segmenter_input`.

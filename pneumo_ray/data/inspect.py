@@ -58,7 +58,7 @@ def inspect_entries(
     Args:
         entries: entries of the listing.
         config: settings.
-        given: for each entry, what a table says of its lungs; None to find them.
+        given: for each entry, what a table has of its lungs; None to find them.
         careful: an image among them may have ended an earlier process; see `guarded`.
 
     Raises:

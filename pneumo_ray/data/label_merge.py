@@ -31,9 +31,9 @@ def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
     """Take labels and other facts from a table that `read_labels` read from `uri`.
 
     Its column `image_id` names images by their id or, where that is unique, by the end of it, without the extension, or
-    with its extension in another case. `label`, `subtype`, `patient_id` and `split` replace what the archive says, where
+    with its extension in another case. `label`, `subtype`, `patient_id` and `split` replace what the archive has, where
     they are not empty; every other column is carried along, as `table_NAME` if the manifest has one of its name.
-    Rows that repeat one another count once. Says in one line what was used.
+    Rows that repeat one another count once. One log line names what was used.
 
     Raises:
         ManifestError: if it names unknown or ambiguous images, contradicts itself, or leaves open which patient some
@@ -78,7 +78,7 @@ def _free_name(name: str, table: pa.Table, facts: pa.Table, uri: str) -> str:
 
 
 def _one_row_an_image(facts: pa.Table, image_ids: Sequence[str], uri: str) -> tuple[pa.Table, list[int], str]:
-    """Return the table with one row an image, which row of the manifest each is, and words about what was left out."""
+    """Return the table with one row per image, which row of the manifest each is, and words about what was left out."""
     names = facts["image_id"].to_pylist()
     empty = _empty_rows(facts, names, uri)
     rows = _match([None if k in empty else name for k, name in enumerate(names)], image_ids, uri)
@@ -235,7 +235,7 @@ def _with_whole_patients(before: pa.Table, table: pa.Table, given: pa.Array, uri
     """Give what the table calls a patient to all images that the archive gives to the same patient.
 
     Raises:
-        ManifestError: if the archive's patient is several in the table, so that nobody knows to which of them a labelled
+        ManifestError: if the archive's patient is several in the table, so that it is unknown to which of them a labelled
             image without a cell belongs.
     """
     own, named = before["patient_id"].to_pylist(), given.to_pylist()

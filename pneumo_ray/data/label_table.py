@@ -61,7 +61,7 @@ def read_labels(uri: str) -> pa.Table:
         `split` (train, val, test), null where a cell is empty; then its other columns. A row of the table is a row.
 
     Raises:
-        ManifestError: one sentence, if it cannot be read, or a column cannot be told, or holds what its name does not say.
+        ManifestError: one sentence, if it cannot be read, or the meaning of a column is unclear, or its values do not fit its name.
     """
     found = _without_nameless(read_columns(uri), uri)
     if twice := [name for name, count in Counter(found.names).items() if count > 1]:
@@ -75,7 +75,7 @@ def read_labels(uri: str) -> pa.Table:
     rest = [place for place in range(len(found.names)) if place not in chosen.values()]
     metadata = {}
     lower = {found.names[place].lower(): place for place in rest}
-    if all(name in lower for name in _BOX):  # a row a box, as in RSNA's stage_2_train_labels.csv
+    if all(name in lower for name in _BOX):  # a row per box, as in RSNA's stage_2_train_labels.csv
         corners = [found.values[lower[name]] for name in _BOX]
         table[NUM_BOXES] = pa.array(
             [int(all(v.is_valid for v in box)) for box in zip(*corners, strict=True)], pa.int32()
@@ -103,7 +103,7 @@ def _summary(uri: str, chosen: dict[str, str], rest: Sequence[str]) -> str:
     if rest:
         text += f"; carries along {', '.join(map(shown, rest))}"
     if chosen.keys() == {"image_id"}:
-        text += "; no column of it is a label, subtype, patient or split, so what the archive says of these stays"
+        text += "; no column of it is a label, subtype, patient or split, so these stay as the archive has them"
     return text
 
 
@@ -162,17 +162,7 @@ def _assign(found: Columns, uri: str) -> dict[str, int]:
             )
         if candidates:
             chosen[role] = candidates[0]
-    for place, key in enumerate(keys):
-        for role, meanings in ROLES.items():
-            if (
-                role not in chosen
-                and place not in chosen.values()
-                and difflib.get_close_matches(key, meanings[:1], 1, _NEAR)
-            ):
-                raise ManifestError(
-                    f"--labels {uri} has a column {shown(found.names[place])} and no column {role}; rename it to {role} "
-                    "if that is meant, else to something that cannot be mistaken"
-                )
+    _refuse_near_names(found, keys, chosen, uri)
     if "image_id" not in chosen:
         if "patient_id" not in chosen:
             raise ManifestError(
@@ -180,6 +170,29 @@ def _assign(found: Columns, uri: str) -> dict[str, int]:
             )
         chosen = {"image_id": chosen["patient_id"], **chosen}  # as in RSNA's tables, where a patient has one image
     return chosen
+
+
+def _refuse_near_names(found: Columns, keys: Sequence[str], chosen: dict[str, int], uri: str) -> None:
+    """Refuse a column without a role whose name is a misspelling of a role that no column has.
+
+    Args:
+        found: the table.
+        keys: its names without case, blanks and punctuation.
+        chosen: role -> place.
+        uri: of the table, for the error message.
+
+    Raises:
+        ManifestError: naming the column.
+    """
+    for place, key in enumerate(keys):
+        if place in chosen.values():
+            continue
+        for role, meanings in ROLES.items():
+            if role not in chosen and difflib.get_close_matches(key, meanings[:1], 1, _NEAR):
+                raise ManifestError(
+                    f"--labels {uri} has a column {shown(found.names[place])} and no column {role}; rename it to {role} "
+                    "if that is meant, else to something that cannot be mistaken"
+                )
 
 
 _ALLOWED = {"label": "0 or normal, 1 or pneumonia, or nothing", "split": "train, val or test, or nothing"}

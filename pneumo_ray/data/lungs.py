@@ -1,6 +1,6 @@
 """What a manifest knows of the lungs of its images, and which part of an image the network is given because of it.
 
-All of its columns may be missing or null: lungs that nobody looked for, rows that failed, masks that cannot be lungs.
+All of its columns may be missing or null: lungs that were not looked for, rows that failed, masks that cannot be lungs.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def has_lungs(rows: pa.Table) -> NDArray[np.bool_]:
 
 
 def lung_fingerprint(table: pa.Table) -> str | None:
-    """Return a hash of all that a manifest says of lungs and true shapes, in order; None where it says nothing."""
+    """Return a hash of the lungs and true shapes in a manifest, in order; None where it has none."""
     names = [name for name in (BOX, QUALITY, MASK, *_TRUE_SHAPE[0]) if name in table.column_names]
     if not names:
         return None
@@ -76,7 +76,7 @@ def lung_boxes(rows: pa.Table) -> list[Box | None]:
 
 
 def shapes(rows: pa.Table) -> list[Shape]:
-    """Return the true shape of the images of manifest rows; a square where nobody knows it."""
+    """Return the true shape of the images of manifest rows; a square where it is not known."""
     columns = [[rows[name].to_pylist() for name in pair] for pair in _TRUE_SHAPE if set(pair) <= set(rows.column_names)]
     return [
         next((s for widths, heights in columns if (s := _shape(widths[i], heights[i]))), Shape(1, 1))

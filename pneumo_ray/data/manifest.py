@@ -57,7 +57,7 @@ CACHE_FIELDS = (pa.field("cache_file", pa.string()), pa.field("cache_row", pa.in
 NOTE_FIELD = pa.field("decode_note", pa.string())
 """What of a readable file took no part in its pixels, such as `window_left_one_grey`; null for nothing."""
 SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", pa.float32()))
-"""The true shape of an image whose file was squashed, where a table of lungs says so; only the ratio counts."""
+"""The true shape of an image whose file was squashed, where a table of lungs has it; only the ratio counts."""
 
 CONTRAST_FIELD = pa.field("contrast", pa.float32())
 """Standard deviation of the grey levels of the image at 256 x 256, white being 1; null for failed rows."""
@@ -71,7 +71,7 @@ LUNG_FIELDS = (
     pa.field("lung_mask", pa.binary()),
     pa.field("view", pa.string()),
 )
-"""Where the lungs are, after all other columns; null where nobody looked and for failed rows. Boxes are x0, y0, x1, y1 as
+"""Where the lungs are, after all other columns; null where none were looked for and for failed rows. Boxes are x0, y0, x1, y1 as
 fractions of the image, sides are the patient's, the area is a share of the image. `lung_quality` is "plausible" or why
 not (`anatomy.lungs.QUALITIES`); `lung_mask` is a 1-bit PNG of 128 x 128 over the whole image, squashed; `view` is frontal
 or doubtful. A table of labels may bring a `view` of its own, which then stays."""
@@ -81,7 +81,7 @@ OPINION_FIELDS = (
     pa.field("label_weight", pa.float64()),
     pa.field("num_readers", pa.int32()),
 )
-"""What readers say, where there are readings: the probability of pneumonia (0 or 1 where nobody read and a label is known),
+"""The consensus of the readers, where there are readings: the probability of pneumonia (0 or 1 where there is no reading and a label is known),
 the weight of that label in training (1 without a stated confidence), and how many readers answered 0 or 1."""
 
 SPLITS = ("train", "val", "test")

@@ -2,7 +2,7 @@
 
 It decides alike for files of a folder, objects of a bucket and members of tar and zip files. A name with the
 extension of an image counts as one, a name without an extension too, because DICOM exports have none; the extension of
-a text, table or video is passed over unopened; whatever else stands there is decided by its first bytes.
+a text, table or video is passed over unopened; the first bytes of any other file decide.
 """
 
 import re
@@ -15,14 +15,14 @@ from enum import Enum
 from pneumo_ray.images.decode import format_of
 
 LOOK_BYTES = 1024
-"""Bytes of a file from which its format is told: the magic number of DICOM ends at 132, and a gzip header comes before."""
+"""Bytes of a file by which its format is recognised: the magic number of DICOM ends at 132, and a gzip header comes before."""
 
 CONTAINER = re.compile(r"\.(?:(zip)|tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz))$", re.IGNORECASE)
 """Names of tar and zip files that are read in place; group 1 matches for a zip file."""
 
 
 class Found(Enum):
-    """What a name says that is not a reason to pass it over."""
+    """The kind of a name that is not passed over by itself."""
 
     IMAGE = "image"
     CONTAINER = "container"
@@ -72,7 +72,7 @@ _THUMBNAIL_NAMES = {
 
 
 def slashed(name: str) -> str:
-    """Return a path with forward slashes between its names, whoever wrote it: `\\` parts names too, and `./` says nothing.
+    """Return a path with forward slashes between its names, on any system: `\\` separates names too, and `./` is dropped.
 
     A file of a POSIX folder may have a backslash in its name; it nearly always comes from a zip file of Windows that was
     unpacked badly, and counts as a separator as well, so that the same archive has the same names packed and unpacked.
@@ -97,7 +97,7 @@ def litter(name: str) -> str | None:
 
 
 def judge(name: str) -> Found | str:
-    """Return what a file's own name, the last of its path, says: a `Found`, or a key of `REASONS`."""
+    """Return the kind of a file by its own name, the last of its path: a `Found`, or a key of `REASONS`."""
     if name.rpartition(".")[2].lower() in _IMAGE and "." in name:
         return "hidden" if name[0] == "." else Found.IMAGE
     if reason := litter(name):
@@ -164,7 +164,7 @@ class PassedOver(Counter[str]):
 
 
 class Sieve:
-    """Holds the rule against whole paths, and counts what is passed over: a folder once, whatever lies in it."""
+    """Applies the rule to whole paths, and counts what is passed over: a folder once, with all that it contains."""
 
     def __init__(self, passed_over: PassedOver) -> None:
         """Begin with no folder seen.

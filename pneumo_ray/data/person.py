@@ -1,4 +1,4 @@
-"""Columns of a manifest that say who is in it: from the DICOM header, else from the columns of a label table."""
+"""Columns of a manifest about the person on an image: from the DICOM header, else from the columns of a label table."""
 
 from collections.abc import Callable
 

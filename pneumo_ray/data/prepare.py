@@ -1,19 +1,19 @@
 """From an archive to a manifest: list, inspect on the cluster, label, split, audit, write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.console import log, progress
-from pneumo_ray.data.archive import ListingCount, list_archives
+from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines, patient_facts, undividable
 from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.config import PrepareConfig
 from pneumo_ray.data.copies import write_copies
 from pneumo_ray.data.dataset import CACHE_SIZE, decoding_size
-from pneumo_ray.data.find_lungs import read_given
+from pneumo_ray.data.find_lungs import GivenLungs, read_given
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.manifest import (
@@ -31,8 +31,10 @@ from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.data.split import assign_splits, check_folders
 from pneumo_ray.dicomweb.images import private_of
 from pneumo_ray.errors import ArchiveError, ManifestError
-from pneumo_ray.records import JsonObject
 from pneumo_ray.run_folder import salt_of
+
+AT_END = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+"""Columns that stand behind those of a label table."""
 
 Opinions = Callable[[pa.Table, str], pa.Table]
 """Gives a manifest the labels of its readers, and writes their readings into a folder."""
@@ -53,13 +55,54 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     Raises:
         PneumoError: one sentence about the archive, a table, the protocol or the folder.
     """
-    from pneumo_ray.data.cluster_tasks import inspect_archive  # needs Ray
-
     out = storage.absolute(config.out)
     labels = read_labels(config.labels) if config.labels else None
     splits_given = labels is not None and "split" in labels.column_names
-    private = private_of(config.archive, out, config.uids, keep_identifiers=config.keep_identifiers)
     count = ListingCount()
+    entries = _listed(config, out, count)
+    if not splits_given:
+        check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
+    given = None
+    if config.lungs not in ("none", "found"):
+        given = read_given(config.lungs, [entry.image_id for entry in entries])
+    storage.require_writable(out)
+    folder = cache_folder(out, CACHE_SIZE) if config.cache else None
+    manifest = _inspected(config, out, folder, entries, given)
+    unused = _unused(config, manifest, labels)
+    manifest = manifest.drop_columns(sorted(unused))
+    if labels is not None and config.labels is not None:
+        manifest = apply_labels(manifest, labels, config.labels)
+    if opinions is not None:
+        manifest = opinions(manifest, out)
+    manifest = manifest.append_column("folder", manifest["split"])
+    manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
+    if config.materialize_copies:
+        manifest = write_copies(manifest, out, config.seed)
+    last = [field.name for field in AT_END if field.name not in unused and field.name in manifest.column_names]
+    manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
+    metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
+    manifest = manifest.replace_schema_metadata(metadata)
+    path = storage.join(out, "manifest.parquet")
+    write_manifest(manifest, path)
+    failed = _write_audit(config, out, manifest, count)
+    if config.lungs != "none":
+        from pneumo_ray.data.lung_sheet import draw_lungs  # brings Matplotlib
+
+        if sheet := draw_lungs(manifest, folder, config.seed):
+            storage.write_bytes(storage.join(out, "lungs.png"), sheet)
+            log(f"lungs of some images {storage.join(out, 'lungs.png')}")
+    see = f", see status and error in {path}" if failed else ""
+    log(f"wrote {len(manifest):,} rows to {path}; {failed:,} failed{see}")
+    return manifest
+
+
+def _listed(config: PrepareConfig, out: str, count: ListingCount) -> list[Entry]:
+    """Return the entries of all archives, and count what is passed over.
+
+    Raises:
+        ArchiveError: if there is none.
+    """
+    private = private_of(config.archive, out, config.uids, keep_identifiers=config.keep_identifiers)
     entries = []
     with progress("listing", None) as tick:
         for entry in list_archives(config.archive, count, private):
@@ -70,13 +113,27 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
             f"--archive {' '.join(config.archive)} has no images in it; {count.passed_over.sentence() or 'it is empty'}"
         )
     log(f"found {len(entries):,} images")
-    if not splits_given:
-        check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
-    given = None
-    if config.lungs not in ("none", "found"):
-        given = read_given(config.lungs, [entry.image_id for entry in entries])
-    storage.require_writable(out)
-    folder = cache_folder(out, CACHE_SIZE) if config.cache else None
+    return entries
+
+
+def _inspected(
+    config: PrepareConfig,
+    out: str,
+    folder: str | None,
+    entries: Sequence[Entry],
+    given: Sequence[GivenLungs | None] | None,
+) -> pa.Table:
+    """Return a row for each frame of the entries, with the columns `INSPECTED_SCHEMA`.
+
+    Args:
+        config: what is asked for.
+        out: folder of the run.
+        folder: of the cache; None without.
+        entries: of the listing.
+        given: for each entry, what a table has of its lungs; None to find them.
+    """
+    from pneumo_ray.data.cluster_tasks import inspect_archive  # needs Ray
+
     inspect = InspectConfig(
         size=CACHE_SIZE,
         cache_folder=folder,
@@ -90,30 +147,24 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
         for table in inspect_archive(entries, inspect, given):
             tables.append(table)
             tick(len(table))
-    manifest = pa.concat_tables(tables).combine_chunks()
-    unused = {field.name for field in CACHE_FIELDS if folder is None}
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _unused(config: PrepareConfig, manifest: pa.Table, labels: pa.Table | None) -> set[str]:
+    """Return the columns of the inspection that this manifest does not have: not asked for, known of no image, or given."""
+    unused = {field.name for field in CACHE_FIELDS if not config.cache}
     unused |= {field.name for field in LUNG_FIELDS if config.lungs == "none"}
     where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
-    unused |= {field.name for field in where_known if not manifest[field.name].null_count < len(manifest)}
-    if labels is not None and "view" in labels.column_names:  # the projection, say; lung_quality tells as much as ours
+    unused |= {field.name for field in where_known if manifest[field.name].null_count == len(manifest)}
+    if (
+        labels is not None and "view" in labels.column_names
+    ):  # such as the projection; lung_quality has the view of the lungs
         unused.add("view")
-    manifest = manifest.drop_columns(sorted(unused))
-    if labels is not None and config.labels is not None:
-        manifest = apply_labels(manifest, labels, config.labels)
-    if opinions is not None:
-        manifest = opinions(manifest, out)
-    manifest = manifest.append_column("folder", manifest["split"])
-    manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
-    if config.materialize_copies:
-        manifest = write_copies(manifest, out, config.seed)
-    at_end = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
-    last = [field.name for field in at_end if field.name not in unused]
-    last = [name for name in last if name in manifest.column_names]
-    manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
-    metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
-    manifest = manifest.replace_schema_metadata(metadata)
-    path = storage.join(out, "manifest.parquet")
-    write_manifest(manifest, path)
+    return unused
+
+
+def _write_audit(config: PrepareConfig, out: str, manifest: pa.Table, count: ListingCount) -> int:
+    """Write and print the audit; return the number of rows that failed."""
     facts = audit(manifest, count.ignored, count.passed_over) | {
         "protocol": config.protocol,
         "seed": config.seed,
@@ -122,14 +173,7 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     storage.write_json(facts, storage.join(out, "audit.json"))
     for line in audit_lines(facts):
         log("  " + line)
-    if config.lungs != "none":
-        from pneumo_ray.data.lung_sheet import draw_lungs  # brings Matplotlib
-
-        if sheet := draw_lungs(manifest, folder, config.seed):
-            storage.write_bytes(storage.join(out, "lungs.png"), sheet)
-            log(f"lungs of some images {storage.join(out, 'lungs.png')}")
-    log(f"wrote {len(manifest):,} rows to {path}; {facts['failed']:,} failed{_see(facts, path)}")
-    return manifest
+    return int(facts["failed"])
 
 
 def cache_of(manifest: pa.Table, uri: str) -> str | None:
@@ -212,7 +256,3 @@ def load_training_rows(uri: str) -> tuple[pa.Table, pa.Table, pa.Table]:
             )
         parts.append(rows)
     return manifest, parts[0], parts[1]
-
-
-def _see(facts: JsonObject, path: str) -> str:
-    return f", see status and error in {path}" if facts["failed"] else ""

@@ -1,4 +1,4 @@
-"""Labels as probabilities: what the readers of an image say, instead of one class."""
+"""Labels as probabilities, from the readers of an image, instead of one class."""
 
 import hashlib
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def soft_labels(rows: pa.Table, name: str) -> SoftLabels:
     """Return the soft labels of some labelled manifest rows.
 
     A row without `label_soft` has its label, and without `label_weight` the weight 1. Weights are scaled to the mean 1, so
-    that confidences say which label counts for more and not how long a step of the optimiser is.
+    that confidences weight labels against each other and do not change the step size of the optimiser.
 
     Args:
         rows: n manifest rows.

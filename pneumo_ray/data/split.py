@@ -49,7 +49,7 @@ def assign_splits(table: pa.Table, protocol: Protocol, seed: int, *, keep_val: b
     Rows that failed or have no label get no split.
 
     Args:
-        table: manifest whose `split` holds what the archive's folders say.
+        table: manifest whose `split` is that of the archive's folders.
         protocol: one of the three.
         seed: of the random choices; the same seed and the same archive give the same splits.
         keep_val: take the validation rows as they are given (by a label table) instead of carving some out of train;

@@ -15,7 +15,7 @@ from pneumo_ray.records import JsonObject
 TAIL = 0.001
 """Share of the training images beyond each end of a range."""
 MIN_IMAGES = 50
-"""Training images with a known value below which nothing is said of a fact."""
+"""Training images with a known value below which a fact has no range."""
 MIN_SHARE = 0.01
 """Share of the training images that a view position needs to count as trained on."""
 _ROUNDING = 1e-6

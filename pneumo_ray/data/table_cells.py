@@ -1,6 +1,6 @@
 """The cells of a table of labels: CSV with commas, semicolons or tabs, in UTF-8, UTF-16 or Windows-1252, or Parquet.
 
-Parsed here and not by Arrow, whose messages quote the cell that they stumble over, and which wants to be told the rest.
+Parsed here and not by Arrow, whose messages quote the cell that they cannot read, and which needs the dialect in advance.
 """
 
 import csv
@@ -78,7 +78,7 @@ def _text(data: bytes, uri: str, option: str) -> str:
 
 
 def _parse(text: str, uri: str, option: str) -> Columns:
-    if match := re.match(r"sep=(.)\r?\n?", text, re.IGNORECASE):  # the line by which Excel is told
+    if match := re.match(r"sep=(.)\r?\n?", text, re.IGNORECASE):  # the line that names the separator for Excel
         text, delimiter = text[match.end() :], match[1]
     else:
         delimiter = _delimiter(text)

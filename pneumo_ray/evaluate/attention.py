@@ -87,10 +87,10 @@ def measure_localisation(
     input's area inside the boxes as its energy, IoU and average precision, and a random point hits with this probability.
 
     Args:
-        scores: from `numbers.match`, of all splits.
+        scores: from `matching.match`, of all splits.
         split: to measure; None for all.
         boxes: from `read_boxes`.
-        run: `_run.json`, for scores that do not say what part of an image their maps show.
+        run: `_run.json`, for scores without the columns of the part of an image that their maps show.
 
     Returns:
         The record, and the rows of localisation.csv, the header first.
@@ -154,10 +154,10 @@ def localisation_line(record: Localisation) -> str:
 def windows(scores: Scores, run: JsonObject) -> list[Box]:
     """Return which part of its image each map shows, as fractions of the image.
 
-    Scores that do not say so are of the centre of an image that was squashed to a square, which `run` describes.
+    Scores without these columns are of the centre of an image that was squashed to a square, which `run` describes.
 
     Raises:
-        ConfigError: if neither says so.
+        ConfigError: if neither has it.
     """
     names = scores.table.column_names
     corners = np.stack(
@@ -167,7 +167,7 @@ def windows(scores: Scores, run: JsonObject) -> list[Box]:
         resized, size = (fact(run, "model", "preprocessing", name) for name in ("resize_size", "image_size"))
         if not isinstance(resized, int) or not isinstance(size, int) or not 0 < size <= resized:
             raise ConfigError(
-                "--boxes needs scores that say which part of an image their maps show; score the archive again with jobs/explain.py"
+                "--boxes needs scores with the part of an image that their maps show (crop_x0 to crop_y1); score the archive again with jobs/explain.py"
             )
         start = center_offset(resized, size)
         low, high = start / resized, (start + size) / resized

@@ -1,4 +1,4 @@
-"""Does a probability mean what it says: calibration on validation (Platt 1999) and its error (Guo et al. 2017, arXiv 1706.04599)."""
+"""Calibration of probabilities on validation (Platt 1999), and the calibration error (Guo et al. 2017, arXiv 1706.04599)."""
 
 from dataclasses import dataclass
 
@@ -48,7 +48,7 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     """Return the slope and the intercept that make the probabilities most likely (Platt 1999). Fit on validation only.
 
     The probability of an image is the mean over its passes of `sigmoid(logit / temperature + intercept)`, as the scores
-    have it. Labels count as `platt_targets`. With one logit an image the loss is convex. Logits `a x + b`, a > 0, give the
+    have it. Labels count as `platt_targets`. With one logit per image the loss is convex. Logits `a x + b`, a > 0, give the
     same probabilities as x.
 
     Args:

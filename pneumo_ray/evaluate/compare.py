@@ -1,9 +1,9 @@
 """Two sets of scores of the same images: is one better? Every measure by patient, and two tests of the literature.
 
-The difference of every measure has an interval and a p-value with patients as the units (`intervals.difference`).
+The difference of every measure has an interval and a p-value with patients as the units (`differences.difference`).
 Beside them stand DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837) for the AUC, by the midranks of Sun and Xu
 2014 (IEEE Signal Processing Letters 21:1389), and McNemar 1947 for the errors. Both assume independent images. Images of
-one child are not: with one to five images a patient DeLong tells two equal models apart in about 20 % of studies and
+one child are not: with one to five images per patient DeLong finds a difference between two equal models in about 20 % of studies and
 McNemar in about 14 %, the p-value by patient in 5 % or less (benchmarks/coverage.py).
 """
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, norm
 
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.evaluate.differences import DIFFERENCE_METHOD, Difference, difference
 from pneumo_ray.evaluate.influence import Predictions, placements
-from pneumo_ray.evaluate.intervals import DIFFERENCE_METHOD, METHODS, Difference, Interval, difference
+from pneumo_ray.evaluate.intervals import METHODS, Interval
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.records import ABSENT, INLINE, named
 
@@ -116,7 +117,7 @@ def compare(scores: Scores, baseline: Scores, name: str | None = None) -> Compar
     Images are sorted by name first, so the result does not depend on the order of rows or shards.
 
     Args:
-        scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
+        scores: from `matching.match`: no failed rows, joined with `label` and `patient_id`.
         baseline: the same, matched with the same manifest.
         name: of the baseline.
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pneumo_ray.config import require, require_split
+from pneumo_ray.config import require, require_one_of, require_split
 
 Rule = Literal["youden", "sensitivity", "cost"]
 
@@ -23,17 +23,14 @@ class OperatingPointConfig:
 
     def __post_init__(self) -> None:
         """Refuse values under which no threshold could be chosen."""
-        require(
-            self.rule in get_args(Rule),
-            f"operating_point.rule must be one of {', '.join(get_args(Rule))}, got {self.rule!r}",
-        )
+        require_one_of("operating-point.rule", self.rule, get_args(Rule))
         require(
             0 < self.sensitivity <= 1,
-            f"operating_point.sensitivity must lie above 0 and at most at 1, got {self.sensitivity}",
+            f"operating-point.sensitivity must lie above 0 and at most at 1, got {self.sensitivity}",
         )
         require(
             0 < self.false_negative_cost < math.inf,
-            f"operating_point.false_negative_cost must be positive and finite, got {self.false_negative_cost}",
+            f"operating-point.false-negative-cost must be positive and finite, got {self.false_negative_cost}",
         )
 
 

@@ -54,7 +54,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class UncertaintyValue:
-    """What an uncertainty is worth."""
+    """How well an uncertainty finds errors."""
 
     error_auroc: float | None
     """For finding the errors."""
@@ -124,7 +124,7 @@ class Evaluation:
     comparison: Comparison | None = None
     """With other scores of the same images."""
     lungs: LungEvidence | None = None
-    """None where nobody looked for lungs."""
+    """None where no lungs were looked for."""
     localisation: Localisation | None = field(default=None, metadata=ABSENT)
     """Of the maps in true boxes."""
     posteriors: PosteriorComparison | None = None

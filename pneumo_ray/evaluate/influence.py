@@ -115,7 +115,7 @@ def influence(name: str, seen: Predictions) -> Influence | None:
 def _calibration_influence(seen: Predictions) -> Influence:
     """Return the calibration error and its derivatives, which take the sign of the error of each bin as known.
 
-    Where a bin's sign is not known its error varies less than this derivative says, so intervals are too wide there.
+    Where a bin's sign is not known its error varies less than by this derivative, so intervals are too wide there.
     """
     number = bin_of(seen.prob, CALIBRATION_BINS)
     residual = seen.prob - seen.truth

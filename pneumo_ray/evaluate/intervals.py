@@ -1,4 +1,4 @@
-"""All intervals over patients, and of differences between two sets of scores; which method a measure has, and why.
+"""All intervals over patients; which method a measure has, and why.
 
 Patients are the units, because two images of one child are not two children. The methods were chosen by simulated
 studies of 20 to 300 patients (benchmarks/coverage.py): a percentile bootstrap over patients holds the truth in 81 to 93 % there.
@@ -13,7 +13,7 @@ Counts decide where the derivative is 0: no interval has the width 0, and none h
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ Interval = tuple[float, float]
 LEVEL = 0.95
 """Coverage that the intervals aim at."""
 MIN_PATIENTS = 15
-"""Patients that a measure speaks of, below which it has no interval: too few to know how patients differ."""
+"""Patients that a measure is of, below which it has no interval: too few to know how patients differ."""
 MIN_CLASS_PATIENTS = 10
 """Patients of each class below which a measure of both classes has no interval."""
 
@@ -55,7 +55,6 @@ METHODS = {
     "smaller error with 97.5 % probability",
 }
 """How the interval of each measure is made."""
-DIFFERENCE_METHOD = "jackknife over patients with Student's t, paired"
 BOTH_CLASSES = ("auc", "average_precision", "kappa", "mcc")
 """Measures that need patients of both classes."""
 
@@ -72,28 +71,13 @@ class AtThreshold:
 
 @dataclass(frozen=True)
 class IntervalMethods:
-    """What metrics.json says of its intervals."""
+    """Description of the intervals in metrics.json."""
 
     level: float = LEVEL
     unit: str = "patient"
     min_patients: int = MIN_PATIENTS
     min_patients_of_each_class: int = MIN_CLASS_PATIENTS
     methods: dict[str, str] = field(default_factory=lambda: dict(METHODS))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference of a measure between two sets of scores; None where undefined or of too few patients."""
-
-    here: float | None
-    baseline: float | None
-    difference: float | None = None
-    """`here` minus `baseline`."""
-    interval: Interval | None = None
-    """None also where nothing differs, except for a proportion of which no image changed sides: as many patients bound the
-    share that do."""
-    p: float | None = None
-    """Two-sided, of no difference; None also where nothing differs."""
 
 
 def patient_intervals(
@@ -118,7 +102,7 @@ def patient_intervals(
         level: coverage, within (0, 1).
 
     Returns:
-        (low, high) for each name. None where the measure is undefined, where it speaks of fewer than `MIN_PATIENTS`, or
+        (low, high) for each name. None where the measure is undefined, where it is of fewer than `MIN_PATIENTS`, or
         of both classes with fewer than `MIN_CLASS_PATIENTS` of one, and where nothing was seen to vary, unless counts
         bound it: a proportion, kappa, Matthews' coefficient and the AUC without an error.
 
@@ -193,7 +177,7 @@ def _interval(name: str, seen: Predictions, seed: int, level: float) -> Interval
     if name in OF_CELLS:
         low_high = _of_cells(name, seen.confusion(), level)
         return low_high if name != "f1" or low_high is None else (_f1(low_high[0]), _f1(low_high[1]))
-    if _too_few(name, seen):
+    if too_few(name, seen):
         return None
     if name == "auc" and (exact := _separated(seen, level)) is not None:
         return exact
@@ -208,11 +192,11 @@ def _interval(name: str, seen: Predictions, seed: int, level: float) -> Interval
 
 def reach_of(found: Influence, level: float = LEVEL) -> float | None:
     """Return how far an interval reaches on each side; None where no patient moves the measure."""
-    spread = _spread(found.of_patient, abs(found.value))
+    spread = spread_of(found.of_patient, abs(found.value))
     return None if spread is None else spread[0] * float(student.ppf(0.5 + level / 2, spread[1]))
 
 
-def _spread(of_patient: FloatArray, scale: float) -> tuple[float, float] | None:
+def spread_of(of_patient: FloatArray, scale: float) -> tuple[float, float] | None:
     """Return the standard error and its degrees of freedom; None where it is 0 but for rounding."""
     count, squares = len(of_patient), of_patient**2
     variance = float(squares.sum())
@@ -270,7 +254,8 @@ def _f1(share: float) -> float:
     return 2 * share / (1 + share)
 
 
-def _too_few(name: str, seen: Predictions) -> bool:
+def too_few(name: str, seen: Predictions) -> bool:
+    """Whether a measure has no interval, because it is of too few patients."""
     if name in BOTH_CLASSES and min(seen.patients_of_class(c) for c in (0, 1)) < MIN_CLASS_PATIENTS:
         return True
     return seen.num_patients < MIN_PATIENTS
@@ -300,38 +285,3 @@ def _worst_split(name: str, confusion: IntArray, level: float) -> Interval | Non
     alarms = np.linspace(max(errors - tp, 0.0), min(errors, tn), 1001)
     low = rates(tn - alarms, alarms, errors - alarms, tp - errors + alarms)[name]
     return float(np.nanmin(low)), 1.0
-
-
-def difference(name: str, here: Predictions, baseline: Predictions, level: float = LEVEL) -> Difference:
-    """Return the difference of a measure between two sets of scores of the same images, with patients as the units.
-
-    Args:
-        name: of a measure out of `METHODS`.
-        here: labels, probabilities and patients.
-        baseline: the same images and patients, in the same order.
-        level: coverage.
-    """
-    found, other = influence(name, here), influence(name, baseline)
-    if found is None or other is None:
-        known_here, known_there = (None if side is None else side.value for side in (found, other))
-        return Difference(known_here, known_there)
-    out = Difference(found.value, other.value, apart := found.value - other.value)
-    if _too_few(name, here) or (name in OF_CELLS and _bearing(name, here, baseline) < MIN_PATIENTS):
-        return out
-    spread = _spread(found.of_patient - other.of_patient, max(abs(found.value), abs(other.value)))
-    if spread is not None:
-        error, freedom = spread
-        reach = error * float(student.ppf(0.5 + level / 2, freedom))
-        return replace(
-            out, interval=(apart - reach, apart + reach), p=float(2 * student.sf(abs(apart) / error, freedom))
-        )
-    if name in ("accuracy", "recall", "specificity") and np.array_equal(here.confusion(), baseline.confusion()):
-        changed = 1 - ((1 - level) / 2) ** (1 / _bearing(name, here, baseline))
-        return replace(out, interval=(-changed, changed))
-    return out
-
-
-def _bearing(name: str, here: Predictions, baseline: Predictions) -> int:
-    """Count the patients with an image in the denominator of a proportion, of the set that has fewer."""
-    cells = [cell for part in OF_CELLS[name] for cell in part]
-    return min(int(np.count_nonzero(side.confusion()[:, cells].any(1))) for side in (here, baseline))

@@ -15,7 +15,7 @@ from pneumo_ray.images import framing
 Maps = NDArray[np.float32]
 
 GRID = 224
-"""Rows and columns of pixels into which the part of an image that a map explains is divided, whatever its size."""
+"""Rows and columns of pixels into which the part of an image that a map explains is divided, at any size of the image."""
 LEVELS = 1000
 """Steps between 0 and a map's maximum in which `pixel_counts` takes its values."""
 

@@ -61,7 +61,7 @@ def lung_evidence(scores: Scores) -> LungEvidence | None:
     """Return the share of the evidence that lies in the lungs, and counts of views and of lungs that are not plausible.
 
     Args:
-        scores: from `numbers.match`, joined with `lung_mask` where the manifest has it: without, chance is not known.
+        scores: from `matching.match`, joined with `lung_mask` where the manifest has it: without, chance is not known.
 
     Returns:
         None for scores of which no image had its lungs looked for.

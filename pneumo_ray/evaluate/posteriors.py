@@ -16,8 +16,9 @@ from scipy.stats import rankdata
 
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.calibration import brier_score, expected_calibration_error
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import difference, patient_intervals
+from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.map_reliability import MapReliability, map_reliability
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.posterior_records import (

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.metrics import roc_auc_score
 
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import Interval, difference, patient_intervals
+from pneumo_ray.evaluate.intervals import Interval, patient_intervals
 from pneumo_ray.evaluate.metrics import Metrics, classification_metrics
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
 from pneumo_ray.evaluate.tables import number_text

@@ -127,14 +127,14 @@ def read_run(folder: str) -> JsonObject:
     return run
 
 
-def fact(run: JsonObject, *path: str) -> Any:
-    """Return a value of `_run.json`; None if it is missing or has another structure (a foreign bundle).
+def fact(record: JsonObject, *path: str) -> Any:
+    """Return a value of nested JSON; None if it is missing or has another structure (a foreign bundle).
 
     Args:
-        run: from `read_run`.
+        record: from `read_run`, or the provenance of a bundle.
         path: keys, from the outermost to the innermost.
     """
-    found: object = run
+    found: object = record
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
     return found

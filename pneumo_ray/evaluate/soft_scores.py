@@ -41,7 +41,7 @@ class AgainstReaders:
 
 
 def against_readers(labelled: Scores, prob: Floats) -> AgainstReaders | None:
-    """Measure a model against what readers say; None where no image was read.
+    """Measure a model against the answers of readers; None where no image was read.
 
     Args:
         labelled: joined with `label_soft` and `num_readers` of the manifest, as far as it has them.

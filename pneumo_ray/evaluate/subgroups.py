@@ -16,7 +16,7 @@ from pneumo_ray.records import ABSENT, INLINE, JsonObject
 MIN_SUBGROUP = MIN_PATIENTS
 """Patients (of a subtype: its own, without the normals) below which a subgroup is listed but not measured."""
 MIN_CLASS = MIN_CLASS_PATIENTS
-"""Patients of a class in a subgroup below which nothing is said of that class."""
+"""Patients of a class in a subgroup below which that class is not measured."""
 MAX_VALUES = 20
 """Number of values above which a text column is not a grouping; numbers are then divided into quarters."""
 UNKNOWN = "unknown"
@@ -41,7 +41,7 @@ class Subgroup:
     patients: int | None = field(default=None, metadata=ABSENT)
     """Of a subtype: its own, without the normals."""
     measured: AtThreshold | None = field(default=None, metadata=INLINE)
-    """None with too few patients; in it, None for what too few patients of a class would say."""
+    """None with too few patients; in it, None for measures of too few patients of a class."""
     left_out: str | None = field(default=None, metadata=ABSENT)
     """Why a column is no grouping."""
 
@@ -52,7 +52,7 @@ def measure_subgroups(
     """Measure every subgroup at the stored threshold.
 
     Args:
-        labelled: from `numbers.match`, images with a label.
+        labelled: from `matching.match`, images with a label.
         label: [n].
         prob: [n].
         seed: of the calibration test.

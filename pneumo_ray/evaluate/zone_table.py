@@ -77,7 +77,7 @@ def zone_table(scores: Scores) -> list[ZoneRecord]:
     chosen without dropout, the call with it) is left out.
 
     Args:
-        scores: from `numbers.match`: no failed rows, joined with `label` and `patient_id`.
+        scores: from `matching.match`: no failed rows, joined with `label` and `patient_id`.
     """
     known = scores.labelled()
     label = known.table["label"].to_numpy().astype(np.int64)
@@ -231,7 +231,7 @@ def _reach(influence: Floats, patient_of: Ints, drawn: Floats | None) -> float |
     """Return how far a 95 % interval reaches on each side: Student's t times the standard error over patients and masks.
 
     The variance over patients is P / (P - 1) times the sum over the P patients of their squared summed influence. With
-    one image a patient that is the textbook s / sqrt(n), on P - 1 degrees of freedom. That over masks is added, and
+    one image per patient that is the textbook s / sqrt(n), on P - 1 degrees of freedom. That over masks is added, and
     the degrees of freedom are those of Welch and Satterthwaite.
 
     Args:

@@ -1,6 +1,6 @@
 """Zones of the lungs: the mean of a map over thirds of each lung, and the share of its evidence that lies in the lungs.
 
-The mean of an upsampled map over any mask is linear in the coarse map, so it is one matrix an image, as for the zones of
+The mean of an upsampled map over any mask is linear in the coarse map, so it is one matrix per image, as for the zones of
 the whole image. Masks are those of the whole image; a window says which part of it the map explains.
 """
 

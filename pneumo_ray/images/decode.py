@@ -17,7 +17,7 @@ from pneumo_ray.images import dicom
 from pneumo_ray.images.decode_errors import (
     DEEP_SAMPLES,
     MAX_FRAMES,
-    MAX_PIXELS,
+    MAX_SAMPLES,
     CorruptImageError,
     EmptyFileError,
     ImageTooLargeError,
@@ -39,7 +39,7 @@ from pneumo_ray.images.tiff_pages import pages_of
 
 __all__ = [
     "MAX_FRAMES",
-    "MAX_PIXELS",
+    "MAX_SAMPLES",
     "CorruptImageError",
     "DecodeError",
     "Decoded",
@@ -60,7 +60,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header of an image says; no pixel is decoded to know it, but for pages of a TIFF that may be copies."""
+    """Facts from the header of an image; no pixel is decoded for them, except for pages of a TIFF that may be copies."""
 
     width: int
     """Columns of the upright image, in pixels (of the first image, for a TIFF)."""
@@ -127,7 +127,7 @@ def decode_image(data: bytes, *, min_size: int | None = None, frame: int = 0) ->
 
 
 def decode_with_note(data: bytes, *, min_size: int | None = None, frame: int = 0) -> Decoded:
-    """Decode one image as `decode_image` does, and say what of its file took no part in it.
+    """Decode one image as `decode_image` does; also return what of its file took no part in it.
 
     Raises:
         DecodeError: one subclass per cause, whatever the bytes are.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumo_ray.errors import DecodeError
 
-MAX_PIXELS = 80_000_000
+MAX_SAMPLES = 80_000_000
 """Largest image that is decoded, in samples per frame: four times the largest detector plate, 160 MB at 16 bit.
 
 Decoders need several copies. At the limit no format takes more than 1 GB, and a file of a few bytes may claim it.
@@ -86,11 +86,11 @@ def check_size(width: int, height: int, samples: int = 1, frames: int = 1) -> No
         frames: frames or pages in the file.
 
     Raises:
-        ImageTooLargeError: above `MAX_PIXELS` samples per frame or `MAX_FRAMES` frames.
+        ImageTooLargeError: above `MAX_SAMPLES` samples per frame or `MAX_FRAMES` frames.
     """
-    if width * height * samples > MAX_PIXELS:
+    if width * height * samples > MAX_SAMPLES:
         raise ImageTooLargeError(
-            f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_PIXELS:,} "
+            f"the header claims {width} x {height} x {samples} values, more than the limit of {MAX_SAMPLES:,} "
             f"({DEEP_SAMPLES} for each of more than 16 bits); scale the image down, or remove the file if it is not a radiograph"
         )
     if frames > MAX_FRAMES:
@@ -124,7 +124,7 @@ def check_scans(jpeg: bytes) -> None:
 
 @contextmanager
 def named_errors(format_name: str, *, cut_short: bool = False) -> Iterator[None]:
-    """Turn whatever a decoder raises on hostile bytes into a `DecodeError`; also works as a decorator.
+    """Turn any exception of a decoder on hostile bytes into a `DecodeError`; also works as a decorator.
 
     Args:
         format_name: for the message, for example "JPEG".

@@ -129,7 +129,7 @@ def read_dataset(data: bytes, *, header_only: bool = False) -> Dataset:
     Raises:
         NotAnImageError: if bytes without the magic number turn out not to be DICOM.
         TruncatedImageError: if the file ends early.
-        ImageTooLargeError: if a deflated file grows beyond two bytes for each of `MAX_PIXELS`.
+        ImageTooLargeError: if a deflated file grows beyond two bytes for each of `MAX_SAMPLES`.
         CorruptImageError: if the elements cannot be parsed.
     """
     start = 132 if has_preamble(data) else 0
@@ -169,7 +169,7 @@ def _parse(data: bytes, header_only: bool) -> Dataset:
 
 
 def _is_whole(dataset: Dataset, header_only: bool) -> bool:
-    """Say whether what every image has was found, and no element whose VR was blank, which pydicom gives as None."""
+    """Whether what every image has was found, and no element whose VR was blank, which pydicom gives as None."""
     if ("Rows" if header_only else "PixelData") not in dataset:
         return False
     is_implicit = dataset.original_encoding[0]
@@ -239,7 +239,7 @@ def decode_frame(dataset: Dataset, frame: int = 0) -> Decoded:
 
 
 def view_flips(dataset: Dataset) -> tuple[bool, bool]:
-    """Say whether decoding mirrors the columns and turns the rows over; both undo themselves.
+    """Whether decoding mirrors the columns and turns the rows over; both undo themselves.
 
     Rows are to run to the patient's left and columns to the feet, where PatientOrientation is exact.
     """

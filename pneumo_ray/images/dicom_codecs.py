@@ -20,7 +20,7 @@ DECODER_DEPENDENCIES = dict.fromkeys(
 
 
 def is_available(uid: str) -> bool:
-    """Say whether there is a decoder for a transfer syntax."""
+    """Whether there is a decoder for a transfer syntax."""
     return uid in DECODER_DEPENDENCIES
 
 
@@ -29,11 +29,11 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
 
     Args:
         src: the codestream.
-        runner: what the header says. A lossy codec may overshoot the bits that are stored, which would be cut off as if
+        runner: facts of the header. A lossy codec may overshoot the bits that are stored, which would be cut off as if
             they were none of the sample, so that white turned black; they are clipped here.
 
     Raises:
-        ValueError: if the frame is not of the size that the header says.
+        ValueError: if the frame is not of the size in the header.
     """
     if runner.transfer_syntax == JPEG2000Lossless:
         pixels = imagecodecs.jpeg2k_decode(src, numthreads=1)
@@ -45,7 +45,7 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
         pixels = imagecodecs.jpeg8_decode(src)
     shape = (runner.rows, runner.columns, runner.samples_per_pixel)
     if pixels.reshape(*pixels.shape[:2], -1).shape != shape:
-        raise ValueError("the codestream is not of the size that the header says")
+        raise ValueError("the codestream is not of the size in the header")
     if runner.get_option("is_lossy") and pixels.dtype.kind == "u" and runner.pixel_representation == 0:
         pixels = np.minimum(pixels, np.array((1 << runner.bits_stored) - 1, dtype=np.uint64).astype(pixels.dtype))
     runner.set_option("bits_allocated", 8 * pixels.dtype.itemsize)

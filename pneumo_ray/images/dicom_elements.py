@@ -35,7 +35,7 @@ def read_number(dataset: Dataset, keyword: str) -> float | None:
 
 
 def is_unreadable(dataset: Dataset, keyword: str) -> bool:
-    """Say whether a decimal string holds something that is no number."""
+    """Whether a decimal string holds something that is no number."""
     return bool(read_text(dataset, keyword)) and read_number(dataset, keyword) is None
 
 
@@ -91,7 +91,7 @@ def signed_word(word: int) -> int:
 
 
 def is_usable(*numbers: float | None) -> bool:
-    """Say whether all numbers are there and finite."""
+    """Whether all numbers are there and finite."""
     return all(number is not None and math.isfinite(number) for number in numbers)
 
 

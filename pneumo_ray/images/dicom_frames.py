@@ -1,7 +1,7 @@
 """The bytes of one frame of encapsulated pixel data (PS3.5 A.4), found without belief in the offset table.
 
-Offset tables are written wrongly, left out altogether, or given one entry a fragment. A codestream says by its first
-bytes where a frame begins, and none of those bytes can occur where a fragment goes on.
+Offset tables are written wrongly, left out altogether, or given one entry a fragment. The first bytes of a codestream
+mark where a frame begins, and none of those bytes can occur where a fragment goes on.
 """
 
 from pneumo_ray.images.decode_errors import CorruptImageError, NoPixelsError, TruncatedImageError
@@ -64,7 +64,7 @@ def _items(pixel_data: bytes) -> list[tuple[int, int]]:
 
 
 def _is_start(pixel_data: bytes, item: tuple[int, int]) -> bool:
-    """Say whether a fragment begins a frame: by its codestream's marker, or by the header of an RLE frame."""
+    """Whether a fragment begins a frame: by its codestream's marker, or by the header of an RLE frame."""
     head = pixel_data[item[0] : min(item[1], item[0] + 64)]
     is_rle = len(head) == 64 and 1 <= int.from_bytes(head[:4], "little") <= 15 and head[4:8] == _FIRST_SEGMENT
     return is_rle or head.startswith(_STARTS)

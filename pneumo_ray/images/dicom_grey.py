@@ -168,14 +168,14 @@ def _window_of(scope: Dataset) -> tuple[float, float, str] | None:
 
 
 def _is_flat(unit: np.ndarray, counts: np.ndarray | None) -> bool:
-    """Say whether the levels may all come out as one grey: cheaply, by the first and the last that occur."""
+    """Whether the levels may all come out as one grey: cheaply, by the first and the last that occur."""
     occurring = np.array([0, -1]) if counts is None else np.flatnonzero(counts)[[0, -1]]
     first, last = to_uint8(unit[occurring])
     return bool(first == last)
 
 
 def _padding(levels: np.ndarray, stored: StoredFrame, dataset: Dataset) -> np.ndarray | None:
-    """Say which levels are padding (PS3.3 C.7.5.1.1.2), bool [K]; None where no level is."""
+    """Return which levels are padding (PS3.3 C.7.5.1.1.2), bool [K]; None where no level is."""
     little = _is_little_endian(dataset)
     words = [read_words(dataset, f"PixelPadding{name}", is_little_endian=little) for name in ("Value", "RangeLimit")]
     ends = [_sample(int(found[0]), stored) for found in words if found is not None]

@@ -1,7 +1,7 @@
 """Look-up tables of a DICOM object: modality, VOI and palette (PS3.3 C.11.1.1, C.11.2.1.1, C.7.6.3.1.5 and .6).
 
 A descriptor is three words: number of entries, first value that is looked up, bits of an entry. The entries decide
-where the third contradicts them, and the sign of the second is that of what is looked up, whatever its VR says.
+where the third contradicts them, and the sign of the second is that of what is looked up, also against its VR.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def read_lut(
         return None
     num_entries, first, bits = (int(word) for word in described)
     num_entries = num_entries or 1 << 16
-    if len(words) < num_entries and 2 * len(words) >= num_entries and bits <= 8:  # two entries a word, the first below
+    if len(words) < num_entries <= 2 * len(words) and bits <= 8:  # two entries per word, the first below
         words = np.stack([words & 0xFF, words >> 8], axis=1).reshape(-1)
     entries = words[:num_entries]
     return Lut(entries.astype(np.float64), signed_word(first) if signed else first, _depth(int(entries.max()), bits))

@@ -1,4 +1,4 @@
-"""Who and what is on a radiograph, as far as its DICOM header says so without naming anybody: age, sex, view, manufacturer.
+"""Facts about a radiograph from its DICOM header that name nobody: age, sex, view, manufacturer.
 
 No name, identifier or date is read, and ages above 89 are 90, as HIPAA's safe harbour has it (45 CFR 164.514). Values
 that the standard does not know are left out, because a free text may hold anything.
@@ -54,7 +54,7 @@ NOBODY = Person()
 
 
 def read_person(dataset: Dataset) -> Person:
-    """Return what a header says of age, sex, view and manufacturer."""
+    """Return age, sex, view and manufacturer from a header."""
     texts = (read_text(dataset, keyword) for keyword in KEYWORDS)
     age, sex, view, maker = (values[0] if values else None for values in texts)
     return Person(age_in_years(age), sex_of(sex), view_of(view), _maker_of(maker))

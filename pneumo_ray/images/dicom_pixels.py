@@ -1,4 +1,4 @@
-"""The stored values of one frame of a DICOM object: what its image pixel module says, and what its pixels say of that.
+"""The stored values of one frame of a DICOM object: its image pixel module, checked against its pixels.
 
 Which codec decodes a frame is decided by the frame's first bytes, because transfer syntaxes are written wrongly. It is
 named to pydicom, which otherwise takes whatever is installed (its plugins differ in exactness).
@@ -163,7 +163,7 @@ class DecoderOptions(TypedDict):
 def _decode(
     dataset: Dataset, frame: int, num_frames: int, options: DecoderOptions
 ) -> tuple[np.ndarray, dict[str, str | int]]:
-    """Decode a frame natively or by its codec, whatever the transfer syntax says of that."""
+    """Decode a frame natively or by its codec, also where the transfer syntax contradicts it."""
     syntax, data = UID(dataset.file_meta.TransferSyntaxUID), dataset.PixelData
     length = options["rows"] * options["columns"] * options["samples_per_pixel"] * options["bits_allocated"] / 8
     if options["photometric_interpretation"] == "YBR_FULL_422":
@@ -190,7 +190,7 @@ def _decode(
 
 
 def _is_coded(syntax: UID) -> bool:
-    """Say whether frames of a transfer syntax are what `read_codestream` reads, or RLE."""
+    """Whether frames of a transfer syntax are what `read_codestream` reads, or RLE."""
     return syntax == RLELossless or syntax in (
         *JPEGTransferSyntaxes,
         *JPEGLSTransferSyntaxes,

@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from pneumo_ray.images.decode_errors import (
-    MAX_PIXELS,
+    MAX_SAMPLES,
     CorruptImageError,
     ImageTooLargeError,
     TruncatedImageError,
@@ -45,7 +45,7 @@ class Codestream(NamedTuple):
 
 
 def read_codestream(data: bytes) -> Codestream | None:
-    """Say what the bytes of a frame are, by themselves; None if they are neither JPEG, JPEG-LS nor JPEG 2000.
+    """Return the kind of a frame by its bytes alone; None if they are neither JPEG, JPEG-LS nor JPEG 2000.
 
     Raises:
         ImageTooLargeError: if they claim more than `check_size` and `check_scans` allow; the DICOM header may not.
@@ -125,7 +125,7 @@ def check_inflated_size(data: bytes, start: int) -> None:
         start: where its file meta information begins.
 
     Raises:
-        ImageTooLargeError: above two bytes for each of `MAX_PIXELS`.
+        ImageTooLargeError: above two bytes for each of `MAX_SAMPLES`.
     """
     if DeflatedExplicitVRLittleEndian.encode() not in data[:4096]:
         return
@@ -138,5 +138,5 @@ def check_inflated_size(data: bytes, start: int) -> None:
     while rest and not inflater.eof:
         size += len(inflater.decompress(rest, 1 << 24))
         rest = inflater.unconsumed_tail
-        if size > 2 * MAX_PIXELS:
+        if size > 2 * MAX_SAMPLES:
             raise ImageTooLargeError("the deflated DICOM file grows beyond the limit; export it uncompressed")

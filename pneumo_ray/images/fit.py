@@ -11,7 +11,7 @@ OF_LUNGS: tuple[Fit, ...] = ("lungs", "lungs-squash")
 """Those that need to know where the lungs are."""
 
 AUTO: Fit = "lungs-squash"
-"""What is taken where nobody chose and lungs are known."""
+"""Taken for `auto` where lungs are known."""
 
 MARGIN = 0.08
 """Margin around the lungs on each side, as a share of their box's longer true side (of each side with `lungs-squash`)."""

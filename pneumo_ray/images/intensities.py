@@ -1,4 +1,4 @@
-"""Grey levels changed by one table of 256 entries an image, whatever the operations and their number.
+"""Grey levels changed by one table of 256 entries per image, for any number of operations.
 
 Brightness and contrast are those of arXiv 2507.18647; tone is what differs between detectors and their processing: a
 power of the grey level, and a random monotone curve.

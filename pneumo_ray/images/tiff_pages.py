@@ -1,6 +1,6 @@
 """Which pages of a TIFF are images of their own: thumbnails, levels of a pyramid and masks are not.
 
-A page says so by NewSubfileType (TIFF 6.0, tag 254: bit 0 a reduced copy, bit 2 a mask) or the older SubfileType (255: 2 a
+A page is marked so by NewSubfileType (TIFF 6.0, tag 254: bit 0 a reduced copy, bit 2 a mask) or the older SubfileType (255: 2 a
 reduced copy). Many writers leave both out, so a page that has the shape of the one before it or of the first,
 is smaller, and shows the same at its size is taken for a reduced copy as well.
 """

@@ -59,11 +59,11 @@ class ModelConfig:
         require(0 <= self.dropout < 1, f"model.dropout must be at least 0 and less than 1, got {self.dropout}")
         require(
             self.dropout_site in get_args(DropoutSite),
-            f"model.dropout_site must be head, tail or keys, got {self.dropout_site!r}",
+            f"model.dropout-site must be head, tail or keys, got {self.dropout_site!r}",
         )
         require(
             self.dropout_site != "keys" or trunk.has_keys,
-            f"model.dropout_site keys needs attention, and {self.arch} has none; give head or tail, or --model.arch "
+            f"model.dropout-site keys needs attention, and {self.arch} has none; give head or tail, or --model.arch "
             f"{' or '.join(with_keys())}",
         )
         require(self.freeze in get_args(Freeze), f"model.freeze must be none, early or backbone, got {self.freeze!r}")

@@ -73,7 +73,7 @@ class ChannelDropout(MaskedDropout):
 class KeyDropout(MaskedDropout):
     """DropKey: keys are hidden from a query before the softmax, which shares its weight among the others (arXiv 2208.02646).
 
-    Unlike dropout of attention weights it leaves them a distribution, so nothing is scaled. A mask says for each pair of
+    Unlike dropout of attention weights it leaves them a distribution, so nothing is scaled. A mask has for each pair of
     query and key of a window whether the query sees the key; all heads and all windows of an image share it, so that what
     is hidden is hidden from the whole layer.
 

@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from pneumo_ray.config import require
+from pneumo_ray.config import require, require_one_of
 from pneumo_ray.images.fit import MARGIN, Fit
 from pneumo_ray.model.weights import IMAGENET_MEAN, IMAGENET_STD
 
@@ -26,7 +26,7 @@ class Preprocessing:
     """Divides each channel after the mean is subtracted."""
     fit: Fit = "squash"
     """How an image is fitted into the input. With `pad` and `lungs` it is a window of the image (`framing.window_of`) at
-    image_size, and no centre crop; bundles that do not say so are of `squash`."""
+    image_size, and no centre crop; bundles without this field are of `squash`."""
     margin: float = MARGIN
     """With `lungs`, the margin around them, as a share of their box's longer true side."""
 
@@ -37,7 +37,7 @@ class Preprocessing:
             ConfigError: if the crop is larger than the image, the mean and std are not three usable numbers, or there is
                 no such fit or margin.
         """
-        require(self.fit in get_args(Fit), f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
+        require_one_of("fit", self.fit, get_args(Fit))
         require(0 <= self.margin <= 1, f"margin must be between 0 and 1, got {self.margin}")
         require(
             0 < self.image_size <= self.resize_size,

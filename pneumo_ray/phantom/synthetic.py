@@ -80,7 +80,7 @@ def write_phantom_archive(out: Path, config: PhantomConfig, progress: Callable[[
     The folders are `{train,test}/{NORMAL,PNEUMONIA}`; names follow Kermany (`IM-0115-0001.jpeg`,
     `person12_bacteria_46.jpeg`), one number is one patient, and no patient is in both train and test.
     `boxes.parquet` has one row per box: image_id (path relative to `out`), x0, y0, x1, y1 (half-open pixels), and width
-    and height of the image; `lungs.parquet` one row an image: image_id and mask_png, its true lungs as a 1-bit PNG of the
+    and height of the image; `lungs.parquet` one row per image: image_id and mask_png, its true lungs as a 1-bit PNG of the
     image's size. `phantom.json` keeps the config. `out` appears when everything is written.
 
     Args:

@@ -26,7 +26,7 @@ _CLASSES = {0: "normal", 1: "pneumonia"}
 
 @dataclass(frozen=True)
 class Methods:
-    """What agreement.json says of its numbers."""
+    """Description of the numbers in agreement.json."""
 
     level: float = LEVEL
     unit: str = "patient"

@@ -148,7 +148,7 @@ def _warnings(found: Comparison) -> list[str]:
     lines = []
     if found.patients < MIN_PATIENTS:
         lines.append(
-            f"Fewer than {MIN_PATIENTS} patients were read: there are no intervals, and the numbers say little."
+            f"Fewer than {MIN_PATIENTS} patients were read: there are no intervals, and the numbers are uncertain."
         )
     elif found.patients < FEW_PATIENTS:
         lines.append(f"Only {found.patients:,} patients were read: rely on the intervals, not on the estimates.")

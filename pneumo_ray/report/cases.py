@@ -106,7 +106,7 @@ def choose(scores: Scores, count: int) -> Chosen:
 
 
 def crops(scores: Scores, rows: Rows) -> list[Box | None]:
-    """Return what the network saw of some rows of the scores, as fractions of the image; None where they do not say so."""
+    """Return the windows that the network saw of some rows of the scores, as fractions of the image; None where unknown."""
     if not set(CROP) <= set(scores.table.column_names):
         return [None] * len(rows)
     corners = scores.table.select(CROP).take(pa.array(rows)).to_pylist()

@@ -185,14 +185,20 @@ def _figures(drift: Drift, sides: tuple[Side, Side]) -> dict[str, Figure]:
         drawn["distributions"] = distribution_figure(
             [(n, _finite(sides[0].found[n]), _finite(sides[1].found[n])) for n in shown]
         )
+    return drawn | week_figure(drift)
+
+
+def week_figure(drift: Drift) -> dict[str, Figure]:
+    """Return the figure of the quantities that differ most, by group, under the name `weeks`; nothing of a single group."""
     groups = sorted({c.group for c in drift.comparisons})
-    if len(groups) > 1:
-        lines = {
-            name: {c.group: c.psi for c in drift.comparisons if c.quantity == name}
-            for name in _order(drift, compared)[:_SHOWN]
-        }
-        drawn["weeks"] = group_figure(groups, lines, MATTERS)
-    return drawn
+    if len(groups) < 2:
+        return {}
+    compared = sorted({c.quantity for c in drift.comparisons})
+    lines = {
+        name: {c.group: c.psi for c in drift.comparisons if c.quantity == name}
+        for name in _order(drift, compared)[:_SHOWN]
+    }
+    return {"weeks": group_figure(groups, lines, MATTERS)}
 
 
 def _finite(values: Floats | Words) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ def read_history(run: JsonObject) -> list[JsonObject]:
     """Return the records of history.jsonl; empty where it is not beside the model, or not the history of this model.
 
     Args:
-        run: `_run.json` of the scores, which names the model and says which epoch it is.
+        run: `_run.json` of the scores, which names the model and its epoch.
     """
     model, provenance = fact(run, "config", "model"), fact(run, "model", "provenance")
     if not isinstance(model, str) or not isinstance(provenance, dict):

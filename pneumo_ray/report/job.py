@@ -1,7 +1,7 @@
 """The evaluation job: from scores and a manifest to numbers, tables, figures and a report, without a model or Ray."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -15,7 +15,8 @@ from pneumo_ray.evaluate.compare import Comparison, compare
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.evaluation import Evaluation
 from pneumo_ray.evaluate.lung_evidence import lung_evidence
-from pneumo_ray.evaluate.numbers import check_coverage, evaluate, match
+from pneumo_ray.evaluate.matching import check_coverage, match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import Rows, summary_lines, tables_of
@@ -27,11 +28,28 @@ from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
 
 
-def write_evaluation(config: EvaluateConfig) -> Evaluation:
-    """Evaluate and write the files; return what metrics.json holds, as a record.
+@dataclass(frozen=True)
+class _Sources:
+    """What an evaluation reads."""
+
+    everything: Scores
+    """All rows of the scores, failed ones included."""
+    run: JsonObject
+    """`_run.json` of the scores."""
+    manifest: pa.Table
+    scores: Scores
+    """Images that did not fail, of all splits, joined with the manifest."""
+    split: str | None
+    """None for all images."""
+    chosen: Scores
+    """Those of the split."""
+
+
+def _sources(config: EvaluateConfig) -> _Sources:
+    """Read scores and manifest, and join them.
 
     Raises:
-        PneumoError: if scores and manifest do not fit together or there is nothing to measure.
+        PneumoError: if they do not fit together, or there is nothing to measure.
     """
     assert config.scores is not None
     everything, run = read_scores(config.scores), read_run(config.scores)
@@ -44,23 +62,34 @@ def write_evaluation(config: EvaluateConfig) -> Evaluation:
         raise ConfigError(
             f"the scores have no readable image in the split {config.split}; choose another --split, or all"
         )
+    return _Sources(everything, run, manifest, scores, split, chosen)
+
+
+def write_evaluation(config: EvaluateConfig) -> Evaluation:
+    """Evaluate and write the files; return what metrics.json holds, as a record.
+
+    Raises:
+        PneumoError: if scores and manifest do not fit together or there is nothing to measure.
+    """
+    sources = _sources(config)
+    run, manifest, split, chosen = sources.run, sources.manifest, sources.split, sources.chosen
     out = storage.absolute(config.out)
     storage.require_writable(out)
     with_masks = chosen.joined(manifest, ("lung_mask",)) if "lung_mask" in manifest.column_names else chosen
     localisation, localised = None, Rows()
     if config.boxes is not None:
         boxes = read_boxes(storage.absolute(config.boxes), manifest)
-        localisation, localised = measure_localisation(scores, split, boxes, run)
+        localisation, localised = measure_localisation(sources.scores, split, boxes, run)
     numbers = replace(
-        evaluate(scores, split, config.prevalence, config.seed),
-        failed_files=len(everything.table) - len(scores.table),
+        evaluate(sources.scores, split, config.prevalence, config.seed),
+        failed_files=len(sources.everything.table) - len(sources.scores.table),
         comparison=None if config.baseline is None else _compared(config, chosen, manifest, split),
         lungs=lung_evidence(with_masks),
         localisation=localisation,
         posteriors=measure_posteriors(config, chosen, run, manifest, split),
     )
     storage.write_json(json_of(numbers), storage.join(out, "metrics.json"), allow_nan=False)
-    failed = everything.failed().joined(manifest, ("label", "split")).table
+    failed = sources.everything.failed().joined(manifest, ("label", "split")).table
     zones = [] if numbers.measured is None else zone_table(chosen)
     tables = tables_of(numbers, zones, failed)
     if localisation is not None:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.evaluate.numbers import check_coverage, match
+from pneumo_ray.evaluate.matching import check_coverage, match
 from pneumo_ray.evaluate.posterior_records import BASELINE, PosteriorComparison, PosteriorRecord
 from pneumo_ray.evaluate.posteriors import REFERRED, Scored, compare_posteriors
 from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
@@ -25,7 +25,7 @@ def measure_posteriors(
 
     Args:
         config: the evaluation.
-        chosen: scores of the split, from `numbers.match`.
+        chosen: scores of the split, from `matching.match`.
         run: their `_run.json`.
         manifest: of the archive.
         split: None for all.

@@ -1,4 +1,4 @@
-"""The reading page: the images of a queue in one offline file, on which a reader answers, with what the model says or blinded.
+"""The reading page: the images of a queue in one offline file, on which a reader answers, blinded or with the model's score and map.
 
 What a blinded reader must not know (score, map, label, why an image was chosen) is not in the file. The names of the
 images are, because the export needs them, but they are not shown.
@@ -109,7 +109,7 @@ def render_reading(items: Sequence[PageItem], images: Sequence[str], view: Model
     Args:
         items: what to read, in order.
         images: JPEG files in base64, by the numbers that the items have.
-        view: what the model says; None on a blinded page.
+        view: score and map; None on a blinded page.
         config: what was asked for.
     """
     identity = json.dumps([[item.id for item in items], config.reveal])

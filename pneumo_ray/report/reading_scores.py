@@ -1,4 +1,4 @@
-"""What the model says of the images of a reading page that is not blinded."""
+"""Scores and maps for a reading page that is not blinded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pneumo_ray.report.embedded import short_number
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the model says of one image."""
+    """Score and map of one image."""
 
     prob: float
     """Calibrated probability of pneumonia."""
@@ -34,7 +34,7 @@ class Opinion:
 
 @dataclass(frozen=True)
 class ModelView:
-    """What the model says of several images."""
+    """Scores and maps of several images."""
 
     opinions: dict[str, Opinion]
     """By the name of the image."""
@@ -44,7 +44,7 @@ class ModelView:
 
 
 def model_view(folder: str, names: Sequence[str]) -> ModelView:
-    """Return what the scores in a folder say of some images.
+    """Return the scores and maps of some images from a folder of scores.
 
     Raises:
         ManifestError: if there are no scores, or an image has none.

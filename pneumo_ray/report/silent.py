@@ -1,4 +1,4 @@
-"""The weekly table of a silent trial: what the model would have said, what is odd, and, as labels come, what it is worth."""
+"""The weekly table of a silent trial: calls of the model, doubtful images, drift and, as labels come, its performance."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +16,12 @@ from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.scores import Scores, read_scores
-from pneumo_ray.report.drift import check_comparable, period, side_of
+from pneumo_ray.report.drift import check_comparable, period, side_of, week_figure
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.site_figures import group_figure
 from pneumo_ray.report.wording import percent_text, with_range
 from pneumo_ray.score.batches import batches_of, manifest_of, scores_of
 from pneumo_ray.score.silent_config import SilentConfig
-from pneumo_ray.site.drift import MATTERS, Drift, compare
+from pneumo_ray.site.drift import Drift, compare
 from pneumo_ray.site.quantities import quantities
 
 MEASURES = ("auc", "recall", "specificity", "brier", "ece")
@@ -58,11 +57,8 @@ def write_weeks(config: SilentConfig) -> list[Week]:
     out = storage.absolute(config.out)
     storage.write_json([asdict(week) for week in weeks], storage.join(out, "weeks.json"), allow_nan=False)
     storage.write_csv(_csv(weeks), storage.join(out, "weeks.csv"))
-    drawn = {}
-    if drift is not None and len(groups := sorted({c.group for c in drift.comparisons})) > 1:
-        largest = sorted({c.quantity for c in drift.comparisons}, key=lambda q: -max(c.psi for c in drift.comparisons if c.quantity == q))[:6]  # fmt: skip
-        lines = {name: {c.group: c.psi for c in drift.comparisons if c.quantity == name} for name in largest}
-        drawn["weeks"] = save_figure(group_figure(groups, lines, MATTERS), storage.join(out, "figures"), "weeks")
+    figures = {} if drift is None else week_figure(drift)
+    drawn = {name: save_figure(figure, storage.join(out, "figures"), name) for name, figure in figures.items()}
     storage.write_bytes(storage.join(out, "silent.html"), _page(weeks, config, drawn).encode("utf-8", "replace"))
     total = weeks[-1]
     log(

@@ -1,4 +1,4 @@
-"""The page of a commissioning: what the model will miss at the site, what it will alarm, and what to do next."""
+"""The page of a commissioning: missed cases and false alarms to expect at the site, and what to do next."""
 
 from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
@@ -182,7 +182,7 @@ def _threshold_about(found: Commissioning, config: CommissionConfig) -> str:
     how = (
         "Both classes chose it, so the counts of the first row are those of thresholds that were chosen without the patient."
         if found.point.cross_fitted
-        else "The sensitivity that it reaches is not known exactly: the lower ends say what it reaches at least."
+        else "The sensitivity that it reaches is not known exactly: the lower ends are what it reaches at least."
     )
     return f"{words} {how} An image is called pneumonia where prob_mean reaches it (predicted_site)."
 

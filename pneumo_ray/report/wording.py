@@ -86,7 +86,7 @@ def plain_text(value: object) -> str:
 
 
 def readers_text(found: AgainstReaders | None) -> str:
-    """Return what the probabilities are worth against the answers of readers; empty where nobody read."""
+    """Return a sentence on the probabilities against the answers of readers; empty where no image was read."""
     if found is None:
         return ""
 
@@ -96,6 +96,6 @@ def readers_text(found: AgainstReaders | None) -> str:
     return (
         f"Against the answers of readers, {found.readers:.1f} on average of {found.images:,} images: log loss "
         f"{text(found.log_loss, found.log_loss_interval)}, Brier score {text(found.brier, found.brier_interval)}. Where readers disagree "
-        f"nobody can foretell an answer: the share of their answers would itself have {figure_text(found.log_loss_least)} and "
+        f"no probability predicts every answer: the share of their answers would itself have {figure_text(found.log_loss_least)} and "
         f"{figure_text(found.brier_least)}."
     )

@@ -13,8 +13,8 @@ from pneumo_ray.config import as_plain
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.intervals import patient_intervals
+from pneumo_ray.evaluate.matching import match
 from pneumo_ray.evaluate.metrics import classification_metrics
-from pneumo_ray.evaluate.numbers import match
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.records import JsonObject
 from pneumo_ray.site.config import CommissionConfig

@@ -26,7 +26,7 @@ class Labelled:
     """Images with a label."""
 
     prob: Floats
-    """[n], `prob_mean` of the scores: what the model says, before recalibration."""
+    """[n], `prob_mean` of the scores, before recalibration."""
     label: Ints
     """[n], 0 normal or 1 pneumonia."""
     patient_of: Ints
@@ -98,7 +98,7 @@ class SiteImages:
 
 
 def site_images(scores: Scores) -> SiteImages:
-    """Return the images of scores that are joined with `label` and `patient_id` of the manifest (`numbers.match`)."""
+    """Return the images of scores that are joined with `label` and `patient_id` of the manifest (`matching.match`)."""
     prob = scores.numbers("prob_mean")
     names = scores.table["image_id"].to_pylist()
     label = np.array([-1 if value is None else value for value in scores.table["label"].to_pylist()], np.int64)

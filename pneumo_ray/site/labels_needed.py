@@ -1,4 +1,4 @@
-"""How much more labels would tell: widths of the exact intervals against the number of labelled patients."""
+"""What more labels would bring: widths of the exact intervals against the number of labelled patients."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from pneumo_ray.site.threshold import Share, SiteThreshold, clopper_pearson
 from pneumo_ray.site.triage import fewest_patients
 
 NUMBERS = (50, 100, 200, 400, 800, 1600)
-"""Labelled patients that the table speaks of, beside those that there are."""
+"""Numbers of labelled patients in the table, besides the present one."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ METHODS: tuple[Method, ...] = ("none", "intercept", "intercept_and_slope", "isot
 """From the simplest."""
 FOLDS = 5
 _EDGE = float(np.finfo(np.float32).eps) / 2
-"""Probabilities are float32, so that none nearer to 0 or 1 is told from it."""
+"""Probabilities are float32, so that one nearer to 0 or 1 cannot be distinguished from it."""
 
 
 @dataclass(frozen=True)

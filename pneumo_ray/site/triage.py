@@ -209,7 +209,7 @@ def _too_few(sizes: list[int], least: int, alpha: float, delta: float) -> NoTria
 
 
 def _not_separated(sizes: list[int], called: list[Ints], wrong: list[Ints], alpha: float, delta: float) -> NoTriage:
-    """Say how many labels would do if the errors stay as frequent as on the pair that needs fewest."""
+    """Return a sentence on how many labels are enough if the errors stay as frequent as on the pair that needs fewest."""
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = np.array([np.where(called[c] > 0, wrong[c] / called[c], np.nan) for c in (0, 1)])
     half = (called[0] >= sizes[0] / 4) & (called[1] >= sizes[1] / 4)

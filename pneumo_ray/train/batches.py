@@ -91,7 +91,7 @@ class Schedule:
 
 
 class TicketSource(Protocol):
-    """What turns tickets into batches: a table of images, and whatever is trained on them."""
+    """Turns tickets into batches: a table of images, for the classifier or the lung segmenter."""
 
     def schedule(self, world_size: int) -> Schedule:
         """Return the schedule of a run with this many workers."""
@@ -112,12 +112,15 @@ class BatchSource:
     val: pa.Table
     """Manifest rows to validate on."""
     image_size: int
+    """Side S of the network's input, in pixels."""
     balance: Balance
     augment: AugmentConfig
     seed: int
     batch_size: int
+    """The global batch, in images."""
     cache_folder: str | None = None
     fit: Fit = "squash"
+    """Which part of an image the network sees, with `margin`."""
     margin: float = MARGIN
     lung_maps: LungMaps | None = None
     """Makes the lungs of the images; None where no ticket carries them."""
@@ -156,35 +159,42 @@ class BatchSource:
             scalar, how many images of the global batch have them. With soft labels also `target` and `weight`, float32 [b],
             of a training batch.
         """
-        position = schedule.position(ticket)
-        start, stop = schedule.share(position.rank)
-        first, made = position.step * schedule.batch_size + start, self.empty_batch(ticket, schedule)
+        position, made = schedule.position(ticket), self.empty_batch(ticket, schedule)
         if position.phase == "train":
-            batch = self._plan(position.epoch).slice(position.step * schedule.batch_size, schedule.batch_size)
-            plan = batch.slice(start, stop - start)
-            rows = plan["row"].to_numpy()
-            taken = self.train.take(rows)
-            bases = self._bases(taken)
-            if self.augment.outside != "none":
-                bases = self._change_outside(bases, batch, start)
-            draws = draw_augmentations(
-                self.augment,
-                self.seed,
-                plan["slot"].to_numpy(),
-                copies=plan["copy"].to_numpy(),
-                image_keys=self.image_keys[rows],
-            )
-            made["pixels"][: len(rows)] = augment_batch(bases, draws, self.image_size)
-            made["label"][: len(rows)], made["row"][: len(rows)] = self.train_labels[rows], rows
-            if self.soft is not None:
-                made["target"][: len(rows)], made["weight"][: len(rows)] = (
-                    self.soft.target[rows],
-                    self.soft.weight[rows],
-                )
-            if self.lung_maps is not None and self.guided:
-                made |= self.lung_maps.of_training(taken, draws, len(made["row"]))
-                made["num_lungs"] = np.array(np.count_nonzero(self._has_lungs[batch["row"].to_numpy()]))
-            return made
+            self._fill_training(made, position, schedule)
+        else:
+            self._fill_validation(made, position, schedule)
+        return made
+
+    def _fill_training(self, made: dict[str, np.ndarray], position: TicketPosition, schedule: Schedule) -> None:
+        """Put the images of a training ticket into its empty batch."""
+        start, stop = schedule.share(position.rank)
+        batch = self._plan(position.epoch).slice(position.step * schedule.batch_size, schedule.batch_size)
+        plan = batch.slice(start, stop - start)
+        rows = plan["row"].to_numpy()
+        n, taken = len(rows), self.train.take(rows)
+        bases = self._bases(taken)
+        if self.augment.outside != "none":
+            bases = self._change_outside(bases, batch, start)
+        draws = draw_augmentations(
+            self.augment,
+            self.seed,
+            plan["slot"].to_numpy(),
+            copies=plan["copy"].to_numpy(),
+            image_keys=self.image_keys[rows],
+        )
+        made["pixels"][:n] = augment_batch(bases, draws, self.image_size)
+        made["label"][:n], made["row"][:n] = self.train_labels[rows], rows
+        if self.soft is not None:
+            made["target"][:n], made["weight"][:n] = self.soft.target[rows], self.soft.weight[rows]
+        if self.lung_maps is not None and self.guided:
+            made |= self.lung_maps.of_training(taken, draws, len(made["row"]))
+            made["num_lungs"] = np.array(np.count_nonzero(self._has_lungs[batch["row"].to_numpy()]))
+
+    def _fill_validation(self, made: dict[str, np.ndarray], position: TicketPosition, schedule: Schedule) -> None:
+        """Put the images of a validation ticket, as far as there are any, into its empty batch."""
+        start, stop = schedule.share(position.rank)
+        first = position.step * schedule.batch_size + start
         taken = self.val.slice(first, stop - start)
         if n := len(taken):
             made["pixels"][:n] = load_inputs(taken, self.image_size, self.cache_folder, self.fit, self.margin)
@@ -192,7 +202,6 @@ class BatchSource:
             made["row"][:n] = np.arange(first, first + n)
             if self.lung_maps is not None:
                 made |= self.lung_maps.of_evaluation(taken, len(made["row"]))
-        return made
 
     def empty_batch(self, ticket: int, schedule: Schedule) -> dict[str, np.ndarray]:
         """Return a batch of padding alone."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require
+from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_one_of
 from pneumo_ray.data.config import Balance
 from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.images.augment_config import AugmentConfig
@@ -26,7 +26,7 @@ class DataConfig:
     """Input of the network."""
 
     image_size: int = 224
-    """Rows and columns of the network's input, in pixels; images are resized to 8/7 of it and cropped."""
+    """Rows and columns of the network's input, in pixels; with squash, images are resized to 8/7 of it and cropped."""
     fit: FitChoice = "squash"
     """What the input shows: squash, the whole image resized to a square, as in the paper; pad, the whole image in its true
     shape; lungs, their box and a margin in its true shape (pad where they are not plausible); lungs-squash, the same
@@ -40,8 +40,7 @@ class DataConfig:
         require(
             32 <= self.image_size <= 2048, f"data.image-size must be between 32 and 2048 pixels, got {self.image_size}"
         )
-        choices = ("auto", *get_args(Fit))
-        require(self.fit in choices, f"data.fit must be one of {', '.join(choices)}, got {self.fit!r}")
+        require_one_of("data.fit", self.fit, ("auto", *get_args(Fit)))
         require(0 <= self.margin <= 1, f"data.margin must be between 0 and 1, got {self.margin}")
 
 
@@ -60,10 +59,7 @@ class GuideConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.weight <= 1000, f"guide.weight must be between 0 and 1000, got {self.weight}")
-        require(
-            self.target in get_args(GuideTarget),
-            f"guide.target must be one of {', '.join(get_args(GuideTarget))}, got {self.target!r}",
-        )
+        require_one_of("guide.target", self.target, get_args(GuideTarget))
 
 
 @dataclass(frozen=True)
@@ -98,12 +94,12 @@ class OptimConfig:
     """Epochs in which the rate rises to its peak, linearly (with onecycle along half a cosine, and 0 takes 0.3 of all);
     parts of an epoch can be given."""
     ema: float = 0.0
-    """Decay a step of the moving average of the weights that is validated and kept in the place of the last weights; the
+    """Decay per step of the moving average of the weights, which is validated and kept instead of the last weights; the
     average is shorter at the beginning. 0 keeps the weights themselves."""
     plateau_factor: float = 0.5
     """Factor of the learning rate on a plateau."""
     plateau_patience: int = 3
-    """Epochs in a row without a better validation loss after which that happens, and after every as many more."""
+    """Epochs in a row without a better validation loss after which the rate is lowered, and again after as many more."""
     stop_patience: int = 5
     """Epochs in a row without a better validation loss after which training stops."""
 
@@ -115,10 +111,7 @@ class OptimConfig:
             0 < self.plateau_factor < 1, f"optim.plateau-factor must lie between 0 and 1, got {self.plateau_factor}"
         )
         require(self.plateau_patience >= 1, f"optim.plateau-patience must be at least 1, got {self.plateau_patience}")
-        require(
-            self.schedule in get_args(Schedule),
-            f"optim.schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}",
-        )
+        require_one_of("optim.schedule", self.schedule, get_args(Schedule))
         require(self.warmup >= 0, f"optim.warmup must not be negative, got {self.warmup}")
         require(0 <= self.ema < 1, f"optim.ema must be at least 0 and below 1, got {self.ema}")
         require(self.stop_patience >= 1, f"optim.stop-patience must be at least 1, got {self.stop_patience}")
@@ -235,18 +228,13 @@ class TrainConfig:
         require(self.batch_size >= 1, f"batch-size must be at least 1, got {self.batch_size}")
         require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         require(self.members >= 1, f"members must be at least 1, got {self.members}")
-        require(
-            self.posterior in get_args(Posteriors),
-            f"posterior must be one of {', '.join(get_args(Posteriors))}, got {self.posterior!r}",
-        )
-        require(
-            self.labels in get_args(Labels), f"labels must be one of {', '.join(get_args(Labels))}, got {self.labels!r}"
-        )
+        require_one_of("posterior", self.posterior, get_args(Posteriors))
+        require_one_of("labels", self.labels, get_args(Labels))
         require(
             self.labels == "hard" or not self.permute_labels,
             "--permute-labels permutes hard labels; give --labels hard",
         )
-        require(self.recipe in RECIPES, f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        require_one_of("recipe", self.recipe, RECIPES)
         require(
             self.optim.schedule == "plateau" or self.optim.warmup < self.epochs,
             f"optim.warmup of {self.optim.warmup:g} epochs leaves nothing of {self.epochs}; lower it or raise --epochs",

@@ -9,7 +9,6 @@ import numpy as np
 import ray
 import ray.train.torch
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,10 +19,11 @@ from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.train.averaging import AveragedWeights
 from pneumo_ray.train.batches import PADDING, Schedule
 from pneumo_ray.train.guidance import known_sum, lungs_of, outside_share
+from pneumo_ray.train.ranks import add_up, take_buffers
 from pneumo_ray.train.records import EpochRecord
 from pneumo_ray.train.schedules import RateSchedule
 from pneumo_ray.train.slot_dropout import slot_dropout
-from pneumo_ray.train.state import TrainState
+from pneumo_ray.train.state import TrainState, weights_of
 from pneumo_ray.train.validation import calibrated_loss
 from pneumo_ray.train.worker_job import CALMER, DivergedError, WorkerJob
 
@@ -82,10 +82,6 @@ class Learner:
         """The learning rate in use."""
         return self.rate.lr
 
-    def fresh_state(self) -> TrainState:
-        """Return the state before the first epoch."""
-        return TrainState(0, {}, {}, {}, {}, {}, -1, math.inf, {}, 0, False, self.job.identity)
-
     def restore(self, state: TrainState) -> None:
         """Continue from a state."""
         self.net.load_state_dict(state.model)
@@ -116,9 +112,8 @@ class Learner:
                 if rank == 0:
                     self.job.monitor.step(epoch, step + 1, schedule.train_steps)
         totals[0] /= schedule.train_steps
-        if dist.is_initialized():
-            dist.all_reduce(totals)
-            totals[0] /= schedule.world_size
+        add_up(totals)
+        totals[0] /= schedule.world_size
         loss, outside, known = totals.tolist()
         if not math.isfinite(loss):
             raise DivergedError(f"the training loss is {loss} in epoch {epoch + 1}; {CALMER}")
@@ -164,10 +159,7 @@ class Learner:
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> Validated:
         """Score every validation image once, over all workers, with the weights that would be kept."""
         schedule = self.schedule
-        if dist.is_initialized():
-            # Ranks hold BatchNorm statistics of their own shards; the ones that are saved are rank 0's.
-            for buffer in (*self.net.buffers(), *(self.kept.buffers() if self.average is not None else ())):
-                dist.broadcast(buffer, src=0)
+        take_buffers(self.net, *([self.kept] if self.average is not None else []))
         num_logits = 1 + (self.passes.passes if self.passes else 0)
         logits = torch.zeros((schedule.num_val, num_logits), device=self.device)
         labels = torch.zeros(schedule.num_val, dtype=torch.float64, device=self.device)
@@ -183,10 +175,7 @@ class Learner:
                 if (lungs := lungs_of(batch, real, self.device)) is not None:
                     outside[rows] = (outside_share(signed, lungs.inside) * lungs.known).double()
                     known[rows] = lungs.known.double()
-        if dist.is_initialized():
-            # Every image is on exactly one rank and zero elsewhere, so a sum gathers it.
-            for gathered in (logits, labels, outside, known):
-                dist.all_reduce(gathered)
+        add_up(logits, labels, outside, known)  # every image is on exactly one rank and zero elsewhere
         return Validated(
             logits.cpu().numpy().astype(np.float64),
             labels.cpu().numpy().astype(np.int8),
@@ -196,8 +185,8 @@ class Learner:
     def advance(self, state: TrainState, record: EpochRecord, validated: Validated) -> EpochRecord:
         """Bring the state to the end of an epoch, by the same decisions on every rank; return the record with what they were."""
         loss, logits = record.val_loss, validated.logits
-        state.model = _copied(self.net)
-        state.averaged = _copied(self.kept) if self.average is not None else {}
+        state.model = weights_of(self.net)
+        state.averaged = weights_of(self.kept) if self.average is not None else {}
         if loss < state.best_loss:
             state.best = state.averaged or state.model
             state.best_epoch, state.best_loss, state.bad_epochs = record.epoch, loss, 0
@@ -235,8 +224,3 @@ class Learner:
     def _input(self, pixels: np.ndarray) -> Tensor:
         grey = torch.from_numpy(pixels).to(self.device, non_blocking=True)
         return self.job.preprocessing.normalise(grey, channels_last=True)
-
-
-def _copied(net: PneumoniaNet) -> dict[str, Tensor]:
-    """Return a network's weights, on the CPU and apart from it."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}

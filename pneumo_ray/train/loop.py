@@ -70,7 +70,7 @@ def _train(job: WorkerJob) -> None:
     if state:
         learner.restore(state)
     else:
-        state = learner.fresh_state()
+        state = TrainState.fresh(job.identity)
     # The process of a trial goes on to the next: its logs and its stream of images must not outlive the run.
     with closing(tickets_of(rank, schedule, first_epoch, COLUMNS)) as tickets, ExitStack() as open_logs:
         trackers = Trackers(job.run, config, state.history) if rank == 0 else None

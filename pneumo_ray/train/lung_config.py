@@ -12,7 +12,7 @@ class LungsConfig:
     """Train the lung segmenter; the same command continues an interrupted run."""
 
     manifest: str
-    """manifest.parquet from jobs/prepare.py; its split says who trains and who is held out."""
+    """manifest.parquet from jobs/prepare.py; its splits decide which images train and which are held out."""
     masks: str
     """Parquet table with image_id and mask_png, or a folder of PNG files named as the images."""
     out: str

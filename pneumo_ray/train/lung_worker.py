@@ -10,18 +10,19 @@ import numpy as np
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.objective import dice, mask_loss
 from pneumo_ray.model.precision import amp_dtype, autocast
 from pneumo_ray.records import JsonObject
 from pneumo_ray.train.batches import PADDING, Schedule
-from pneumo_ray.train.loop import DivergedError, failures_reported, start_worker, tickets_of
+from pneumo_ray.train.loop import failures_reported, start_worker, tickets_of
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.monitor import Monitor
+from pneumo_ray.train.ranks import add_up, take_buffers
 from pneumo_ray.train.records import LungEpochRecord
-from pneumo_ray.train.state import TrainState, save_state
+from pneumo_ray.train.state import TrainState, save_state, weights_of
+from pneumo_ray.train.worker_job import DivergedError
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def _train(job: LungJob) -> None:
         return
     rank, schedule, first_epoch = start.rank, start.schedule, start.first_epoch
     learner = _Learner(job, schedule, start.device)
-    state = learner.restored(start.state) if start.state else learner.fresh_state()
+    if start.state:
+        learner.restore(start.state)
+    state = start.state or TrainState.fresh(job.identity)
     with closing(tickets_of(rank, schedule, first_epoch, ("pixels", "mask", "row"))) as tickets:
         for epoch in range(first_epoch, config.epochs):
             began = time.monotonic()
@@ -89,17 +92,12 @@ class _Learner:
         self.dtype = amp_dtype(config.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
-    def fresh_state(self) -> TrainState:
-        """Return the state before the first epoch."""
-        return TrainState(0, {}, {}, {}, {}, {}, -1, math.inf, {}, 0, False, self.job.identity)
-
-    def restored(self, state: TrainState) -> TrainState:
-        """Continue from a state, and return it."""
+    def restore(self, state: TrainState) -> None:
+        """Continue from a state."""
         self.net.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         self.scheduler.load_state_dict(state.scheduler)
         self.scaler.load_state_dict(state.scaler)
-        return state
 
     def train_epoch(self, tickets: Iterator[dict[str, np.ndarray]], epoch: int, rank: int) -> float:
         """Take every optimiser step of an epoch; return the mean training loss over all workers.
@@ -127,19 +125,15 @@ class _Learner:
             if rank == 0:
                 self.job.monitor.step(epoch, step + 1, schedule.train_steps)
         mean = total / schedule.train_steps
-        if dist.is_initialized():
-            dist.all_reduce(mean)
-            mean /= schedule.world_size
+        add_up(mean)
+        mean /= schedule.world_size
         if not math.isfinite(float(mean)):
             raise DivergedError(f"the loss is {float(mean)} in epoch {epoch + 1}; lower --lr and choose another --out")
         return float(mean)
 
     def validate(self, tickets: Iterator[dict[str, np.ndarray]]) -> float:
         """Return the mean Dice of all validation images, on every rank."""
-        if dist.is_initialized():
-            # Each rank has BatchNorm statistics of its own shard; those of rank 0 are saved.
-            for buffer in self.net.buffers():
-                dist.broadcast(buffer, src=0)
+        take_buffers(self.net)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.net.eval()
         for _ in range(self.schedule.val_steps):
@@ -149,14 +143,13 @@ class _Learner:
                 with torch.inference_mode(), autocast(self.dtype, self.device):
                     found = self.net(torch.from_numpy(batch["pixels"][real]).to(self.device)) > 0
                 total += dice(found.cpu().numpy(), batch["mask"][real] >= 128).sum()
-        if dist.is_initialized():
-            dist.all_reduce(total)  # every image is on exactly one rank
+        add_up(total)  # every image is on exactly one rank
         return float(total) / self.schedule.num_val
 
     def advance(self, state: TrainState, record: LungEpochRecord) -> None:
         """Bring the state to the end of an epoch."""
         loss = 1 - record.val_dice
-        state.model = {name: tensor.detach().cpu().clone() for name, tensor in self.net.state_dict().items()}
+        state.model = weights_of(self.net)
         if loss < state.best_loss:
             state.best, state.best_epoch, state.best_loss, state.bad_epochs = state.model, record.epoch, loss, 0
         else:

@@ -27,7 +27,7 @@ from pneumo_ray.train.state import TrainState, load_state
 from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
 
 _PLACES = ("manifest", "masks", "out", "scaling")
-"""Options that say where, which stay out of what is shipped."""
+"""Options that name places, which the shipped file leaves out."""
 
 
 def fit_lungs(config: LungsConfig) -> JsonObject:

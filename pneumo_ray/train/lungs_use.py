@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pneumo_ray.console import log
 from pneumo_ray.data.lungs import has_lungs, lung_boxes, lung_fingerprint
@@ -22,14 +23,14 @@ class LungUse:
     maps: LungMaps | None
     """Makes the masks of tickets; None where no image has one."""
     guided: bool
-    """The loss takes part in where the evidence lies."""
+    """The loss includes the share of the evidence outside the lungs."""
     fingerprint: str | None
     """Of the lungs, where the training depends on them."""
     sentences: tuple[str, ...]
-    """What the user is told."""
+    """For the log."""
 
     def announce(self) -> None:
-        """Log what the user is told."""
+        """Log the sentences."""
         for sentence in self.sentences:
             log(sentence)
 
@@ -58,21 +59,34 @@ def decide_lungs(config: TrainConfig, manifest: pa.Table, train: pa.Table) -> tu
             "--lungs found, or give --data.fit pad"
         )
     config = replace(config, data=replace(config.data, fit=fit))
-    outside, weight = config.augment.outside != "none", config.guide.weight
-    sentences = [f"input: {fit}"] if fit != "squash" else []
-    if known.any():
-        if weight > 0 or outside or fit in OF_LUNGS:
-            sentences.append(f"lungs: known of {np.count_nonzero(known):,} of {len(train):,} training images")
-    elif weight > 0 or outside:
-        options = [name for name, used in (("guide.weight", weight > 0), ("augment.outside", outside)) if used]
-        sentences.append(
-            f"warning: --{' and --'.join(options)} change nothing, because the manifest knows no lungs of the training "
-            "images; run jobs/prepare.py with --lungs found"
-        )
     maps = None
     if has_lungs(manifest).any():
         size, data = map_size(config.model, config.data.image_size), config.data
         maps = LungMaps(size, data.image_size, fit, data.margin, config.guide.target)
-    guided = weight > 0 and bool(known.any())
-    depends = guided or fit != "squash" or (outside and bool(known.any()))
-    return config, LungUse(fit, maps, guided, lung_fingerprint(manifest) if depends else None, tuple(sentences))
+    guided, replaced = (
+        used and bool(known.any()) for used in (config.guide.weight > 0, config.augment.outside != "none")
+    )
+    of_lungs = lung_fingerprint(manifest) if guided or replaced or fit != "squash" else None
+    return config, LungUse(fit, maps, guided, of_lungs, _sentences(config, fit, known))
+
+
+def _sentences(config: TrainConfig, fit: Fit, known: NDArray[np.bool_]) -> tuple[str, ...]:
+    """Return what the log says of the lungs.
+
+    Args:
+        config: of the run.
+        fit: that is taken.
+        known: bool [n], whether a training image has plausible lungs.
+    """
+    sentences = [f"input: {fit}"] if fit != "squash" else []
+    uses = {"guide.weight": config.guide.weight > 0, "augment.outside": config.augment.outside != "none"}
+    options = [name for name, used in uses.items() if used]
+    if known.any():
+        if options or fit in OF_LUNGS:
+            sentences.append(f"lungs: known of {np.count_nonzero(known):,} of {len(known):,} training images")
+    elif options:
+        sentences.append(
+            f"warning: --{' and --'.join(options)} change nothing, because the manifest knows no lungs of the training "
+            "images; run jobs/prepare.py with --lungs found"
+        )
+    return tuple(sentences)

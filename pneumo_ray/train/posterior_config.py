@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from pneumo_ray.config import Amp, require
+from pneumo_ray.config import Amp, require_one_of
 from pneumo_ray.score.config import ScoringScale
 
 Posteriors = Literal["dropout", "laplace", "both"]
@@ -21,14 +21,11 @@ class PosteriorConfig:
     """manifest.parquet that it was trained on."""
     posterior: Posteriors = "both"
     """What scoring takes by default: laplace, the Laplace posterior; both, the dropout, with the Laplace posterior beside it;
-    dropout takes a Laplace posterior out again."""
+    dropout removes a Laplace posterior."""
     amp: Amp = "auto"
     """Precision of the network; the posterior is fitted in float64 in any case."""
     scale: ScoringScale = field(default_factory=ScoringScale)
-    """Resources of the pass over the images, in batches of 64 unless it says otherwise; nothing is compiled."""
+    """Resources of the pass over the images, in batches of 64 by default; nothing is compiled."""
 
     def __post_init__(self) -> None:
-        require(
-            self.posterior in get_args(Posteriors),
-            f"posterior must be one of {', '.join(get_args(Posteriors))}, got {self.posterior!r}",
-        )
+        require_one_of("posterior", self.posterior, get_args(Posteriors))

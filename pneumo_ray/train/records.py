@@ -14,7 +14,7 @@ class EpochRecord:
     """Counted from 1."""
     train_loss: float
     val_loss: float
-    """Log loss in nats of the raw probabilities, of the classes as they are, whatever the balance of training."""
+    """Log loss in nats of the raw probabilities, at the natural class frequencies, whatever `balance` is."""
     val_auc: float
     val_accuracy: float | None = None
     """At 0.5."""

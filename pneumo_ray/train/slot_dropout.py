@@ -1,7 +1,7 @@
 """Dropout in training, keyed by (seed, slot) like every other draw, so that no number of workers changes a mask.
 
 torch's own dropout draws from a generator of the process: which mask an image gets would depend on its rank. Here the
-masks of a step are drawn on the CPU, one row a slot, and handed to the layers before the forward pass.
+masks of a step are drawn on the CPU, one row per slot, and handed to the layers before the forward pass.
 """
 
 from collections.abc import Callable, Iterator

@@ -6,13 +6,15 @@ Random numbers need no saving, because all of them are keyed by seed and slot.
 """
 
 import io
+import math
 import re
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pneumo_ray import storage
 from pneumo_ray.data.soft_labels import SoftLabels
@@ -52,6 +54,24 @@ class TrainState:
     averaged: dict[str, Tensor] = field(default_factory=dict)
     """The moving average of the weights; empty where there is none."""
 
+    @classmethod
+    def fresh(cls, identity: JsonObject) -> Self:
+        """Return the state of a run before its first epoch."""
+        return cls(
+            epoch=0,
+            model={},
+            optimizer={},
+            scheduler={},
+            scaler={},
+            best={},
+            best_epoch=-1,
+            best_loss=math.inf,
+            best_val={},
+            bad_epochs=0,
+            stopped=False,
+            identity=identity,
+        )
+
     @property
     def applied_logits(self) -> NDArray[np.float64]:
         """Raw logits of the validation images at the best epoch as scoring applies them: [n, T] of the passes, or [n]
@@ -72,6 +92,11 @@ class TrainState:
         if "target" not in self.best_val:
             return None
         return SoftLabels(self.best_val["target"].numpy(), self.best_val["weight"].numpy())
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return a network's weights and buffers, copied to the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in net.state_dict().items()}
 
 
 def latest_epoch(run: str) -> int:

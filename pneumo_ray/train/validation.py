@@ -1,4 +1,4 @@
-"""What the validation images say of a network: raw, and as its bundle will have it."""
+"""Metrics of a network on the validation images: raw, and calibrated as its bundle will be."""
 
 import numpy as np
 from numpy.typing import NDArray

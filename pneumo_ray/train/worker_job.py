@@ -37,8 +37,8 @@ class WorkerJob:
     initial_weights: "ray.ObjectRef[dict[str, torch.Tensor]]"
     """Reference to the state dict that training begins with; workers need no network of their own."""
     monitor: Monitor[EpochRecord]
-    """Hears of progress."""
+    """Receives the progress of rank 0."""
     val_soft: SoftLabels | None = None
     """Of the validation images, in manifest order; None where hard labels are learned."""
     guided: bool = False
-    """The loss takes part in where the evidence lies: there is a weight, and there are images whose lungs are known."""
+    """The loss includes the share of the evidence outside the lungs: it has a weight, and the lungs of some images are known."""

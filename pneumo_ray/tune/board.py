@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
@@ -14,7 +15,28 @@ from rich.table import Table
 
 from pneumo_ray.console import QUIET_SECONDS, duration, log
 from pneumo_ray.records import JsonObject
-from pneumo_ray.tune.study import Study, Trial
+from pneumo_ray.tune.study import Settings, Study, Trial
+
+
+@dataclass
+class _Progress:
+    """How far a trial is, at its last epoch."""
+
+    settings: Settings
+    status: str = "running"
+    epoch: int = 0
+    val_loss: float | None = None
+    val_auc: float | None = None
+    best: float | None = None
+    """The lowest validation loss so far."""
+
+    def add(self, result: JsonObject) -> None:
+        """Take what a trial reports of an epoch; a trial that diverged lacks some of it."""
+        self.epoch = result.get("epoch", self.epoch)
+        self.val_auc = result.get("val_auc", self.val_auc)
+        if (loss := result.get("val_loss")) is not None:
+            self.val_loss = loss
+            self.best = loss if self.best is None else min(self.best, loss)
 
 
 class Board(tune.Callback):
@@ -39,51 +61,52 @@ class Board(tune.Callback):
         """
         self._trials, self._epochs, self._study, self._stopped = trials, epochs, study, stopped
         self._status_of = status_of
-        self._rows: dict[str, JsonObject] = {}
+        self._rows: dict[str, _Progress] = {}
         self._start = time.monotonic()
         self.errors: dict[str, str] = {}
         """Trial -> reason of its failure after all attempts."""
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial starts or restarts."""
-        name = trial.config["name"]
-        row = self._rows.setdefault(name, {})
-        row["status"] = "running"
-        row["settings"] = trial.config.get("settings", self._trials[name].settings)
+        row = self._row(trial)
+        row.status = "running"
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: JsonObject, **info: object
     ) -> None:
         """Called when an epoch ends."""
-        row = self._rows[trial.config["name"]]
-        row |= {name: result[name] for name in ("epoch", "val_loss", "val_auc") if name in result}
-        if "val_loss" in result:
-            row["best"] = min(row.get("best", result["val_loss"]), result["val_loss"])
+        self._row(trial).add(result)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial ends."""
         name = trial.config["name"]
         status = "stopped" if name in self._stopped else self._status_of(name)
-        self._end(name, "done" if status in (None, "finished") else str(status))
+        self._end(trial, "done" if status in (None, "finished") else str(status))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         """Called when a trial failed in all attempts."""
         error = trial.get_error()
         lines = str(error).strip().splitlines() or ["unknown"]
         self.errors[trial.config["name"]] = f"{type(error).__name__}: {lines[-1]}"
-        self._end(trial.config["name"], "failed")
+        self._end(trial, "failed")
 
-    def _end(self, name: str, status: str) -> None:
-        row = self._rows.setdefault(name, {})
-        row["status"] = status
+    def _row(self, trial: TuneTrial) -> _Progress:
+        name = trial.config["name"]
+        settings = trial.config.get("settings", self._trials[name].settings)
+        return self._rows.setdefault(name, _Progress(settings))
+
+    def _end(self, trial: TuneTrial, status: str) -> None:
+        row = self._row(trial)
+        row.status = status
         if not sys.stdout.isatty():
-            over = sum(row["status"] != "running" for row in self._rows.values())
-            log(f"trial {name} {status}{self._numbers(row)}  ({over} of {len(self._trials)}, {self._elapsed()})")
+            over = sum(row.status != "running" for row in self._rows.values())
+            numbers = self._numbers(row)
+            log(f"trial {trial.config['name']} {status}{numbers}  ({over} of {len(self._trials)}, {self._elapsed()})")
 
-    def _numbers(self, row: JsonObject) -> str:
-        if "epoch" not in row:
+    def _numbers(self, row: _Progress) -> str:
+        if row.best is None or row.val_auc is None:
             return ""
-        return f"  epoch {row['epoch']}/{self._epochs}  best val loss {row['best']:.4f}  val AUC {row['val_auc']:.4f}"
+        return f"  epoch {row.epoch}/{self._epochs}  best val loss {row.best:.4f}  val AUC {row.val_auc:.4f}"
 
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self._start)
@@ -97,21 +120,21 @@ class Board(tune.Callback):
                     yield
                 except BaseException:
                     for row in self._rows.values():
-                        if row["status"] == "running":
-                            row["status"] = "interrupted"
+                        if row.status == "running":
+                            row.status = "interrupted"
                     raise
             return
         over = threading.Event()
 
-        def speak() -> None:
+        def summarise() -> None:
             while not over.wait(QUIET_SECONDS):
-                running = {name: row for name, row in self._rows.items() if row["status"] == "running"}
+                running = {name: row for name, row in self._rows.items() if row.status == "running"}
                 log(
                     "; ".join(f"{name}{self._numbers(row)}" for name, row in running.items())
                     or "waiting for the cluster"
                 )
 
-        thread = threading.Thread(target=speak, name="board", daemon=True)
+        thread = threading.Thread(target=summarise, name="board", daemon=True)
         thread.start()
         try:
             yield
@@ -122,7 +145,7 @@ class Board(tune.Callback):
     def _table(self) -> Table:
         """Return the running trials and as many of the latest others as fit."""
         rows = list(self._rows.items())
-        running = [item for item in rows if item[1]["status"] in ("running", "interrupted")]
+        running = [item for item in rows if item[1].status in ("running", "interrupted")]
         over = [item for item in rows if item not in running]
         room = max(1, get_console().height - 5 - len(running))
         shown = sorted([*over[-room:], *running], key=lambda item: list(self._trials).index(item[0]))
@@ -146,9 +169,9 @@ class Board(tune.Callback):
         for name in ("epoch", "val loss", "best", "val AUC"):
             table.add_column(name, justify="right", no_wrap=True)
         for name, row in shown:
-            drawn = [_short(row.get("settings", {}).get(option, "")) for option in varied]
-            numbers = [f"{row[key]:.4f}" if key in row else "" for key in ("val_loss", "best", "val_auc")]
-            table.add_row(name, *drawn, row["status"], f"{row.get('epoch', 0)}/{self._epochs}", *numbers)
+            drawn = [_short(row.settings.get(option, "")) for option in varied]
+            numbers = ["" if number is None else f"{number:.4f}" for number in (row.val_loss, row.best, row.val_auc)]
+            table.add_row(name, *drawn, row.status, f"{row.epoch}/{self._epochs}", *numbers)
         return table
 
 

@@ -39,7 +39,7 @@ def differences(records: Sequence[TrialRecord], metric: str, reference: str) -> 
     its estimate usable with few seeds. The intervals cover other seeds, not other patients.
 
     A difference that the trials that finished do not determine is left out: failures can leave an arm and the reference
-    without a chain of shared seeds between them, and then the difference of arms cannot be told from that of seeds.
+    without a chain of shared seeds between them, and then the difference of arms cannot be separated from that of seeds.
 
     Args:
         records: of all trials; those that did not finish are left out.

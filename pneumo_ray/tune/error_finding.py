@@ -14,7 +14,7 @@ def error_finding(config: TrainConfig, model: str, own_device: bool) -> dict[str
     """Explain the validation images with the trained network and measure how well each uncertainty ranks its errors.
 
     An error is an image on the wrong side of raw probability 0.5 without dropout, so that both uncertainties are asked about
-    the same errors. The computation is in float32, whatever the training was in.
+    the same errors. The computation is in float32, also after training in mixed precision.
 
     Args:
         config: of the trial.

@@ -6,6 +6,7 @@ those without a record, and Ray Tune's own state, which is pickled, is never rea
 
 import logging
 from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -167,19 +168,25 @@ def _run(
     left: list[Trial],
     past: list[TrialRecord],
 ) -> None:
+    """Run the trials that are left, and give a record to those that failed or were stopped.
+
+    Args:
+        config: options of the study.
+        study: the study.
+        base: config that the trials vary.
+        shared: the same with the manifest whose images are decoded.
+        share: the resources of a trial.
+        left: trials without a record.
+        past: records of the others.
+    """
+    scaling = base.scaling
     log(
-        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {base.scaling.max_workers} worker(s) per trial"
+        f"{share.trials} trial(s) at once, {share.threads} thread(s) in each of {scaling.max_workers} worker(s) per trial"
     )
-    scheduler: FIFOScheduler = FIFOScheduler()
-    if study.is_search:
-        scheduler = Halving(base.epochs)
-        for record in past:
-            scheduler.recall(record)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in the records
     by_name = {trial.name: trial for trial in left}
-    job = TrialJob(
-        shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty, held_out=study.folds > 0
-    )
+    halving = _halving(base.epochs, past) if study.is_search else None
+    stopped = halving.stopped if halving is not None else set[str]()
     search = None
     if config.search == "optuna":
         from pneumo_ray.tune.search import OptunaSearch  # Optuna is an extra
@@ -190,8 +197,11 @@ def _run(
         by_name,
         base.epochs,
         study,
-        scheduler.stopped if study.is_search else (),
+        stopped,
         lambda name: record.status if (record := read_record(storage.join(base.out, "trials", name))) else None,
+    )
+    job = TrialJob(
+        shared, by_name, share, judged=study.is_search, uncertainty=study.uncertainty, held_out=study.folds > 0
     )
     tuner = tune.Tuner(
         tune.with_resources(
@@ -201,7 +211,7 @@ def _run(
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=len(left) if search else 1,
-            scheduler=scheduler,
+            scheduler=halving or FIFOScheduler(),
             max_concurrent_trials=share.trials,
             time_budget_s=config.time_budget or None,
             reuse_actors=True,
@@ -212,24 +222,36 @@ def _run(
             storage_path=base.out,
             callbacks=[board],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial saves its own state
-            failure_config=tune.FailureConfig(max_failures=base.scaling.max_failures),
+            failure_config=tune.FailureConfig(max_failures=scaling.max_failures),
             verbose=0,
         ),
     )
     # The process of a trial computes only where it is the trial's one worker.
-    scaling = base.scaling
     own = compute_environment(scaling.allocator, use_gpu=scaling.use_gpu) if share.in_process else {}
     with board.shown(), trials_started_with(own):
         tuner.fit()
-    if search:
-        by_name |= search.drawn
-    for name, trial in by_name.items():
+    _record_others(base, by_name | (search.drawn if search else {}), board.errors, stopped)
+
+
+def _halving(epochs: int, past: list[TrialRecord]) -> Halving:
+    """Return the scheduler of a search, with the results of earlier commands."""
+    halving = Halving(epochs)
+    for record in past:
+        halving.recall(record)
+    return halving
+
+
+def _record_others(
+    base: TrainConfig, trials: Mapping[str, Trial], errors: Mapping[str, str], stopped: Container[str]
+) -> None:
+    """Write the records of trials that did not write their own: those that failed in all attempts, or were stopped."""
+    for name, trial in trials.items():
         folder = _folder(base, trial)
         if read_record(folder) is not None:
             continue
-        if name in board.errors:
-            record_trial(folder, trial, "failed", reason=board.errors[name])
-        elif study.is_search and name in scheduler.stopped:
+        if name in errors:
+            record_trial(folder, trial, "failed", reason=errors[name])
+        elif name in stopped:
             record_trial(folder, trial, "stopped", reason="stopped early by successive halving")
 
 

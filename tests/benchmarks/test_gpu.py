@@ -30,7 +30,7 @@ def test_it_needs_no_ray():
     assert done.stdout.split() == ["False"]
 
 
-def test_a_device_is_compared_with_the_cpu_within_its_tolerance():
+def test_devices_are_compared_within_tolerance():
     """Here both are the CPU: in float32 nothing differs."""
     exact, half = agreement(SMALL)
     assert exact.ratio == 0

@@ -15,32 +15,32 @@ def requests() -> dict[str, int]:
     return {what: int(count) for what, count, _ in rows[2:]}
 
 
-def test_a_image_costs_two_requests_whatever_its_size(requests):
+def test_an_image_of_any_size_costs_two_requests(requests):
     assert requests["read an image of 8 kB"] == requests["read an image of 500 kB"] == 2
 
 
-def test_a_folder_of_up_to_a_thousand_is_listed_by_one_request_beside_its_root(requests):
+def test_a_thousand_files_need_one_list_request(requests):
     assert requests["list a folder of 30 images"] <= 3
 
 
-def test_the_footer_of_the_list_is_asked_for_with_the_first_shard_alone(requests):
+def test_only_the_first_shard_requests_the_footer(requests):
     first = next(count for what, count in requests.items() if "first shard" in what)
     assert requests["explain: read the rows of the next shard"] == 2 < first
 
 
-def test_a_part_file_costs_six_requests_to_write_and_three_to_read(requests):
+def test_a_part_file_costs_six_and_three_requests(requests):
     assert requests["write a part file of 400 kB"] == 6
     assert requests["read two columns of a part file"] == 3
 
 
-def test_small_members_of_a_tar_file_share_requests_and_large_ones_do_not(requests):
+def test_only_small_tar_members_share_requests(requests):
     found = {what: count for what, count in requests.items() if what.startswith("list a tar file")}
     assert found["list a tar file of 1,000 images of 8 kB"] < 100
     assert found["list a tar file of 40 images of 500 kB"] > 40
 
 
 @pytest.mark.parametrize("kind", ["8 kB", "500 kB"])
-def test_a_member_is_read_without_listing_its_tar_file_again(requests, kind):
+def test_members_are_read_without_another_listing(requests, kind):
     """One request for the file's size, one for the member's bytes and at most one for what a buffer cut off."""
     assert requests[f"read one of them where the job's list has it ({kind})"] <= 3
     assert requests[f"find and read one of them in a new process ({kind})"] > 10

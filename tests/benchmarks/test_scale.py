@@ -19,21 +19,21 @@ def found(phantom_archive: Path, tmp_path_factory) -> dict[str, dict]:
     return {"folder": {"folder": folder}, "measured": {"first": measure(first, folder)}} | facts
 
 
-def test_a_measurement_is_of_a_process_that_begins_with_its_imports_alone(found):
+def test_a_measured_process_begins_with_its_imports(found):
     assert 0 <= found["measured"]["first"].seconds < 1
     assert 20 < found["measured"]["first"].peak_mb < 1000
 
 
-def test_listings_of_a_tree_and_of_a_tar_file_find_every_image(found):
+def test_tree_and_tar_listings_find_every_image(found):
     assert [found[step]["listed"] for step in ("list-tree", "list-tar", "held", "job-list")] == [N] * 4
 
 
-def test_the_list_of_a_job_is_read_back_whole_shard_by_shard(found):
+def test_a_list_is_read_back_by_shard(found):
     assert found["shards"]["rows"] == N
     assert found["job-list"]["shards"] == found["begin"]["shards"] == found["continue"]["shards"] > 2
 
 
-def test_with_every_second_shard_done_exactly_the_others_are_left(found):
+def test_unfinished_shards_are_left(found):
     assert found["continue"]["left"] == list(range(1, found["continue"]["shards"], 2))
 
 
@@ -43,13 +43,13 @@ def test_the_summary_and_the_evaluation_count_every_row(found):
     assert report.stat().st_size > 100_000
 
 
-def test_every_slot_of_an_epoch_and_every_validation_image_is_in_one_ticket(found):
+def test_slots_and_validation_images_have_one_ticket(found):
     assert found["tickets"]["train"] == found["tickets"]["slots"] > found["training-rows"]["train"]
     assert found["tickets"]["val"] == found["training-rows"]["val"] > 0
     assert found["plans"]["slots"] == 30 * found["tickets"]["slots"]
 
 
-def test_the_audit_sees_the_copies_and_the_patients_that_were_drawn(found):
+def test_the_audit_sees_drawn_copies_and_patients(found):
     """One in 200 is the copy of the image two rows before it, which is of the patient before."""
     assert found["audit"]["patients"] == N // 2
     assert found["audit"]["duplicates"]["surplus_images"] == N // 200

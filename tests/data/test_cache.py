@@ -17,7 +17,7 @@ def test_images_come_back_in_any_order(tmp_path):
     assert np.array_equal(read, np.stack([made[i][1] for i in order]))
 
 
-def test_a_scan_finds_every_key_and_passes_over_damage(tmp_path):
+def test_a_scan_finds_keys_and_skips_damage(tmp_path):
     first, second = images(3, 16, 1), images(4, 16, 2)
     names = [write_shard(str(tmp_path), 16, first), write_shard(str(tmp_path), 16, second)]
     (tmp_path / "half.arrow").write_bytes((tmp_path / names[0]).read_bytes()[:700])
@@ -31,14 +31,14 @@ def test_a_scan_finds_every_key_and_passes_over_damage(tmp_path):
     assert scan_cache(str(tmp_path / "nowhere"), 16) == {}
 
 
-def test_shards_of_another_size_or_decoder_are_not_used(tmp_path, monkeypatch):
+def test_other_sizes_and_decoders_are_not_used(tmp_path, monkeypatch):
     write_shard(str(tmp_path), 16, images(2, 16))
     assert scan_cache(str(tmp_path), 32) == {}
     monkeypatch.setattr(cache, "DECODE_VERSION", b"next")
     assert scan_cache(str(tmp_path), 16) == {}
 
 
-def test_the_name_of_a_shard_follows_from_its_keys(tmp_path):
+def test_a_shard_is_named_by_its_keys(tmp_path):
     made = images(3, 8)
     assert write_shard(str(tmp_path), 8, made) == write_shard(str(tmp_path), 8, made)
     assert write_shard(str(tmp_path), 8, made[:2]) != write_shard(str(tmp_path), 8, made)

@@ -60,7 +60,7 @@ def test_lungs_of_phantoms_are_found_where_they_are(manifest, truth):
     assert set(manifest["view"].to_pylist()) == {"frontal"}
 
 
-def test_columns_of_lungs_stand_together_and_follow_from_the_mask(manifest):
+def test_lung_columns_follow_from_the_mask(manifest):
     names = manifest.column_names
     assert names[names.index(NAMES[0]) :][: len(NAMES)] == NAMES
     for row in manifest.to_pylist()[::9]:
@@ -93,7 +93,7 @@ def test_values_of_a_mask_follow_from_arithmetic():
         np.random.default_rng(0).random((128, 128)) < 0.5,
     ],
 )
-def test_a_mask_that_cannot_be_lungs_has_a_reason_and_no_box(mask):
+def test_an_implausible_mask_has_a_reason_without_box(mask):
     values = lung_values(mask)
     assert values["view"] == "doubtful"
     assert values["lung_quality"] in QUALITIES
@@ -118,7 +118,7 @@ def inspected(archive: Path, given=None, **changes) -> list[dict]:
     return inspect_entries(list(list_archives([str(archive)])), config, given).to_pylist()
 
 
-def test_an_image_without_lungs_is_doubtful_and_a_failed_row_is_null(archive):
+def test_no_lungs_is_doubtful_and_failed_is_null(archive):
     rows = {row["image_id"].rpartition("/")[2]: row for row in inspected(archive)}
     assert [rows[f"{i}.jpeg"]["view"] for i in range(3)] == ["frontal"] * 3
     assert rows["ramp.png"]["view"] == "doubtful"
@@ -126,7 +126,7 @@ def test_an_image_without_lungs_is_doubtful_and_a_failed_row_is_null(archive):
     assert all(rows["text.png"][name] is None for name in NAMES)
 
 
-def test_lungs_are_the_same_with_a_cache_that_is_empty_full_or_absent(archive, tmp_path):
+def test_a_cache_does_not_change_lungs(archive, tmp_path):
     folder = cache_folder(str(tmp_path / "run"), 256)
     without = inspected(archive)
     first = inspected(archive, cache_folder=folder)
@@ -136,7 +136,7 @@ def test_lungs_are_the_same_with_a_cache_that_is_empty_full_or_absent(archive, t
         assert [row[name] for row in without] == [row[name] for row in first] == [row[name] for row in second]
 
 
-def test_a_given_mask_is_taken_and_an_image_without_one_is_looked_at(archive):
+def test_missing_masks_are_found(archive):
     found = inspected(archive)
     given = [GivenLungs(encode_mask(rectangles()), 640.0, 480.0), *[GivenLungs(None)] * 4]
     rows = inspected(archive, given)
@@ -145,7 +145,7 @@ def test_a_given_mask_is_taken_and_an_image_without_one_is_looked_at(archive):
     assert [row["lung_mask"] for row in rows[1:]] == [row["lung_mask"] for row in found[1:]]
 
 
-def test_a_given_mask_of_the_whole_image_marks_the_row(archive):
+def test_a_full_mask_marks_the_row(archive):
     rows = inspected(archive, [GivenLungs(encode_mask(np.ones((64, 64), bool))), *[None] * 4])
     assert (rows[0]["status"], rows[0]["lung_quality"], rows[0]["view"]) == ("ok", "too_large", "doubtful")
 
@@ -158,7 +158,7 @@ def test_a_given_mask_of_the_whole_image_marks_the_row(archive):
         (encode_mask(rectangles())[:60], "damaged"),
     ],
 )
-def test_a_mask_that_is_not_of_the_image_is_one_sentence(archive, png, sentence):
+def test_a_foreign_mask_is_one_sentence(archive, png, sentence):
     with pytest.raises(ManifestError, match=sentence) as raised:
         inspected(archive, [GivenLungs(png), *[None] * 4])
     assert "0.jpeg" in str(raised.value)
@@ -166,7 +166,7 @@ def test_a_mask_that_is_not_of_the_image_is_one_sentence(archive, png, sentence)
 
 
 @pytest.mark.parametrize("shape", [(300, 300), (200, 400), (400, 300)])
-def test_masks_may_have_the_shape_of_a_square_the_file_or_the_original(shape):
+def test_masks_may_have_any_of_three_shapes(shape):
     mask = np.zeros(shape, bool)
     mask[: shape[0] // 2] = True
     small = given_mask(GivenLungs(encode_mask(mask), 300, 400), "a", 800, 400)
@@ -179,7 +179,7 @@ def table_of(path: Path, **columns) -> str:
     return str(path)
 
 
-def test_a_table_brings_masks_and_true_shapes_by_full_name_or_base_name(tmp_path):
+def test_a_table_matches_full_or_base_names(tmp_path):
     png = encode_mask(rectangles())
     uri = table_of(
         tmp_path / "l.parquet", image_id=["x/a.png", "b.png"], mask_png=[png, None], width=[640, 300], height=[480, 0]
@@ -189,7 +189,7 @@ def test_a_table_brings_masks_and_true_shapes_by_full_name_or_base_name(tmp_path
     ]  # fmt: skip
 
 
-def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path):
+def test_an_unusable_table_is_one_sentence(tmp_path):
     png = encode_mask(rectangles())
     for uri, sentence in (
         (str(tmp_path / "none.parquet"), "--lungs .* does not exist"),
@@ -202,7 +202,7 @@ def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path):
             read_given(uri, ["a"])
 
 
-def test_prepare_takes_masks_of_a_table_and_refuses_one_in_the_cluster_in_a_sentence(ray_cluster, archive, tmp_path):
+def test_prepare_takes_masks_and_refuses_foreign_ones(ray_cluster, archive, tmp_path):
     names = [f"train/{i}.jpeg" for i in range(3)]
     good, bad = encode_mask(rectangles()), encode_mask(np.zeros((100, 300), bool))
     (tmp_path / "labels.csv").write_text(
@@ -271,7 +271,7 @@ def test_the_audit_counts_reasons_and_doubtful_views(archive):
 
 
 @pytest.mark.parametrize("name", ["kodak_cr500_hand_j2k.dcm"])
-def test_real_images_that_are_no_frontal_chest_are_doubtful(name):
+def test_real_images_without_a_chest_are_doubtful(name):
     path = Path(__file__).parents[3] / "shared" / "data" / "dicom" / name
     if not path.exists():
         pytest.skip("../shared/data/dicom is not beside this checkout")

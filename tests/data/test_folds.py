@@ -45,7 +45,7 @@ def test_every_training_image_is_left_out_once(patients, folds, seed):
     assert all(sum(name in part for part in left) == folds - 1 for name in everything)
 
 
-def test_folds_do_not_depend_on_the_order_of_rows():
+def test_folds_ignore_the_order_of_rows():
     table = manifest([(k % 2, 1 + k % 3) for k in range(40)])
     order = np.random.default_rng(0).permutation(len(table))
     fold = assign_folds(table, 5, 1)

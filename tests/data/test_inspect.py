@@ -42,7 +42,7 @@ def inspected(archive, config) -> list[dict]:
     return inspect_entries(list(list_archives([str(archive)])), config).to_pylist()
 
 
-def test_every_entry_is_one_row_and_a_failure_says_why(archive):
+def test_every_entry_is_a_row_with_its_reason(archive):
     rows = inspected(archive, InspectConfig())
     assert [r["status"] for r in rows] == ["ok", "ok", "ok", "failed", "failed", "failed"]
     assert [r["error"].split(":")[0] for r in rows[3:]] == ["empty", "truncated", "not_an_image"]
@@ -63,7 +63,7 @@ def test_a_file_that_vanished_is_a_failed_row(tmp_path):
     assert row["error"] == "unreadable: No such file or directory"
 
 
-def test_the_cache_holds_the_resized_image_once_for_equal_files(archive, tmp_path):
+def test_equal_files_are_cached_once(archive, tmp_path):
     config = InspectConfig(size=64, cache_folder=cache_folder(str(tmp_path / "run"), 64))
     rows = inspected(archive, config)
     ok = [r for r in rows if r["status"] == "ok"]
@@ -74,7 +74,7 @@ def test_the_cache_holds_the_resized_image_once_for_equal_files(archive, tmp_pat
     assert np.array_equal(read, np.stack(expected))
 
 
-def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_path, monkeypatch):
+def test_only_changed_files_are_decoded_again(archive, tmp_path, monkeypatch):
     config = InspectConfig(size=64, cache_folder=cache_folder(str(tmp_path / "run"), 64))
     first = inspected(archive, config)
     (archive / "train/PNEUMONIA/person2_virus_1.jpeg").write_bytes(jpeg(9))
@@ -90,19 +90,19 @@ def test_what_is_cached_is_not_decoded_again_and_a_changed_file_is(archive, tmp_
     assert (second[2]["cache_file"], second[2]["cache_row"]) != (first[2]["cache_file"], first[2]["cache_row"])
 
 
-def test_patients_of_dicom_files_are_hashed_with_the_salt():
+def test_dicom_patients_are_hashed_with_the_salt():
     assert pseudonym("Doe^Jane", b"salt") == pseudonym("Doe^Jane", b"salt") != pseudonym("Doe^Jane", b"other")
     assert "Doe" not in pseudonym("Doe^Jane", b"salt")
     assert pseudonym("Doe^Jane", None) == "Doe^Jane"
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(ray_cluster, archive, tmp_path):
+def test_an_unwritable_cache_is_one_sentence(ray_cluster, archive, tmp_path):
     (tmp_path / "full").write_bytes(b"a file where the folder should be")
     with pytest.raises(StorageError, match=r"cannot write .*full"):
         list(inspect_archive(list_archives([str(archive)]), InspectConfig(cache_folder=str(tmp_path / "full"))))
 
 
-def test_what_was_left_out_of_a_dicom_stands_in_its_row_also_from_a_cache(tmp_path):
+def test_cached_rows_keep_their_decode_note(tmp_path):
     beside = radiograph(ramp(), BitsStored=12, WindowCenter="40000", WindowWidth="100")
     (tmp_path / "beside.dcm").write_bytes(to_bytes(beside))
     (tmp_path / "good.dcm").write_bytes(to_bytes(radiograph(ramp(), BitsStored=12)))

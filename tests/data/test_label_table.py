@@ -26,7 +26,7 @@ def labelled(rows: pa.Table, folder, text: str | bytes) -> pa.Table:
     return apply_labels(rows, read_labels(str(path)), str(path))
 
 
-def test_images_are_named_by_id_or_unique_file_name(tmp_path):
+def test_tables_name_ids_or_unique_files(tmp_path):
     text = "image_id,label,patient_id,age\na/0.jpg,normal,p1,3\n2.jpg,1,p2,\n"
     merged = labelled(archive(label=[1, 1, None]), tmp_path, text)
     assert merged["label"].to_pylist() == [0, 1, 1]
@@ -53,7 +53,7 @@ def test_other_columns_are_found_by_their_meaning(tmp_path, image, patient, spli
 
 
 @pytest.mark.parametrize("header", ["lable", "labell", "splitt", "patiend_id", "sub_typ", "label_1"])
-def test_a_misspelled_column_is_refused_with_the_nearest_name(tmp_path, header):
+def test_a_misspelled_column_names_the_nearest(tmp_path, header):
     wanted = {"s": "split" if header == "splitt" else "subtype", "p": "patient_id", "l": "label"}[header[0]]
     with pytest.raises(ManifestError, match=rf"{wanted}"):
         labelled(archive(), tmp_path, f"image_id,{header}\n0.jpg,x\n")
@@ -137,7 +137,7 @@ def test_excels_line_for_the_separator_is_no_header(tmp_path):
 
 
 @pytest.mark.parametrize("n", [10, 20_000])
-def test_line_breaks_in_cells_are_read_in_a_table_of_any_size(tmp_path, n):
+def test_cells_may_have_line_breaks(tmp_path, n):
     """Arrow's reader parts a file into blocks of 1 MB, at line ends."""
     cells = [f'FINDINGS: of "{k}".\nIMPRESSION: {"x" * 100}' for k in range(n)]
     rows = "".join(f'p/{k}.png,{k % 2},"{cell.replace(chr(34), chr(34) * 2)}"\n' for k, cell in enumerate(cells))
@@ -146,7 +146,7 @@ def test_line_breaks_in_cells_are_read_in_a_table_of_any_size(tmp_path, n):
     assert merged["report"].to_pylist() == cells
 
 
-def test_a_late_word_in_a_column_of_numbers_makes_words(tmp_path):
+def test_one_late_word_makes_words(tmp_path):
     """Arrow guesses from the first block and fails with the cell in its message."""
     n = 200_000
     rows = "".join(f"{k}.png,1,{k if k < n - 1 else 'old'}\n" for k in range(n))
@@ -154,7 +154,7 @@ def test_a_late_word_in_a_column_of_numbers_makes_words(tmp_path):
     assert merged["age"].to_pylist()[-2:] == [str(n - 2), "old"]
 
 
-def test_rows_and_columns_of_excel_that_are_empty_count_for_nothing(tmp_path, capsys):
+def test_empty_rows_and_columns_count_for_nothing(tmp_path, capsys):
     merged = labelled(archive(), tmp_path, "image_id,label,,\n0.jpg,1,,\n1.jpg,0\n,,,\n,,,\n\n")
     assert merged["label"].to_pylist() == [1, 0, None]
     assert merged.column_names == SCHEMA.names
@@ -174,7 +174,7 @@ def test_blanks_around_cells_do_not_count(tmp_path, blank):
     assert [row[name] for name in ("label", "patient_id", "split", "sex")] == [1, "p1", "test", "F"]
 
 
-def test_columns_that_a_manifest_has_itself_are_renamed_aloud(tmp_path, capsys):
+def test_columns_of_the_manifest_are_renamed_aloud(tmp_path, capsys):
     text = "image_id,label,mode,status,error,width,folder\n0.jpg,1,AP,good,none seen,12,x\n"
     row = labelled(archive(), tmp_path, text).to_pylist()[0]
     assert [row[f"table_{c}"] for c in ("mode", "status", "error", "width", "folder")] == [
@@ -188,7 +188,7 @@ def test_columns_that_a_manifest_has_itself_are_renamed_aloud(tmp_path, capsys):
     assert capsys.readouterr().out.count("becomes table_") == 5
 
 
-def test_a_table_of_further_columns_says_that_it_has_no_labels(tmp_path, capsys):
+def test_a_table_without_labels_is_noticed(tmp_path, capsys):
     merged = labelled(archive(label=[0, 1, 1]), tmp_path, "image_id,age,sex\n0.jpg,3,F\n")
     assert merged["label"].to_pylist() == [0, 1, 1]
     assert merged["age"].to_pylist() == [3, None, None]
@@ -219,7 +219,7 @@ def test_a_table_of_further_columns_says_that_it_has_no_labels(tmp_path, capsys)
         (unicodedata.normalize("NFD", "ü.png"), 5),
     ],
 )
-def test_an_image_is_found_by_what_people_call_it(tmp_path, name, row):
+def test_images_are_found_by_usual_names(tmp_path, name, row):
     ids = [
         "train/x.png",
         "test/x.png",
@@ -234,12 +234,12 @@ def test_an_image_is_found_by_what_people_call_it(tmp_path, name, row):
 @pytest.mark.parametrize(
     "name", ["x.png", "x", "val/x.png", "q/y.dcm", "y.png", "X.png", "ain/x.png", "C:\\\\cxr\\\\val\\\\y.dcm"]
 )
-def test_a_name_that_could_mean_another_image_is_refused(tmp_path, name):
+def test_an_ambiguous_name_is_refused(tmp_path, name):
     with pytest.raises(ManifestError, match="names 1 image"):
         labelled(archive(["train/x.png", "test/x.png", "p/y.dcm"]), tmp_path, f"image_id,label\n{name},1\n")
 
 
-def test_paths_of_another_machine_share_a_folder_that_does_not_count(tmp_path):
+def test_a_common_foreign_prefix_does_not_count(tmp_path):
     text = "image_id,label\nC:\\study\\x.png,1\nC:\\study\\y.png,0\n"
     assert labelled(archive(["NORMAL/x.png", "PNEUMONIA/y.png"]), tmp_path, text)["label"].to_pylist() == [1, 0]
 
@@ -300,7 +300,7 @@ def test_no_patient_crosses_whatever_the_table_left_out(tmp_path, unnamed, capsy
     assert "120 keep that of the archive, 0 have none" in capsys.readouterr().out
 
 
-def test_images_of_a_patient_that_the_table_divides_must_all_be_named(tmp_path):
+def test_a_divided_patient_needs_all_images_named(tmp_path):
     before = archive(label=[0, 1, 1], patient_id=["ANONYMOUS"] * 3)
     with pytest.raises(ManifestError, match=r"divides 1 patient.*1 labelled image"):
         labelled(before, tmp_path, "image_id,patient_id\n0.jpg,A\n1.jpg,B\n")

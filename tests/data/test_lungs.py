@@ -81,7 +81,7 @@ def test_boxes_may_be_lists_of_a_fixed_size():
     assert box == pytest.approx(BOX)
 
 
-def test_the_true_shape_comes_before_that_of_the_file():
+def test_the_true_shape_precedes_the_file_shape():
     true = {"shape_width": pa.array([1500.0, None, 0.0]), "shape_height": pa.array([1000.0, None, 5.0])}
     assert shapes(table(3, **true)) == [Shape(1500, 1000), Shape(300, 200), Shape(300, 200)]
     unknown = pa.table(
@@ -90,7 +90,7 @@ def test_the_true_shape_comes_before_that_of_the_file():
     assert shapes(unknown) == [Shape(1, 1)]
 
 
-def test_windows_are_square_in_true_pixels_and_hold_the_lungs():
+def test_windows_are_square_and_hold_the_lungs():
     """Box of 0.6 x 300 = 180 by 0.8 x 200 = 160 true pixels: with 10 % on each side, 216 pixels about (150, 100)."""
     (window,) = windows(with_lungs(), "lungs", 0.1)
     assert window == pytest.approx(((150 - 108) / 300, (100 - 108) / 200, (150 + 108) / 300, (100 + 108) / 200))
@@ -98,7 +98,7 @@ def test_windows_are_square_in_true_pixels_and_hold_the_lungs():
     assert windows(with_lungs(), "squash") == [None]
 
 
-def test_the_fingerprint_is_of_everything_that_frames_an_image():
+def test_the_fingerprint_covers_all_that_frames():
     same = lung_fingerprint(with_lungs())
     assert lung_fingerprint(with_lungs()) == same
     others = [

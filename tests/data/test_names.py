@@ -257,7 +257,7 @@ def test_names_that_become_one_are_two_images(tmp_path: Path, write: Callable[[P
     assert sorted(read_image(entry.uri, entry.member) for entry in entries) == [b"one", b"two"]
 
 
-def test_many_unsure_objects_of_a_bucket_are_looked_at_in_order(bucket):
+def test_unsure_objects_are_opened_in_order(bucket):
     tree = {f"{k:03d}.v{k}": (PREAMBLE if k % 3 else b"text") for k in range(40)}
     count = ListingCount()
     found = [entry.image_id for entry in list_archives([write_bucket(bucket, tree)], count)]

@@ -8,7 +8,7 @@ from pneumo_ray.data.prepare import load_training_rows
 from pneumo_ray.errors import ManifestError
 
 
-def test_rows_to_train_on_come_in_one_piece_however_the_manifest_was_written(tmp_path):
+def test_training_rows_are_contiguous(tmp_path):
     """To take 64 rows out of a table of many pieces Arrow copies the table, so an epoch would cost its square."""
     rows = [
         {
@@ -43,7 +43,7 @@ def training_manifest(path, patients: list, splits: list) -> str:
     return str(path)
 
 
-def test_one_patient_for_the_whole_archive_is_named_before_training(tmp_path):
+def test_a_single_patient_is_named_before_training(tmp_path):
     path = training_manifest(tmp_path / "m.parquet", ["ANONYMOUS"] * 40, ["train"] * 40)
     with pytest.raises(ManifestError, match=r"in its split val.*all 40 labelled images carry one patient identifier"):
         load_training_rows(path)
@@ -81,7 +81,7 @@ def inspected(tmp_path, patients: list) -> pa.Table:
     return table.set_column(table.column_names.index("mode"), "mode", pa.array(["L"] * len(table)))
 
 
-def test_the_audit_counts_each_note_of_the_decoder_once_an_image(tmp_path):
+def test_the_audit_counts_notes_once_per_image(tmp_path):
     table = inspected(tmp_path, [f"p{i // 2}" for i in range(5)])
     assert audit(table)["decode_notes"] == {}
     notes = pa.array(

@@ -33,14 +33,14 @@ def pairs(table):
 
 @given(labels_of_both, st.sampled_from(["none", "pos-weight"]), st.integers(1, 100))
 @plans
-def test_without_copies_or_sampler_every_original_comes_once_before_the_fill(labels, balance, batch_size):
+def test_every_original_comes_once_before_the_fill(labels, balance, batch_size):
     table = plan(labels, balance, batch_size=batch_size)
     assert sorted(pairs(table)[: len(labels)]) == [(row, 0) for row in range(len(labels))]
 
 
 @given(labels_of_both)
 @plans
-def test_copies_make_the_classes_equal_and_every_pair_unique(labels):
+def test_copies_equal_the_classes_without_repeats(labels):
     drawn = pairs(plan(labels, "copies"))
     per_class = np.bincount(labels[[row for row, _ in drawn]], minlength=2)
     assert per_class[0] == per_class[1] == np.bincount(labels).max()
@@ -66,7 +66,7 @@ def test_the_papers_1341_normal_images_become_3875():
 
 @given(labels_of_both, balances, st.integers(1, 70), st.integers(0, 2**40), st.integers(0, 5))
 @plans
-def test_slots_run_on_over_the_epochs_and_fill_whole_batches(labels, balance, batch_size, seed, epoch):
+def test_slots_continue_and_fill_whole_batches(labels, balance, batch_size, seed, epoch):
     tables = [plan(labels, balance, seed=seed, epoch=e, batch_size=batch_size) for e in (epoch, epoch + 1)]
     length = epoch_slots(labels, balance=balance, batch_size=batch_size)
     assert length % batch_size == 0
@@ -77,7 +77,7 @@ def test_slots_run_on_over_the_epochs_and_fill_whole_batches(labels, balance, ba
 
 @given(labels_of_both, balances, st.integers(1, 70))
 @plans
-def test_the_last_batch_is_filled_from_the_start_of_the_same_order(labels, balance, batch_size):
+def test_the_last_batch_wraps_around(labels, balance, batch_size):
     """With a batch of one nothing is filled; a larger batch repeats that order and adds less than a batch."""
     order, filled = pairs(plan(labels, balance)), pairs(plan(labels, balance, batch_size=batch_size))
     assert 0 <= len(filled) - len(order) < batch_size
@@ -85,7 +85,7 @@ def test_the_last_batch_is_filled_from_the_start_of_the_same_order(labels, balan
 
 
 @pytest.mark.parametrize("balance", BALANCE_MODES)
-def test_a_plan_depends_on_seed_and_epoch_and_nothing_else(balance):
+def test_a_plan_depends_on_seed_and_epoch(balance):
     first = plan(PAPER, balance, seed=1, epoch=2)
     np.random.default_rng(0).random(100)
     assert first.equals(plan(PAPER.copy(), balance, seed=1, epoch=2))
@@ -102,7 +102,7 @@ def test_the_order_of_an_epoch_is_shuffled(balance):
     assert abs(np.corrcoef(np.arange(table.num_rows), is_pneumonia)[0, 1]) < 5 / np.sqrt(table.num_rows)
 
 
-def test_the_columns_have_the_types_that_the_pipeline_reads():
+def test_columns_have_the_types_of_the_pipeline():
     schema = plan(PAPER, "copies").schema
     assert {name: str(schema.field(name).type) for name in schema.names} == {
         "slot": "uint64",
@@ -123,7 +123,7 @@ def test_effective_odds_are_those_of_the_papers_counts():
 
 @pytest.mark.parametrize("balance", BALANCE_MODES)
 @pytest.mark.parametrize("labels", [PAPER, 1 - PAPER], ids=["pneumonia larger", "normal larger"])
-def test_the_odds_of_a_sampled_plan_are_the_effective_odds(balance, labels):
+def test_sampled_odds_are_the_effective_odds(balance, labels):
     """Counted over 60 epochs: odds of the drawn classes, times the weight of the loss."""
     drawn = np.concatenate([labels[plan(labels, balance, epoch=e)["row"].to_numpy()] for e in range(60)])
     num_pneumonia = np.count_nonzero(drawn)
@@ -132,7 +132,7 @@ def test_the_odds_of_a_sampled_plan_are_the_effective_odds(balance, labels):
 
 
 @pytest.mark.parametrize("balance", ["sampler", "paper"])
-def test_within_a_class_the_sampler_draws_every_item_equally_often(balance):
+def test_the_sampler_is_fair_within_a_class(balance):
     """Counts over many epochs are Poisson: their variance is their mean, for originals and copies alike."""
     labels = np.repeat(np.array([0, 1], dtype=np.int8), [100, 250])
     drawn = [pair for epoch in range(200) for pair in pairs(plan(labels, balance, epoch=epoch))]
@@ -145,7 +145,7 @@ def test_within_a_class_the_sampler_draws_every_item_equally_often(balance):
 
 @pytest.mark.parametrize("balance", [mode for mode in BALANCE_MODES if mode != "none"])
 @pytest.mark.parametrize(("label", "missing"), [(0, "pneumonia"), (1, "normal")])
-def test_balancing_a_single_class_is_refused_and_names_the_missing_one(balance, label, missing):
+def test_balancing_one_class_names_the_missing_one(balance, label, missing):
     labels = np.full(5, label, dtype=np.int8)
     for call in (effective_odds, positive_weight):
         with pytest.raises(ConfigError, match=f"no training image is {missing}"):
@@ -165,6 +165,6 @@ def test_balancing_a_single_class_is_refused_and_names_the_missing_one(balance, 
         ([0] + [1] * 40_000, "copies", 1, "39999 copies of 1 images"),
     ],
 )
-def test_what_cannot_be_planned_is_refused_in_one_sentence(labels, balance, batch_size, message):
+def test_an_impossible_plan_is_one_sentence(labels, balance, batch_size, message):
     with pytest.raises(ConfigError, match=message):
         plan(np.array(labels, dtype=np.int8), balance, batch_size=batch_size)

@@ -40,7 +40,7 @@ def not_gone_through(monkeypatch):
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_listed_members_are_read_without_going_through_the_file(form, tmp_path, not_gone_through):
+def test_listed_members_are_read_directly(form, tmp_path, not_gone_through):
     names = [name for name in NAMES if form != tarfile.USTAR_FORMAT or len(name) < 100]
     contents = contents_of(names)
     one = write_tar(tmp_path / "one.tar", names, contents, format=form)
@@ -53,7 +53,7 @@ def test_listed_members_are_read_without_going_through_the_file(form, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "link"])
-def test_what_has_no_place_of_its_own_is_read_by_its_name(kind, tmp_path):
+def test_members_without_a_place_need_their_name(kind, tmp_path):
     path, contents = tmp_path / f"x.tar{'' if kind == 'link' else f'.{kind}'}", contents_of(["a.jpg"])
     write_tar(path, ["a.jpg"], contents, mode="w" if kind == "link" else f"w:{kind}")
     if kind == "link":
@@ -67,7 +67,7 @@ def test_what_has_no_place_of_its_own_is_read_by_its_name(kind, tmp_path):
 
 
 @pytest.mark.parametrize("now", [["b.jpg", "a.jpg"], ["longer.jpg", "b.jpg", "a.jpg"], ["a.jpg"]])
-def test_a_file_that_has_changed_since_is_read_by_name(now, tmp_path):
+def test_a_changed_file_is_read_by_name(now, tmp_path):
     """Of the same sizes in another order, with one more in front, with less behind it."""
     path = write_tar(tmp_path / "x.tar", ["a.jpg", "b.jpg"], [b"\xff\xd8\xff of a", b"\xff\xd8\xff of b"])
     first, _ = list_archives([str(path)])

@@ -32,7 +32,7 @@ row = st.fixed_dictionaries(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(row, min_size=1, max_size=60), st.integers(0, 3))
-def test_grouped_never_lets_a_patient_or_a_duplicate_cross(rows, seed):
+def test_grouped_keeps_patients_and_duplicates_together(rows, seed):
     table = assign_splits(manifest(rows), "grouped", seed)
     assert crossing(table, "patient_id") == []
     assert crossing(table, "content_sha256") == []
@@ -47,7 +47,7 @@ def test_grouped_never_lets_a_patient_or_a_duplicate_cross(rows, seed):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(row, min_size=1, max_size=60), st.randoms())
-def test_grouped_does_not_depend_on_the_order_of_rows(rows, random):
+def test_grouped_ignores_the_order_of_rows(rows, random):
     table = manifest(rows)
     order = list(range(len(rows)))
     random.shuffle(order)
@@ -96,7 +96,7 @@ def counts(table) -> Counter:
     return Counter(zip(table["split"].to_pylist(), table["label"].to_pylist(), strict=True))
 
 
-def test_grouped_takes_a_tenth_of_each_class_for_validation():
+def test_grouped_validates_on_a_tenth_per_class():
     found = counts(assign_splits(manifest(kermany_like()), "grouped", 0))
     assert abs(found["val", 0] - 13.4) <= 1.5
     assert abs(found["val", 1] - 38.7) <= 1.5
@@ -108,7 +108,7 @@ def test_grouped_sets_training_images_of_test_patients_aside():
     assert assign_splits(manifest(rows), "grouped", 0)["split"][-1].as_py() is None
 
 
-def test_grouped_makes_its_own_test_where_there_is_no_folder():
+def test_grouped_makes_a_missing_test():
     rows = [r | {"split": None} for r in kermany_like()]
     found = counts(assign_splits(manifest(rows), "grouped", 0))
     assert min(found["test", 0], found["val", 0]) >= 14
@@ -116,7 +116,7 @@ def test_grouped_makes_its_own_test_where_there_is_no_folder():
     assert (None, 0) not in found
 
 
-def test_official_leaves_the_test_folder_and_carves_validation_out_of_train_by_patient():
+def test_official_takes_validation_from_train_by_patient():
     rows = [*kermany_like(), {"label": 1, "patient_id": "test1-0", "split": "train"}]
     table = assign_splits(manifest(rows), "official", 0)
     assert [s for r, s in zip(rows, table["split"].to_pylist(), strict=True) if r["split"] == "test"] == ["test"] * 62
@@ -125,7 +125,7 @@ def test_official_leaves_the_test_folder_and_carves_validation_out_of_train_by_p
     assert crossing(table, "patient_id") == ["test1-0"]  # as the folders are: training will refuse it
 
 
-def test_validation_that_a_label_table_names_stays_and_what_is_linked_to_it_leaves_train():
+def test_named_validation_stays_and_linked_images_leave():
     rows = kermany_like()
     for row in rows[:30:3]:
         row["split"] = "val"
@@ -156,7 +156,7 @@ def test_paper_halves_the_rest_class_by_class():
     }
 
 
-def test_another_seed_gives_another_split_and_the_same_seed_the_same():
+def test_splits_follow_from_the_seed():
     table = manifest(kermany_like())
     first, again, other = (assign_splits(table, "grouped", seed)["split"].to_pylist() for seed in (0, 0, 1))
     assert first == again != other
@@ -168,7 +168,7 @@ def test_protocols_of_folders_need_folders(protocol):
         assign_splits(manifest([r | {"split": None} for r in kermany_like()]), protocol, 0)
 
 
-def test_permuted_labels_keep_the_counts_and_lose_the_images():
+def test_permuted_labels_keep_only_the_counts():
     rows = pa.table({"image_id": [str(i) for i in range(1000)], "label": pa.array([0] * 300 + [1] * 700, pa.int8())})
     permuted = permute_labels(rows, 0)
     assert sum(permuted["label"].to_pylist()) == 700

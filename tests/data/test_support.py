@@ -79,7 +79,7 @@ def test_a_bundle_that_does_not_know_says_nothing(plain):
     assert Support.from_plain(plain) is None
 
 
-def test_nothing_is_said_of_facts_that_few_images_have(rows):
+def test_rare_facts_have_no_range(rows):
     few = rows.set_column(0, "age_years", pa.array([3.0] * (MIN_IMAGES - 1) + [None] * (N - MIN_IMAGES + 1)))
     assert "age" not in support_of(few).ranges
 
@@ -91,7 +91,7 @@ def test_squashed_files_have_their_true_shape(rows):
     assert support_of(squashed).ranges["shape"] == pytest.approx((1.2, 1.6), abs=0.01)
 
 
-def test_a_label_table_says_who_is_in_it_too():
+def test_a_label_table_brings_person_columns():
     table = pa.table(
         {
             "age": ["4.5", "95", "unknown", None],

@@ -74,7 +74,7 @@ def cropped(maps: np.ndarray, windows: np.ndarray, **columns) -> Scores:
     return scored(maps, **dict(zip(CROP, windows.T.astype(np.float32), strict=True)), **columns)
 
 
-def test_a_flat_map_has_what_chance_has_in_its_window():
+def test_a_flat_map_has_the_chance_level():
     """Boxes in fractions of the image, by hand: of the first window [1/4, 3/4]^2 the box covers a quarter."""
     boxes = {"0": ((0.0, 0.0, 0.5, 0.5),), "1": ((0.0, 0.0, 0.25, 1.0),), "2": ((0.125, 0.0, 0.375, 1.0),)}
     record, rows = measure_localisation(cropped(np.ones((3, 7, 7)), WINDOWS), "test", boxes, {})
@@ -89,7 +89,7 @@ def test_a_flat_map_has_what_chance_has_in_its_window():
     assert group["pixels"].value == group["pixels"].chance == pytest.approx(np.mean(area))
 
 
-def test_measures_are_those_of_the_upsampled_map_at_its_window():
+def test_measures_are_of_the_upsampled_map():
     """The map drawn by torch into a large image at its window, and the boxes drawn there, pixel by pixel."""
     rng, pixels = np.random.default_rng(3), 448
     maps = rng.random((3, 7, 7)).astype(np.float32)
@@ -127,14 +127,14 @@ def test_mirrored_maps_boxes_and_windows_keep_every_number():
         assert row[6:] == pytest.approx(other[6:], abs=1e-4)  # a pixel of a box is far more, a step of a level less
 
 
-def test_scores_without_a_window_show_the_centre_of_the_squashed_image():
+def test_scores_without_window_show_the_centre():
     run = {"model": {"preprocessing": {"resize_size": 256, "image_size": 224}}}
     assert windows(scored(np.ones((1, 1, 1))), run) == [(0.0625, 0.0625, 0.9375, 0.9375)]
     with pytest.raises(ConfigError, match="score the archive again"):
         windows(scored(np.ones((1, 1, 1))), {})
 
 
-def test_the_threshold_comes_from_validation_where_boxes_are_there():
+def test_validation_boxes_choose_the_threshold():
     maps = np.stack([corner(1, 1) + 0.3, corner(1, 1) + 0.3])
     found = scored(maps, split=["val", "test"])
     record, _ = measure_localisation(found, "test", {"1": (TOP,)}, RUN)
@@ -146,7 +146,7 @@ def test_the_threshold_comes_from_validation_where_boxes_are_there():
         measure_localisation(found, "test", {"0": (TOP,)}, RUN)
 
 
-def test_pooled_pixels_and_their_interval_are_those_of_patients():
+def test_pooled_pixels_have_intervals_over_patients():
     """The interval holds against a bootstrap that draws whole patients."""
     rng, n = np.random.default_rng(5), 40
     maps = rng.random((n, 4, 4))
@@ -164,7 +164,7 @@ def test_pooled_pixels_and_their_interval_are_those_of_patients():
     assert low < pooled.value < high
 
 
-def test_the_threshold_of_flags_comes_from_validation_and_is_applied_to_the_test():
+def test_flags_apply_the_threshold_of_validation():
     n = 300
     value = np.concatenate([np.arange(100), np.arange(100) + 0.5, np.full(100, 1000.0)])
     label = np.array([1] * 200 + [0] * 100)

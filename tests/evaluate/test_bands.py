@@ -16,7 +16,7 @@ def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return label, 1 / (1 + np.exp(-(rng.normal(size=n) + 1.5 * label)))
 
 
-def test_the_band_is_that_of_patients_drawn_one_by_one():
+def test_the_band_equals_drawing_single_patients():
     """Few enough scores that every one is a quantile: curves of resampled rows themselves, by scikit-learn."""
     label, prob = drawn(150)
     patients = np.arange(150) // 3
@@ -34,7 +34,7 @@ def test_the_band_is_that_of_patients_drawn_one_by_one():
     np.testing.assert_allclose(np.array(found)[:, 3:], expected[:, 3:], atol=0.03)
 
 
-def test_more_patients_make_a_narrower_band_and_images_of_one_patient_do_not():
+def test_only_more_patients_narrow_the_band():
     label, prob = drawn(200)
     one = roc_band(label, prob, range(200), GRID)
     ten_times = [np.tile(values, 10) for values in (label, prob)]
@@ -44,7 +44,7 @@ def test_more_patients_make_a_narrower_band_and_images_of_one_patient_do_not():
     assert (more[1] - more[0])[2:10].mean() == pytest.approx((one[1] - one[0])[2:10].mean() / np.sqrt(10), rel=0.25)
 
 
-def test_perfect_scores_have_the_exact_band_of_so_many_patients():
+def test_perfect_scores_have_the_exact_band():
     """Twenty of twenty found: Clopper and Pearson say 0.832 to 1."""
     label = np.repeat([0, 1], 20)
     low, high = roc_band(label, 0.1 + 0.8 * label + 0.001 * np.arange(40), range(40), GRID)

@@ -54,19 +54,19 @@ def test_a_parquet_table_gives_them_too(tmp_path):
     assert read_boxes(str(tmp_path / "boxes.parquet"), MANIFEST) == EXPECTED
 
 
-def test_the_size_in_the_table_comes_before_that_of_the_file(tmp_path):
+def test_the_tables_size_precedes_the_files(tmp_path):
     """A file that was resized: boxes of the original, whose size the table has."""
     twice = "image_id,x,y,width,height,image_width,image_height\na,20,40,80,80,400,200\n"
     assert read_boxes(written(tmp_path, twice), MANIFEST) == {"test/a.jpg": EXPECTED["test/a.jpg"][:1]}
 
 
-def test_boxes_of_other_images_are_left_out_and_counted(tmp_path, capsys):
+def test_boxes_of_other_images_are_counted(tmp_path, capsys):
     found = read_boxes(written(tmp_path, OWN + "other.jpg,0,0,1,1,2,2\n"), MANIFEST)
     assert found == EXPECTED
     assert "1 of 4 boxes are of other images" in capsys.readouterr().out
 
 
-def test_a_box_a_pixel_over_the_edge_is_cut_off(tmp_path):
+def test_boxes_over_the_edge_are_cut(tmp_path):
     found = read_boxes(written(tmp_path, "image_id,x0,y0,x1,y1\na.jpg,-1,0,201,50\n"), MANIFEST)
     assert found == {"test/a.jpg": ((0.0, 0.0, 1.0, 0.5),)}
 

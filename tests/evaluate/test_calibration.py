@@ -47,7 +47,7 @@ def gaussian(auc: float, num_normal: int, num_ill: int, rng: np.random.Generator
 
 
 @pytest.mark.parametrize(("temperature", "intercept"), [(0.4, 0.0), (1.0, 1.06), (3.0, -2.0)])
-def test_slope_and_intercept_that_generated_the_labels_are_recovered(temperature: float, intercept: float) -> None:
+def test_generating_slope_and_intercept_are_recovered(temperature: float, intercept: float) -> None:
     """Fisher information at n = 40,000 puts the standard errors of log T and of the intercept near 0.01."""
     fitted = fit_calibration(*sample(temperature, intercept, 40_000, seed=1))
     assert fitted.temperature == pytest.approx(temperature, rel=0.04)
@@ -55,7 +55,7 @@ def test_slope_and_intercept_that_generated_the_labels_are_recovered(temperature
 
 
 @pytest.mark.parametrize(("auc", "off"), [(0.855, 0.15), (0.962, 0.074), (0.994, 0.0275)])
-def test_the_prior_that_balancing_takes_out_is_put_back(auc: float, off: float) -> None:
+def test_calibration_restores_the_prior(auc: float, off: float) -> None:
     """40 studies with a tenth of the paper's 1,341 and 3,875 images to validate on, each tried on as many images again as they have."""
     rng = np.random.default_rng(0)
     before, after = [], []
@@ -94,7 +94,7 @@ def test_no_other_calibration_is_more_likely(rows: list[tuple[float, int]]) -> N
 
 @settings(deadline=None, max_examples=40)
 @given(scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100), seed=st.integers(0, 2**16))
-def test_the_unit_and_the_origin_of_the_logits_do_not_matter(scale: float, shift: float, seed: int) -> None:
+def test_unit_and_origin_do_not_matter(scale: float, shift: float, seed: int) -> None:
     logits, labels = sample(1.3, 0.4, 60, seed)
     plain, moved = fit_calibration(logits, labels), fit_calibration(scale * logits + shift, labels)
     np.testing.assert_allclose(moved.prob(scale * logits + shift), plain.prob(logits), atol=1e-5)
@@ -117,7 +117,7 @@ def test_separated_classes_get_platts_targets() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
-def test_logits_no_better_than_chance_give_everybody_the_prevalence(scale: float) -> None:
+def test_chance_logits_give_the_prevalence(scale: float) -> None:
     logits, labels = scale * np.array([-3.0, -1.0, 2.0, 4.0, 4.0]), np.array([1, 1, 1, 0, 0])
     with np.errstate(over="raise", invalid="raise"):
         fitted = fit_calibration(logits, labels)
@@ -186,7 +186,7 @@ def test_calibration_error_counts_an_overconfident_negative() -> None:
     assert expected_calibration_error(prob, labels) == pytest.approx(0.09)
 
 
-def test_calibrated_probabilities_have_a_small_error_and_sharpened_ones_a_large_one() -> None:
+def test_sharpened_probabilities_have_a_larger_error() -> None:
     logits, labels = sample(4.0, 0.0, 20_000, seed=4)
     calibrated, reported = 1 / (1 + np.exp(-logits / 4)), 1 / (1 + np.exp(-logits))
     assert expected_calibration_error(calibrated, labels) < 0.02

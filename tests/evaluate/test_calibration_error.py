@@ -57,7 +57,7 @@ def test_the_error_is_the_expected_calibration_error():
     assert calibration_test(empty) is None
 
 
-def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not():
+def test_certainty_is_calibrated_only_if_right():
     label = np.tile([0, 1], 20)
     right = Predictions.of(label, label.astype(float), 0.5, range(40))
     wrong = Predictions.of(label, 1.0 - label, 0.5, range(40))

@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.compare import compare, delong, mcnemar
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import METHODS, difference
+from pneumo_ray.evaluate.intervals import METHODS
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.records import json_of
@@ -61,7 +62,7 @@ def delong_1988(label: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.nda
 
 @settings(deadline=None, max_examples=80)
 @given(size=st.integers(4, 70), seed=st.integers(0, 10_000), decimals=st.integers(1, 6))
-def test_delong_by_midranks_is_delong_by_pairs_ties_included(size: int, seed: int, decimals: int) -> None:
+def test_delong_by_midranks_equals_pairs(size: int, seed: int, decimals: int) -> None:
     label, a, b = drawn(size, seed, decimals)
     areas, variance = delong_1988(label, a, b)
     found = delong(label, a, b)
@@ -87,7 +88,7 @@ def test_delong_by_hand() -> None:
     assert found.standard_error == pytest.approx(math.sqrt(1 / 8))
 
 
-def test_delongs_p_is_uniform_where_two_scores_are_equally_good() -> None:
+def test_delongs_p_is_uniform_for_equals() -> None:
     """Of 800 comparisons of exchangeable scores about 5 % fall below 0.05; three binomial sd are 2.3 points."""
     rng = np.random.default_rng(3)
     label = np.repeat([0, 1], 100)
@@ -99,7 +100,7 @@ def test_delongs_p_is_uniform_where_two_scores_are_equally_good() -> None:
     assert 0.027 <= below / 800 <= 0.073
 
 
-def test_the_same_scores_do_not_differ_and_have_no_test() -> None:
+def test_equal_scores_have_no_test() -> None:
     label, a, _ = drawn(60, seed=1, decimals=3)
     found = compare(scores(a, label), scores(a, label))
     assert (found.auc.delong.difference, found.auc.delong.standard_error) == (0.0, 0.0)
@@ -112,27 +113,27 @@ def test_the_same_scores_do_not_differ_and_have_no_test() -> None:
 
 
 @pytest.mark.parametrize("to", [lambda p: p**3, lambda p: 2 * p - 7, lambda p: np.log(p + 1)])
-def test_only_the_order_of_scores_bears_on_their_area(to: Any) -> None:
+def test_areas_depend_on_order_only(to: Any) -> None:
     label, a, b = drawn(50, seed=2, decimals=3)
     assert delong(label, to(a), b) == delong(label, a, b)
     assert delong(label, to(a), a).standard_error == 0
 
 
-def test_swapping_the_sets_changes_the_sign_and_nothing_else() -> None:
+def test_swapping_sets_changes_only_the_sign() -> None:
     label, a, b = drawn(80, seed=3)
     there, back = delong(label, a, b), delong(label, b, a)
     assert back.difference == pytest.approx(-(there.difference or 0))
     assert (back.standard_error, back.p) == (pytest.approx(there.standard_error), pytest.approx(there.p))
 
 
-def test_one_class_leaves_the_areas_undefined_and_still_counts_errors() -> None:
+def test_one_class_leaves_areas_undefined() -> None:
     found = compare(scores([0.2, 0.9, 0.8], [1, 1, 1]), scores([0.9, 0.9, 0.1], [1, 1, 1]))
     assert set(astuple(found.auc.delong)) == {None}
     assert (found.errors.share, found.errors.share_baseline) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert (found.errors.mcnemar.only_here_right, found.errors.mcnemar.only_baseline_right) == (1, 1)
 
 
-def test_a_single_image_of_a_class_has_an_area_and_no_error() -> None:
+def test_single_images_have_an_area_without_error() -> None:
     found = delong(np.array([1, 0, 0]), np.array([0.5, 0.1, 0.7]), np.array([0.9, 0.1, 0.7]))
     assert (found.here, found.baseline, found.difference) == (0.5, 1.0, -0.5)
     assert (found.standard_error, found.interval, found.p) == (None, None, None)
@@ -166,7 +167,7 @@ def test_fewer_than_25_discordant_images_are_tested_exactly(b: int, c: int) -> N
     assert mcnemar(*decisions(b, 25 - b)).test == "chi-square with continuity correction"
 
 
-def test_the_continuity_correction_does_not_turn_equality_into_a_difference() -> None:
+def test_continuity_correction_keeps_equality() -> None:
     assert mcnemar(*decisions(20, 20)).p == 1.0
 
 
@@ -184,7 +185,7 @@ def by_patient(name: str, label: np.ndarray, a: np.ndarray, b: np.ndarray, patie
     return difference(name, *(Predictions.of(label, p, 0.5, patients) for p in (a, b)))
 
 
-def test_the_interval_over_patients_is_about_that_of_a_bootstrap() -> None:
+def test_patient_intervals_resemble_a_bootstrap() -> None:
     """Build each resample as a list of rows, patient by patient, and let scikit-learn measure it."""
     label, a, b = drawn(600, seed=4, decimals=3)
     patients = np.random.default_rng(0).integers(0, 200, 600)
@@ -199,7 +200,7 @@ def test_the_interval_over_patients_is_about_that_of_a_bootstrap() -> None:
     assert found == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
-def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
+def test_without_clusters_intervals_resemble_delong() -> None:
     label, a, b = drawn(500, seed=5, decimals=4)
     found = delong(label, a, b)
     assert found.interval is not None
@@ -208,7 +209,7 @@ def test_without_clusters_the_interval_over_patients_is_about_delongs() -> None:
     assert alone.p == pytest.approx(found.p, abs=0.01)
 
 
-def test_every_measure_is_compared_at_each_sets_own_threshold() -> None:
+def test_sets_are_compared_at_own_thresholds() -> None:
     label, a, b = drawn(200, seed=11, decimals=3)
     found = compare(scores(a, label, threshold=0.4), scores(b, label, threshold=0.6))
     assert set(found.differences) == set(METHODS)
@@ -232,7 +233,7 @@ def test_what_assumes_independent_images_is_named() -> None:
 
 
 def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
-    """300 pairs of equal models, 1 to 5 images a patient: 5 % and three binomial sd are 8.8 %."""
+    """300 pairs of equal models, 1 to 5 images per patient: 5 % and three binomial sd are 8.8 %."""
     rng = np.random.default_rng(13)
     apart = dict.fromkeys(("mcnemar", "delong", "accuracy by patient", "auc by patient"), 0)
     for _ in range(300):
@@ -250,7 +251,7 @@ def test_equal_clustered_models_fool_mcnemar_and_delong_alone() -> None:
     assert max(apart["accuracy by patient"], apart["auc by patient"]) / 300 <= 0.088
 
 
-def test_copies_of_a_image_fool_delong_and_not_the_interval_over_patients() -> None:
+def test_copies_fool_delong_and_not_patient_intervals() -> None:
     """Four copies of every image double DeLong's confidence and say nothing new."""
     label, a, b = drawn(200, seed=6, decimals=4)
     once = compare(scores(a, label), scores(b, label))
@@ -281,7 +282,7 @@ def test_the_order_of_rows_changes_no_digit() -> None:
     assert compare(turned, shuffled) == compare(first, second)
 
 
-def test_images_of_one_set_alone_are_counted_and_left_out() -> None:
+def test_images_of_one_set_are_counted() -> None:
     label, a, b = drawn(40, seed=9)
     names = np.array([f"{i:05d}" for i in range(40)])
     found = compare(
@@ -300,7 +301,7 @@ def test_images_without_a_label_are_not_compared() -> None:
     assert (found.images, found.only_here, found.only_baseline) == (2, 0, 0)
 
 
-def test_scores_that_cannot_be_compared_are_refused_in_one_sentence() -> None:
+def test_incomparable_scores_are_one_sentence() -> None:
     a = scores([0.1, 0.9], [0, 1])
     with pytest.raises(ManifestError, match=r"no labelled image in common \(2 here, 3 in the baseline\); give"):
         compare(a, scores([0.1] * 3, [0] * 3, names="xyz"))

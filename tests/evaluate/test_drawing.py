@@ -19,7 +19,7 @@ def figure() -> Figure:
     return made
 
 
-def test_the_files_are_a_image_and_a_drawing_the_same_every_time(tmp_path):
+def test_figure_files_are_reproducible(tmp_path):
     save_figure(figure(), str(tmp_path), "one")
     first = (tmp_path / "one.svg").read_bytes()
     save_figure(figure(), str(tmp_path), "one")
@@ -28,7 +28,7 @@ def test_the_files_are_a_image_and_a_drawing_the_same_every_time(tmp_path):
     assert INK.encode() in first
 
 
-def test_on_a_page_ids_are_its_own_ink_is_the_page_s_and_text_is_escaped(tmp_path):
+def test_embedded_figures_are_safe_on_a_page(tmp_path):
     one, two = (save_figure(figure(), str(tmp_path), name) for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (one, two)]
     assert ids[0]

@@ -30,7 +30,7 @@ def test_the_gap_has_newcombes_interval():
     assert (gap.low, gap.high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
 
 
-def test_groups_are_compared_with_the_largest_of_their_column():
+def test_gaps_are_to_the_largest_group():
     ends = (0.8, (0.7, 0.9))
     rows = [group("a", 20, "site", auc=ends), group("b", 50, "site", auc=ends), group("c", 30, "site", auc=ends)]
     rows += [group("F", 40, auc=ends), group("M", 39, auc=ends)]
@@ -47,7 +47,7 @@ def test_subtypes_have_only_a_gap_in_sensitivity():
     assert [gap.measure for gap in measure_gaps(rows)] == ["recall"]
 
 
-def test_what_is_unknown_of_one_group_has_no_gap():
+def test_unknown_measures_have_no_gap():
     assert measure_gaps([group("F", 20, auc=(0.9, (0.8, 0.95))), group("M", 30, auc=(0.9, None))]) == []
 
 

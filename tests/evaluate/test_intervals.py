@@ -7,8 +7,9 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binomtest, norm
 
+from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
-from pneumo_ray.evaluate.intervals import METHODS, difference, patient_intervals, proportion_interval
+from pneumo_ray.evaluate.intervals import METHODS, patient_intervals, proportion_interval
 
 ILL = 0.7
 
@@ -34,7 +35,7 @@ def ends(interval: tuple[float, float] | None) -> tuple[float, float]:
     return interval
 
 
-def test_auc_intervals_of_small_studies_cover_the_analytic_area():
+def test_small_studies_cover_the_analytic_auc():
     """400 studies of 100 patients with an AUC of 0.976; 95 % less three binomial sd is 0.917."""
     rng = np.random.default_rng(5)
     covered = 0
@@ -59,7 +60,7 @@ def test_sensitivity_intervals_cover_the_truth():
     assert covered / 400 >= 0.917
 
 
-def test_a_few_patients_of_one_class_make_a_wide_interval():
+def test_few_patients_widen_the_interval():
     """400 studies with 12 normal among 100 ill patients, one image each; 95 % less four points, and a normal interval 86 %."""
     rng = np.random.default_rng(7)
     label = np.repeat([0, 1], [12, 100])
@@ -79,7 +80,7 @@ def test_without_an_error_the_patients_are_counted(right, total):
     assert found == pytest.approx((exact.low, exact.high))
 
 
-def test_copies_of_an_image_leave_the_sample_size_of_the_patients():
+def test_copies_do_not_add_patients():
     """Copies have the design effect 4; t on 299 degrees of freedom is all that differs from scipy's exact interval."""
     right = (np.arange(300) % 20 != 0).astype(np.int64)
     exact = binomtest(int(right.sum()), 300).proportion_ci(0.95, method="exact")
@@ -88,7 +89,7 @@ def test_copies_of_an_image_leave_the_sample_size_of_the_patients():
     assert independent[1] - independent[0] < 0.6 * (exact.high - exact.low)
 
 
-def test_counts_decide_where_a_large_archive_has_no_error():
+def test_counts_bound_an_errorless_archive():
     """61,234 normals and 77 positives, all right: exact bounds, and no width that a rounded derivative makes."""
     label = np.repeat([0, 1], [61_234, 77])
     prob = np.where(label == 1, 0.9, 0.1) - np.random.default_rng(0).random(len(label)) * 0.05
@@ -126,7 +127,7 @@ def test_separated_classes_bound_the_auc_by_pairs():
     assert patient_intervals(np.tile([0, 1], 21), np.tile([0.1, 0.9], 21), 0.5, both)["auc"][0] == 0.025 ** (1 / 10)
 
 
-def test_kappa_without_an_error_is_bounded_by_every_split():
+def test_errorless_kappa_is_bounded_by_splits():
     """As many errors as accuracy allows, split between the classes in every way: no split gives less."""
     label = np.repeat([0, 1], [40, 160])
     found = patient_intervals(label, np.where(label == 1, 0.9, 0.1), 0.5, range(200))
@@ -151,7 +152,7 @@ def test_a_handful_of_patients_has_no_interval(patients):
     assert patient_intervals(np.zeros(0, np.int64), np.zeros(0), 0.5, []) == dict.fromkeys(METHODS)
 
 
-def test_a_class_of_nine_patients_has_no_auc_interval():
+def test_nine_patients_have_no_auc_interval():
     label = np.repeat([0, 1], [9, 60])
     prob = expit(np.random.default_rng(1).normal(size=69) + label)
     found = patient_intervals(label, prob, 0.5, range(69))
@@ -169,7 +170,7 @@ def test_patients_and_not_images_are_the_units():
 
 
 @pytest.mark.parametrize("null", [None, float("nan")])
-def test_an_image_without_a_patient_is_a_patient_of_its_own(null):
+def test_images_without_patient_count_as_patients(null):
     label, _, prob = study(np.random.default_rng(3), 30, 0.8)
     alone = patient_intervals(label, prob, 0.5, range(len(label)))
     assert patient_intervals(label, prob, 0.5, [null] * len(label)) == alone

@@ -29,7 +29,7 @@ def peak(row: int, column: int) -> np.ndarray:
     return made
 
 
-def test_the_peak_is_in_the_box_where_it_lies_and_nowhere_else():
+def test_the_peak_hits_its_own_box_only():
     at = peak(1, 5)  # upsampled, its centre is at row 5.5, column 21.5
     assert pointing_game(at, [[(20, 4, 24, 8)]], SIZE).tolist() == [True]
     assert pointing_game(at, [[(4, 20, 8, 24)]], SIZE).tolist() == [False]  # rows and columns exchanged
@@ -79,7 +79,7 @@ def test_a_flat_map_points_nowhere():
     assert pointing_game(flat, [[(0, 0, 14, 28), (14, 0, 28, 28)]], SIZE).tolist() == [True]
 
 
-def test_a_blank_map_and_an_image_without_a_box_are_misses():
+def test_blank_maps_and_missing_boxes_are_misses():
     blank = np.zeros((1, 7, 7), np.float32)
     everything = [[(0, 0, 28, 28)]]
     assert pointing_game(blank, everything, SIZE).tolist() == [False]
@@ -88,7 +88,7 @@ def test_a_blank_map_and_an_image_without_a_box_are_misses():
     assert overlap(blank, everything, SIZE, 0.0)[0].tolist() == [0.0]
 
 
-def test_the_energy_of_a_flat_map_is_the_share_of_the_area():
+def test_flat_maps_have_energy_of_their_area():
     flat = np.ones((1, 7, 7), np.float32)
     assert energy_in_box(flat, [[(0, 0, 14, 7)]], SIZE) == pytest.approx([14 * 7 / 28**2])
     assert energy_in_box(flat, [[(0, 0, 14, 7), (0, 0, 14, 7)]], SIZE) == pytest.approx([14 * 7 / 28**2])  # a union
@@ -101,7 +101,7 @@ def test_overlap_of_two_rectangles_by_hand():
     assert dice == pytest.approx([2 * 196 / (196 + 784)])
 
 
-def test_the_threshold_that_is_tuned_is_the_best_of_its_grid():
+def test_the_tuned_threshold_is_the_best():
     maps = np.random.default_rng(0).random((6, 7, 7)).astype(np.float32) ** 3
     boxes = [[(4 * i, 2, 4 * i + 8, 16)] for i in range(6)]
     best = tune_overlap_threshold(maps, boxes, SIZE)
@@ -116,7 +116,7 @@ def test_upsampling_is_that_of_torch(size):
     np.testing.assert_allclose(np.stack(list(upsampled(maps, size))), expected, atol=1e-6)
 
 
-def test_average_precision_of_pixels_is_that_of_scikit_learn():
+def test_pixel_precision_equals_scikit_learn():
     """Of values in steps of a thousandth of the maximum; pooled, over the pixels of all images."""
     maps = np.random.default_rng(1).random((3, 4, 5)).astype(np.float32)
     boxes = [[(3, 2, 15, 20)], [(0, 0, 9, 9), (5, 5, 20, 28)], [(20, 1, 28, 8)]]

@@ -32,7 +32,7 @@ def scores(windows: np.ndarray, share: list[float | None], peak: list[bool | Non
     return Scores(pa.table(base | columns), (7, 7), ZONES, 0.5, "pneumonia", "lungs")
 
 
-def test_the_area_is_the_share_of_a_flat_map():
+def test_the_area_is_a_flat_maps_share():
     areas = lung_areas(scores(WINDOWS, [0.5] * 4, [True] * 4, ["plausible"] * 4))
     assert areas[:3] == pytest.approx([0.3125, 0.3125 / 0.375, 0.3125 / (1.5 * 1.2)])
     for area, window in zip(areas, WINDOWS.tolist(), strict=True):
@@ -60,7 +60,7 @@ def test_shares_peaks_views_and_chance_by_hand():
     assert groups["normal"].lung_share.value is None
 
 
-def test_a_view_that_a_table_brought_is_not_counted():
+def test_views_of_a_table_are_not_counted():
     found = lung_evidence(scores(WINDOWS, [0.5] * 4, [True] * 4, ["plausible"] * 4, view=["AP", "PA", "AP", "PA"]))
     assert found is not None
     assert found.views == Views(frontal=4, doubtful=0)

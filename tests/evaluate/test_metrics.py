@@ -51,7 +51,7 @@ def test_metrics_agree_with_scikit_learn(seed: int, size: int, threshold: float)
         assert result[name] == pytest.approx(reference(labels, called, prob), abs=1e-9), name
 
 
-def test_the_papers_own_numbers_follow_from_the_one_matrix_that_gives_them() -> None:
+def test_one_matrix_gives_the_papers_numbers() -> None:
     """Notes, item 17: accuracy 95.94, precision 96.04, recall 97.49, F1 96.76, kappa 0.913, MCC 0.913 on 320."""
     result = metrics_from_confusion(tn=113, fp=8, fn=5, tp=194)
     percent = {name: round(100 * (result[name] or 0), 2) for name in ("accuracy", "precision", "recall", "f1")}
@@ -115,13 +115,13 @@ def test_a_missing_class_leaves_none_and_never_zero() -> None:
     assert classification_metrics([0, 0, 1], [0.1, 0.2, 0.3], 0.5).precision is None
 
 
-def test_no_images_give_counts_of_zero_and_none_for_the_rest() -> None:
+def test_no_images_give_zeros_and_none() -> None:
     result = classification_metrics([], [], 0.5)
     assert all(value == 0 for name, value in asdict(result).items() if name in ("n", "tn", "fp", "fn", "tp"))
     assert all(value is None for name, value in asdict(result).items() if name not in ("n", "tn", "fp", "fn", "tp"))
 
 
-def test_a_probability_equal_to_the_threshold_is_called_positive() -> None:
+def test_the_threshold_itself_is_positive() -> None:
     assert classification_metrics([1], [0.5], 0.5).tp == 1
 
 

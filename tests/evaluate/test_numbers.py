@@ -68,7 +68,7 @@ def test_calibration_is_measured_before_and_after_the_temperature(evaluated, dra
     assert after == pytest.approx(found.metrics.half.values.brier, abs=1e-6)
 
 
-def test_a_subtype_is_measured_against_all_normals_and_a_small_group_is_only_named(evaluated, drawn):
+def test_subtypes_are_measured_against_all_normals(evaluated, drawn):
     label, _ = drawn
     groups = {(group.column, group.value): group for group in evaluated[0].measured.subgroups}
     virus = groups["subtype", "virus against all normals"]
@@ -127,7 +127,7 @@ def test_without_labels_the_labelled_parts_are_left_out(write_scores, write_trut
 
 
 @pytest.mark.parametrize("label", [[0], [1], [1] * 30, [0] * 30])
-def test_one_class_or_one_image_leaves_undefined_what_is_undefined(write_scores, write_truth, tmp_path, label):
+def test_one_class_or_image_leaves_none(write_scores, write_truth, tmp_path, label):
     scores = write_scores(tmp_path / "s", np.linspace(-3, 3, len(label)))
     truth = write_truth(tmp_path / "m.parquet", np.array(label), len(label))
     numbers = write_evaluation(EvaluateConfig(str(truth), str(tmp_path / "out"), str(scores), report=False))
@@ -135,7 +135,7 @@ def test_one_class_or_one_image_leaves_undefined_what_is_undefined(write_scores,
     assert numbers.measured.metrics.stored.values.accuracy is not None
 
 
-def test_scores_and_manifests_that_do_not_fit_are_refused(drawn, write_scores, write_truth, tmp_path):
+def test_mismatched_scores_and_manifests_are_refused(drawn, write_scores, write_truth, tmp_path):
     label, logit = drawn
     scores = str(write_scores(tmp_path / "s", logit))
     few = str(write_truth(tmp_path / "few.parquet", label[:100], 100))

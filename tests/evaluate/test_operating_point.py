@@ -33,7 +33,7 @@ def rates(prob: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float
 
 @settings(deadline=None, max_examples=100)
 @given(rows=ROWS, rule=st.sampled_from(["youden", "sensitivity", "cost"]))
-def test_threshold_is_a_midpoint_and_reports_what_it_achieves(rows: list[tuple[float, int]], rule: Any) -> None:
+def test_the_threshold_is_a_midpoint(rows: list[tuple[float, int]], rule: Any) -> None:
     prob, labels = columns(rows)
     point = choose_operating_point(prob, labels, OperatingPointConfig(rule=rule))
     assert (point.sensitivity, point.specificity) == rates(prob, labels, point.threshold)
@@ -57,9 +57,7 @@ def test_youden_equals_the_best_of_all_cut_points(rows: list[tuple[float, int]])
 
 @settings(deadline=None, max_examples=100)
 @given(rows=ROWS, target=st.floats(0.01, 1.0))
-def test_sensitivity_rule_meets_the_target_and_no_higher_decision_does(
-    rows: list[tuple[float, int]], target: float
-) -> None:
+def test_sensitivity_rule_takes_the_highest_cut(rows: list[tuple[float, int]], target: float) -> None:
     prob, labels = columns(rows)
     point = choose_operating_point(prob, labels, OperatingPointConfig(rule="sensitivity", sensitivity=target))
     assert point.sensitivity is not None
@@ -71,7 +69,7 @@ def test_sensitivity_rule_meets_the_target_and_no_higher_decision_does(
 
 @settings(deadline=None, max_examples=100)
 @given(rows=ROWS, cost=st.floats(0.05, 50))
-def test_cost_rule_equals_the_cheapest_of_all_cut_points(rows: list[tuple[float, int]], cost: float) -> None:
+def test_cost_rule_takes_the_cheapest_cut(rows: list[tuple[float, int]], cost: float) -> None:
     prob, labels = columns(rows)
 
     def price(threshold: float) -> float:
@@ -91,20 +89,20 @@ def test_order_of_the_images_does_not_matter(rows: list[tuple[float, int]], seed
 
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity", "cost"])
-def test_separated_classes_are_cut_in_the_middle_of_their_gap(rule: Any) -> None:
+def test_separated_classes_are_cut_mid_gap(rule: Any) -> None:
     point = choose_operating_point([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], OperatingPointConfig(rule=rule))
     assert point.threshold == pytest.approx(0.5)
     assert (point.sensitivity, point.specificity) == (1.0, 1.0)
 
 
-def test_equally_good_cuts_are_decided_by_the_widest_gap() -> None:
+def test_ties_go_to_the_widest_gap() -> None:
     """Labels 0 1 0 1: cutting below .2 or below .9 is equally good; the gap .3 to .9 is the wider."""
     prob, labels = np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 1, 0, 1])
     assert choose_operating_point(prob, labels).threshold == pytest.approx(0.6)
     assert choose_operating_point(np.array([0.1, 0.7, 0.8, 0.9]), labels).threshold == pytest.approx(0.4)
 
 
-def test_noise_smaller_than_half_a_gap_flips_no_decision() -> None:
+def test_small_noise_flips_no_decision() -> None:
     rng = np.random.default_rng(0)
     prob, labels = np.round(rng.random(200), 2), rng.integers(0, 2, 200)
     threshold = choose_operating_point(prob, labels).threshold
@@ -120,7 +118,7 @@ def test_neighbouring_floats_are_still_told_apart() -> None:
         assert low < point.threshold <= high
 
 
-def test_sensitivity_target_is_compared_as_a_share_not_as_a_float_product() -> None:
+def test_sensitivity_targets_are_compared_as_shares() -> None:
     """7 of 100 positives reach the target 0.07, though 0.07 * 100 is more than 7 in floats."""
     assert 0.07 * 100 > 7
     prob, labels = np.append(np.linspace(0.1, 0.9, 100), 0.0), np.append(np.ones(100, int), 0)
@@ -128,7 +126,7 @@ def test_sensitivity_target_is_compared_as_a_share_not_as_a_float_product() -> N
     assert point.sensitivity == 0.07
 
 
-def test_dearer_misses_move_the_threshold_to_the_bayes_decision() -> None:
+def test_costs_give_the_bayes_decision() -> None:
     """With calibrated probabilities the cheapest rule calls p >= 1 / (1 + cost) (Elkan 2001)."""
     rng = np.random.default_rng(0)
     prob = rng.random(200_000)
@@ -148,7 +146,7 @@ def test_a_rule_may_call_everyone_or_nobody() -> None:
     assert nobody.threshold == pytest.approx(1.0)
 
 
-def test_a_missing_class_gives_a_fixed_threshold_and_no_invented_rate() -> None:
+def test_a_missing_class_fixes_the_threshold() -> None:
     assert choose_operating_point([0.2, 0.5, 0.7], [1, 1, 1]) == OperatingPoint(0.5, "fixed", 2 / 3, None, 3, 0)
     assert choose_operating_point([0.2, 0.5, 0.7], [0, 0, 0]) == OperatingPoint(0.5, "fixed", None, 1 / 3, 0, 3)
     assert choose_operating_point([], []) == OperatingPoint(0.5, "fixed", None, None, 0, 0)

@@ -55,7 +55,7 @@ def knowing(drawn, noise: float = 0.3) -> np.ndarray:
     return (wrong + 1.0 + noise * np.random.default_rng(3).normal(size=N)).clip(0.01).astype(np.float32)
 
 
-def test_a_posterior_that_knows_the_errors_is_the_one_to_use(make, drawn):
+def test_the_posterior_that_knows_errors_wins(make, drawn):
     sets = [
         Scored.of("a", make("a"), run()),
         Scored.of("b", make("b", prob_std=knowing(drawn)), run(passes="exact", posterior="laplace")),
@@ -177,8 +177,8 @@ def test_a_deviation_that_orders_the_differences_is_reliable():
     assert found.above_mean.interval[0] > 0.5
 
 
-def test_the_mean_by_patient_has_the_cluster_robust_interval():
-    """With one image a patient it is the interval of a mean by Student's t."""
+def test_patient_means_have_cluster_robust_intervals():
+    """With one image per patient it is the interval of a mean by Student's t."""
     values = np.random.default_rng(2).normal(0.3, 0.1, 40)
     found = mean_by_patient(np.append(values, np.nan), [*map(str, range(40)), None])
     assert found.n == 40

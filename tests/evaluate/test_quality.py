@@ -19,7 +19,7 @@ def scene(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("periods", [4, 16, 40])
-def test_the_sharpness_of_a_wave_is_the_variance_of_its_second_difference(periods: int) -> None:
+def test_sharpness_is_variance_of_second_differences(periods: int) -> None:
     """The second difference of a cos(k x) is -2 (1 - cos k) a cos(k x), whose variance is 2 a^2 (1 - cos k)^2.
 
     Rounding to whole grey levels adds that of its own, 1/12 times the 4 + 16 of the squared kernel.
@@ -31,7 +31,7 @@ def test_the_sharpness_of_a_wave_is_the_variance_of_its_second_difference(period
         assert sharpness(image) == pytest.approx(expected, rel=0.02, abs=20 / 12)
 
 
-def test_contrast_is_the_standard_deviation_of_the_grey_levels() -> None:
+def test_contrast_is_the_deviation_of_grey_levels() -> None:
     """Half black and half white is the most there can be; a wave has its amplitude over the root of 2."""
     halves = np.repeat(np.array([[0, 255]], np.uint8), SIDE // 2, axis=1).repeat(SIDE, axis=0)
     assert contrast(halves) == pytest.approx(0.5)
@@ -40,7 +40,7 @@ def test_contrast_is_the_standard_deviation_of_the_grey_levels() -> None:
 
 
 @pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (700, 700)])
-def test_the_same_scene_in_more_pixels_is_as_sharp_and_as_rich(size: tuple[int, int]) -> None:
+def test_more_pixels_change_no_quality(size: tuple[int, int]) -> None:
     """Measured on the pixels as they are, twice the size would be about 16 times less sharp."""
     small, large = scene(SIDE, SIDE), scene(*size)
     assert sharpness(large) == pytest.approx(sharpness(small), rel=0.1)
@@ -63,7 +63,7 @@ def test_a_wide_image_is_not_squashed() -> None:
 
 
 @pytest.mark.parametrize("sigma", [2, 4, 8])
-def test_blur_takes_from_the_sharpness_what_it_takes_from_a_wave(sigma: int) -> None:
+def test_blur_lowers_sharpness_as_a_wave(sigma: int) -> None:
     """A Gaussian blur of s pixels damps cos(k x) by exp(-s^2 k^2 / 2), hence a variance by the square of that."""
     k = 2 * np.pi * 12 / 512
     wave = np.tile(np.round(128 + 100 * np.cos(k * np.arange(512))).astype(np.uint8), (512, 1))
@@ -71,7 +71,7 @@ def test_blur_takes_from_the_sharpness_what_it_takes_from_a_wave(sigma: int) -> 
     assert sharpness(blurred) / sharpness(wave) == pytest.approx(np.exp(-((sigma * k) ** 2)), rel=0.03)
 
 
-def test_halving_the_contrast_halves_it_and_quarters_the_sharpness() -> None:
+def test_half_contrast_is_a_quarter_sharpness() -> None:
     image = 2 * (scene(600, 500) // 2)
     faint = image // 2 + 64
     assert contrast(faint) == pytest.approx(contrast(image) / 2)

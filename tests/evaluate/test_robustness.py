@@ -44,7 +44,7 @@ def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return label, good.astype(np.float32), bad.astype(np.float32)
 
 
-def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_image_as_it_is(drawn):
+def test_conditions_are_measured_like_scikit_learn(drawn):
     label, good, bad = drawn
     plain, noisy = measure_conditions(
         pa.concat_tables([rows(label, bad, NOISE), rows(label, good, AS_IT_IS)]), THRESHOLD
@@ -65,7 +65,7 @@ def test_every_condition_is_measured_as_scikit_learn_does_and_compared_with_the_
     json.dumps([json_of(plain), json_of(noisy)], allow_nan=False)
 
 
-def test_images_are_paired_by_name_and_not_by_row(drawn):
+def test_images_are_paired_by_name(drawn):
     label, good, bad = drawn
     order = np.random.default_rng(1).permutation(N)
     straight = [rows(label, good, AS_IT_IS), rows(label, bad, NOISE)]
@@ -74,7 +74,7 @@ def test_images_are_paired_by_name_and_not_by_row(drawn):
     assert first.decisions_changed == second.decisions_changed > 0
 
 
-def test_failed_images_are_counted_and_left_out_of_the_comparison(drawn):
+def test_failed_images_are_counted_apart(drawn):
     """Image 0 failed as it is, image 1 under noise: 118 are compared, 119 measured."""
     label, good, bad = drawn
     table = pa.concat_tables([rows(label, good, AS_IT_IS, (0,)), rows(label, bad, NOISE, (1,))])
@@ -87,7 +87,7 @@ def test_failed_images_are_counted_and_left_out_of_the_comparison(drawn):
 
 
 @pytest.mark.parametrize("failed", [(), tuple(range(N))])
-def test_one_class_or_no_image_at_all_is_none_where_undefined(drawn, failed):
+def test_one_class_or_none_is_undefined(drawn, failed):
     _, good, bad = drawn
     ill = np.ones(N, int)
     records = measure_conditions(
@@ -101,7 +101,7 @@ def test_one_class_or_no_image_at_all_is_none_where_undefined(drawn, failed):
     assert summary_line(records, NO_BASELINE).startswith("AUC undefined on the unchanged images")
 
 
-def test_the_spreadsheet_has_a_row_a_condition_and_the_numbers_under_their_names(drawn):
+def test_the_spreadsheet_has_a_row_per_condition(drawn):
     label, good, bad = drawn
     records = measure_conditions(pa.concat_tables([rows(label, good, AS_IT_IS), rows(label, bad, NOISE)]), THRESHOLD)
     header, *found = condition_rows(records)
@@ -115,7 +115,7 @@ def test_the_spreadsheet_has_a_row_a_condition_and_the_numbers_under_their_names
         assert (cells["auc_difference_low"], cells["auc_difference_high"]) == ends
 
 
-def test_the_summary_names_the_worst_corruption_but_no_blackout(drawn):
+def test_the_summary_names_the_worst_corruption(drawn):
     label, good, bad = drawn
     blind = rows(label, 1 - good, Condition("lungs_black"))
     tables = [rows(label, good, AS_IT_IS), rows(label, bad, NOISE), rows(label, good, Condition("blur", 1)), blind]

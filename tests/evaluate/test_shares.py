@@ -8,7 +8,7 @@ from pneumo_ray.evaluate.shares import mean_share
 
 
 def test_the_difference_from_chance_is_paired():
-    """With one image a patient its interval is that of a paired t test, but for the degrees of freedom."""
+    """With one image per patient its interval is that of a paired t test, but for the degrees of freedom."""
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.1, 0.6, 200)
     values = np.clip(chance + rng.normal(0.1, 0.05, 200), 0, 1)
@@ -28,7 +28,7 @@ def test_a_property_has_the_exact_interval():
     assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.02)
 
 
-def test_undefined_images_are_left_out_and_few_patients_have_no_interval():
+def test_undefined_images_and_few_patients_have_none():
     values = np.array([0.2, np.nan, 0.4])
     found = mean_share(values, ["a", "b", None], np.array([0.1, 0.9, np.nan]))
     assert (found.n, found.patients, found.interval) == (2, 2, None)

@@ -43,7 +43,7 @@ def test_metadata_that_say_nothing_reach_about_a_half(label):
     assert (found.fitted_on, found.measured_on, found.left_out, found.reason) == (N // 2, N // 2, 0, None)
 
 
-def test_a_ratio_gives_the_classes_away_though_neither_part_does(label):
+def test_a_ratio_can_be_a_shortcut(label):
     """Bytes per pixel is 0.2 or 0.3, while size and bytes vary sevenfold."""
     side = np.random.default_rng(2).integers(800, 2100, N)
     size = (np.where(label == 1, 0.2, 0.3) * side**2).astype(int)
@@ -54,7 +54,7 @@ def test_a_ratio_gives_the_classes_away_though_neither_part_does(label):
     assert 0.85 < found.interval[0] < found.interval[1] == 1  # it is not certain, only never seen otherwise
 
 
-def test_a_product_gives_the_classes_away_though_neither_part_does(label):
+def test_a_product_can_be_a_shortcut(label):
     """One class has 1.0 and the other 1.2 megapixels, at any width from 200 to 5,000: a line only among logarithms."""
     width = np.exp(np.random.default_rng(2).uniform(np.log(200), np.log(5000), N))
     height = np.where(label == 1, 1.0e6, 1.2e6) / width
@@ -62,7 +62,7 @@ def test_a_product_gives_the_classes_away_though_neither_part_does(label):
     assert metadata_baseline(table, "test").auc > 0.99
 
 
-def test_the_mode_alone_gives_the_classes_away_also_beside_an_unknown_one(label):
+def test_a_mode_can_be_a_shortcut(label):
     modes = np.where(label == 1, "L", "RGB").astype(object)
     modes[1] = "CMYK"  # of the test: never seen in training
     table = manifest(label, mode=modes.tolist())
@@ -100,7 +100,7 @@ def test_what_is_undefined_is_none_and_says_why(label, changes, split, reason):
     assert reason in found.reason
 
 
-def test_images_that_lack_a_fact_are_counted_and_the_others_measured(label):
+def test_images_without_facts_are_counted(label):
     size = [None if i < 10 else 9000 + i for i in range(N)]
     found = metadata_baseline(manifest(label, num_bytes=size), "test")
     assert (found.left_out, found.fitted_on, found.measured_on) == (10, N // 2 - 5, N // 2 - 5)

@@ -12,7 +12,8 @@ from pneumo_ray.evaluate.calibration import (
     platt_targets,
     soft_platt_targets,
 )
-from pneumo_ray.evaluate.numbers import evaluate, match
+from pneumo_ray.evaluate.matching import match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.evaluate.soft_scores import soft_brier, soft_log_loss
 from pneumo_ray.model.calibrated import Calibration
@@ -88,7 +89,7 @@ def test_passes_are_averaged_and_weights_count():
     assert fit_soft_calibration(LOGIT, TARGET, without).intercept == pytest.approx(left.intercept, abs=1e-5)
 
 
-def test_an_evaluation_speaks_of_the_images_that_were_read(write_scores, write_truth, tmp_path):
+def test_evaluations_count_the_images_read(write_scores, write_truth, tmp_path):
     label, logit = (TARGET > 0.4).astype(int), 2 * LOGIT
     readers = np.where(np.arange(N) % 4, 3, 0)
     opinions = {"label_soft": TARGET.tolist(), "label_weight": [1.0] * N, "num_readers": readers.tolist()}

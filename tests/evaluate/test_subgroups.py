@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.evaluate.numbers import match
+from pneumo_ray.evaluate.matching import match
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.evaluate.subgroups import groups_of_column, measure_subgroups
 from pneumo_ray.report.job import write_evaluation
@@ -36,7 +36,7 @@ def groups(drawn, write_scores, write_truth, tmp_path):
     return measure
 
 
-def test_numbers_are_cut_into_quarters_and_what_is_unknown_is_a_group(groups, drawn):
+def test_numbers_become_quarters_and_unknown_a_group(groups, drawn):
     age = [None if i < 40 else float(i) for i in range(N)]
     found = groups(age=age)
     ages = {value: record for (column, value), record in found.items() if column == "age"}
@@ -97,13 +97,13 @@ def test_the_word_unknown_and_null_are_one_group(groups):
     assert found == {"unknown": 120, "a": 60, "b": 60}
 
 
-def test_a_column_that_is_no_grouping_is_left_out_with_the_reason(groups):
+def test_other_columns_are_left_out_with_reason(groups):
     found = groups(note=[f"word {i}" for i in range(N)], site=["one"] * N)
     assert "240 different values" in found["note", None].left_out
     assert "same value" in found["site", None].left_out
 
 
-def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn):
+def test_shared_normals_keep_rare_subtypes_unmeasured(groups, drawn):
     positives = np.flatnonzero(drawn[0] == 1)
     subtype = ["normal"] * N
     for number, i in enumerate(positives):
@@ -115,7 +115,7 @@ def test_the_shared_normals_do_not_make_a_rare_subtype_measurable(groups, drawn)
     assert found["subtype", "common against all normals"].measured.values.auc is not None
 
 
-def test_of_a_class_with_few_images_nothing_is_said(groups, drawn):
+def test_classes_of_few_images_are_unmeasured(groups, drawn):
     side = np.where(drawn[0] == 1, "a", "b").astype(object)
     side[np.flatnonzero(drawn[0] == 0)[:9]] = "a"
     found = groups(side=side.tolist())["side", "a"]
@@ -123,12 +123,12 @@ def test_of_a_class_with_few_images_nothing_is_said(groups, drawn):
     assert found.measured.values.recall is not None
 
 
-def test_a_column_named_like_one_of_the_scores_is_refused(groups):
+def test_columns_of_the_scores_are_reserved(groups):
     with pytest.raises(ManifestError, match="column logit of m"):
         groups(logit=["x", "y"] * (N // 2))
 
 
-def test_scores_that_lack_images_or_have_them_twice_are_refused(drawn, write_scores, write_truth, tmp_path):
+def test_missing_and_repeated_scores_are_refused(drawn, write_scores, write_truth, tmp_path):
     label, logit = drawn
     truth = str(write_truth(tmp_path / "m.parquet", label))
     part = write_scores(tmp_path / "part", logit[:200])

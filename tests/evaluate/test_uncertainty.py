@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty, referral_table, risk_coverage
 
 
-def test_an_uncertainty_that_knows_the_errors_is_perfect_and_a_constant_one_is_chance():
+def test_error_detection_spans_chance_to_perfect():
     wrong = np.array([False, True, False, True])
     assert error_detection(np.array([0.1, 0.9, 0.2, 0.8]), wrong) == 1.0
     assert error_detection(np.ones(4), wrong) == 0.5
@@ -22,7 +22,7 @@ def test_risk_coverage_by_hand():
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.booleans()), min_size=1, max_size=30), st.randoms())
-def test_the_order_of_rows_does_not_matter_and_the_curve_ends_at_the_error_rate(pairs, random):
+def test_curves_end_at_the_error_rate(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
     curves = [risk_coverage(*(np.array(column) for column in zip(*rows, strict=True))) for rows in (pairs, shuffled)]
     assert np.allclose(curves[0].risk, curves[1].risk)

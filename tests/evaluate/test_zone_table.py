@@ -64,20 +64,20 @@ def test_means_by_class_and_outcome_by_hand() -> None:
     assert {record.explained_class for record in table} == {"pneumonia"}
 
 
-def test_with_one_image_a_patient_the_interval_is_students() -> None:
+def test_single_images_have_students_interval() -> None:
     values = np.random.default_rng(0).gamma(2, size=30).astype(np.float32)
     record = found(zone_table(scores(values, [0] * 30, [0] * 30, map(str, range(30)))), "normal")
     textbook = ttest_1samp(values.astype(float), 0).confidence_interval(0.95)
     assert (record.low, record.high) == (pytest.approx(textbook.low), pytest.approx(textbook.high))
 
 
-def test_a_image_without_a_patient_is_a_patient_of_its_own() -> None:
+def test_images_without_patient_count_as_patients() -> None:
     values = np.arange(1.0, 9)
     alone = zone_table(scores(values, [0] * 8, [0] * 8, [None] * 8))
     assert alone == zone_table(scores(values, [0] * 8, [0] * 8, map(str, range(8))))
 
 
-def test_copies_of_images_under_one_patient_carry_no_information() -> None:
+def test_copies_under_one_patient_add_nothing() -> None:
     values, names = np.arange(1.0, 13) ** 2, [str(i) for i in range(12)]
     once = found(zone_table(scores(values, [0] * 12, [0] * 12, names)), "normal")
     copied = found(zone_table(scores(np.tile(values, 5), [0] * 60, [0] * 60, names * 5)), "normal")
@@ -85,7 +85,7 @@ def test_copies_of_images_under_one_patient_carry_no_information() -> None:
     assert (copied.low, copied.high) == (pytest.approx(once.low), pytest.approx(once.high))
 
 
-def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
+def test_intervals_equal_a_patient_bootstrap() -> None:
     """Of the mean and of the ratio, where some patients have images of both classes."""
     values, patients = clustered(1, 300, spread=2.0)
     values = np.abs(values)
@@ -103,7 +103,7 @@ def test_the_intervals_are_those_of_a_bootstrap_over_patients() -> None:
         assert [getattr(record, name) for name in measured] == pytest.approx([low, high], abs=0.05 * width)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     """420 means over 40 patients; three binomial sd are 3.2 points. Taken as independent, images cover far less."""
     covered = {"by patient": 0, "by image": 0}
     rng = np.random.default_rng(7)
@@ -123,7 +123,7 @@ def with_groups(given: Scores, groups: np.ndarray) -> Scores:
     return replace(given, table=given.table.append_column("zone_groups", flat))
 
 
-def test_the_error_that_all_images_share_is_in_the_intervals() -> None:
+def test_intervals_include_the_shared_error() -> None:
     """Masks move all images alike: 200 studies of 60 patients and 10 groups of passes, by their mean and their ratio."""
     rng = np.random.default_rng(0)
     label = np.repeat([0, 1], 30)
@@ -178,12 +178,12 @@ def test_what_is_undefined_is_none() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_images_without_a_label_or_an_activation_do_not_count() -> None:
+def test_unlabelled_and_blank_images_do_not_count() -> None:
     record = found(zone_table(scores([1, 3, 9, np.nan], [0, 0, None, 0], [0] * 4, "abcd")), "normal")
     assert (record.n, record.patients, record.mean) == (2, 2, 2)
 
 
-def test_where_maps_explain_the_prediction_there_are_no_classes_and_outcomes_name_what_is_explained() -> None:
+def test_maps_of_the_prediction_have_no_classes() -> None:
     """The fifth image was called pneumonia, but its map explains normality: it was that near the threshold."""
     given = scores([1, 3, 4, 6, 100], [0, 0, 1, 1, 1], [0, 1, 0, 1, 1], "abcde", "predicted", target=[0, 1, 0, 1, 0])
     table = zone_table(given)

@@ -183,7 +183,7 @@ def test_maps_of_positive_evidence_have_the_exact_moments() -> None:
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_passes_of_the_network_itself_have_the_same_moments(calibrated: Calibrated, site: str) -> None:
+def test_network_passes_have_the_same_moments(calibrated: Calibrated, site: str) -> None:
     """The layers in training mode draw masks of their own: another sample of the same distribution."""
     net, x = calibrated("resnet18", site, 0.4), images(1)
     e = BayesGradCAM(net, passes=1500, seed=5)(x)
@@ -199,7 +199,7 @@ def test_passes_of_the_network_itself_have_the_same_moments(calibrated: Calibrat
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_signed_map_and_logit_are_those_of_the_network(calibrated: Calibrated, site: str) -> None:
+def test_signed_map_and_logit_equal_the_network(calibrated: Calibrated, site: str) -> None:
     net, x = calibrated("resnet18", site), images()
     e = BayesGradCAM(net)(x, "pneumonia")
     with torch.no_grad():
@@ -408,7 +408,7 @@ def test_network_is_left_as_it_was_found(calibrated: Calibrated, site: str, mode
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_network_is_left_as_it_was_found_after_an_exception(calibrated: Calibrated, site: str) -> None:
+def test_the_network_survives_an_exception(calibrated: Calibrated, site: str) -> None:
     net = calibrated("resnet18", site).train()
     net.tail[-1].register_forward_hook(lambda module, args, output: 1 / 0)  # type: ignore[index]
     with pytest.raises(ZeroDivisionError):

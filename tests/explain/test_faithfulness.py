@@ -4,7 +4,7 @@ from pneumo_ray.explain.faithfulness import insertion_deletion, parameter_random
 from pneumo_ray.model import ModelConfig, PneumoniaNet
 
 
-def test_insertion_and_deletion_of_a_score_that_reads_one_corner():
+def test_insertion_and_deletion_find_the_corner():
     """The score is the contrast of one corner: a map that knows it inserts it first, one that does not, last."""
     x = torch.zeros(1, 3, 32, 32)
     x[:, :, :8:2, :8] = 8.0
@@ -21,7 +21,7 @@ def test_insertion_and_deletion_of_a_score_that_reads_one_corner():
     assert good[1] < 0.7 * bad[1]
 
 
-def test_the_curves_begin_and_end_at_the_blurred_and_the_whole_image():
+def test_curves_run_from_blurred_to_whole():
     x, seen = torch.rand(2, 3, 16, 16), []
 
     def score(images: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_the_curves_begin_and_end_at_the_blurred_and_the_whole_image():
     assert not torch.equal(seen[0], x)
 
 
-def test_randomising_from_the_top_down_takes_the_maps_away_and_leaves_the_network_alone():
+def test_randomising_changes_maps_and_restores_the_network():
     torch.manual_seed(0)
     net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none")).train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}

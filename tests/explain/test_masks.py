@@ -30,7 +30,7 @@ def test_every_pass_drops_each_channel_at_the_rate(passes: int, rate: float) -> 
 
 
 @pytest.mark.parametrize(("passes", "rate"), [(200, 0.5), (20, 0.5), (200, 0.2), (200, 0.33)])
-def test_a_group_keeps_each_channel_in_as_many_passes(passes: int, rate: float) -> None:
+def test_a_group_keeps_channels_equally_often(passes: int, rate: float) -> None:
     masks = draw_masks(passes, 300, rate, torch.Generator().manual_seed(2))
     for group in masks.split(group_sizes(passes)):
         expected = len(group) * (1 - rate)
@@ -44,7 +44,7 @@ def rectified(masks: torch.Tensor, weight: torch.Tensor, features: torch.Tensor)
     return ((masks * weight) @ features.T).relu().mean(1)
 
 
-def test_a_mean_over_images_has_less_error_than_with_independent_masks_and_knows_it() -> None:
+def test_stratified_masks_have_a_smaller_known_error() -> None:
     """400 seeds: the spread of a class mean between seeds, and what the groups of one seed say of it."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(128, generator=generator) + 0.1

@@ -41,7 +41,7 @@ def opened(data: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [MEAN_COLOURS, SPREAD_COLOURS])
-def test_the_colours_get_lighter_with_the_value_so_that_greyscale_can_be_read(name):
+def test_colours_get_lighter_with_the_value(name):
     luma = colormaps[name](np.linspace(0, 1, 64))[:, :3] @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luma) > 0).all()
 
@@ -85,7 +85,7 @@ def test_a_sheet_holds_any_number_of_cases(number):
 @pytest.mark.parametrize(
     "window", [(0.25, 0.25, 0.75, 1.0), (-0.25, 0.0, 1.25, 1.0), (0.0, 0.0, 1.0, 1.0), (0.5, -0.5, 1.5, 0.5)]
 )
-def test_a_map_lies_at_its_window_and_nowhere_else(window):
+def test_a_map_lies_at_its_window(window):
     """Of 64 rows and 80 columns: column j of the image is column j - 80 x0 of the upsampled map."""
     cam = np.random.default_rng(0).random((4, 4)).astype(np.float32)
     shown = case(image=np.zeros((64, 80), np.uint8), window=window)
@@ -99,7 +99,7 @@ def test_a_map_lies_at_its_window_and_nowhere_else(window):
             assert over[row, column] == pytest.approx(expected, nan_ok=True)
 
 
-def test_cases_with_lungs_and_a_window_beyond_the_image_can_be_drawn():
+def test_windows_beyond_the_image_can_be_drawn():
     mask = np.zeros((128, 128), bool)
     mask[32:96, 16:48] = mask[32:96, 80:112] = True
     for lungs in (lungs_of(mask), lungs_of(np.zeros((128, 128), bool)), None):
@@ -108,7 +108,7 @@ def test_cases_with_lungs_and_a_window_beyond_the_image_can_be_drawn():
         assert opened(draw_panels([shown], "panels")).std() > 0
 
 
-def test_lungs_and_the_frame_of_the_input_are_seen_and_only_there():
+def test_lungs_and_input_frame_are_drawn():
     mask = np.zeros((128, 128), bool)
     mask[32:96, 16:48] = mask[32:96, 80:112] = True
     grey = np.full((112, 112), 90, np.uint8)

@@ -69,7 +69,7 @@ def test_operator_in_a_box_equals_upsampling_then_averaging(
 
 @settings(deadline=None, max_examples=60)
 @given(map_size=MAP_SIZES, image=boxes())
-def test_outside_share_equals_the_share_of_the_upsampled_image(
+def test_outside_share_equals_the_upsampled_share(
     map_size: tuple[int, int], image: tuple[tuple[int, int], Box]
 ) -> None:
     image_size, (x0, y0, x1, y1) = image
@@ -101,7 +101,7 @@ def test_zone_rows_that_do_not_divide_by_three() -> None:
     assert covered == [(4, 3), (4, 2), (3, 3), (3, 2), (4, 3), (4, 2)]
 
 
-def test_outside_of_the_whole_image_is_nothing_and_a_blank_map_has_no_share() -> None:
+def test_whole_boxes_have_0_blank_maps_none() -> None:
     maps = torch.stack([torch.ones(7, 7), torch.zeros(7, 7)])
     share = outside_share(maps, (224, 200), (0, 0, 200, 224))
     assert share[0] == 0

@@ -54,7 +54,7 @@ def no_half_files(folder: Path) -> None:
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_scoring_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phantom_archive, model, tmp_path):
+def test_scoring_continues_after_a_full_disk(disk, phantom_archive, model, tmp_path):
     def explain(out: Path) -> subprocess.CompletedProcess:
         words = ["--archive", str(phantom_archive), "--model", str(model), "--out", str(out), "--amp", "off"]
         return run("jobs/explain.py", *words)
@@ -72,7 +72,7 @@ def test_scoring_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phan
     assert len(set(ids)) == len(ids) == 80
 
 
-def test_prepare_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phantom_archive):
+def test_prepare_continues_after_a_full_disk(disk, phantom_archive):
     words = ["jobs/prepare.py", "--archive", str(phantom_archive), "--out", str(disk.folder), "--cache"]
     is_refused(run(*words))
     no_half_files(disk.folder)
@@ -82,7 +82,7 @@ def test_prepare_stops_with_a_sentence_and_goes_on_when_there_is_room(disk, phan
     assert "wrote 80 rows" in again.stdout, again.stderr
 
 
-def test_training_stops_with_a_sentence_and_ends_with_the_weights_of_a_run_that_had_room(disk, phantom_run, tmp_path):
+def test_training_continues_after_a_full_disk_bitwise(disk, phantom_run, tmp_path):
     import torch
 
     from pneumo_ray.train.state import load_state

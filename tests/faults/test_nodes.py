@@ -35,7 +35,7 @@ def node_of(process: psutil.Process, nodes: list[psutil.Process]) -> psutil.Proc
     return found
 
 
-def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(nodes, phantom_run, tmp_path):
+def test_a_lost_node_changes_no_weights(nodes, phantom_run, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
     nodes.add_node(2)
@@ -54,7 +54,7 @@ def test_a_run_outlives_a_node_and_ends_with_the_weights_of_one_that_lost_none(n
         assert torch.allclose(tensor.double(), whole.model[name].double(), rtol=0, atol=1e-6), name
 
 
-def test_an_elastic_run_shrinks_with_its_cluster_and_grows_again(nodes, phantom_run, tmp_path):
+def test_an_elastic_run_shrinks_and_grows(nodes, phantom_run, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
     nodes.add_node(2)
@@ -107,7 +107,7 @@ def holds_every_image_once(out: Path, whole: pa.Table) -> None:
     assert found.equals(whole)
 
 
-def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_scores, tmp_path):
+def test_a_killed_actor_costs_no_row(nodes, many, model, whole_scores, tmp_path):
     nodes.start_head(2)
     job = nodes.job(*explain(many, model, tmp_path))
     job.until(lambda: parts(tmp_path) >= 5)
@@ -118,7 +118,7 @@ def test_a_killed_actor_costs_a_scoring_job_no_row(nodes, many, model, whole_sco
     holds_every_image_once(tmp_path, whole_scores)
 
 
-def test_a_scoring_job_outlives_nodes_and_uses_those_that_come(nodes, many, model, whole_scores, tmp_path):
+def test_scoring_outlives_nodes_and_uses_new_ones(nodes, many, model, whole_scores, tmp_path):
     nodes.start_head(1)
     nodes.add_node(2)
     nodes.add_node(2)
@@ -158,7 +158,7 @@ def test_after_the_head_restarts_the_same_commands_continue(nodes, phantom_run, 
     holds_every_image_once(scored, whole_scores)
 
 
-def test_workers_that_die_again_and_again_end_the_run_with_a_sentence(nodes, phantom_run, tmp_path):
+def test_repeated_deaths_end_in_one_sentence(nodes, phantom_run, tmp_path):
     nodes.start_head(2)
     slow = ["--data.image-size", "224", "--scaling.max-failures", "1"]
     job = nodes.job(*train(phantom_run, tmp_path, *slow))

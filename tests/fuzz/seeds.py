@@ -35,7 +35,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumo_ray.images.decode_errors import DEEP_SAMPLES, MAX_PIXELS
+from pneumo_ray.images.decode_errors import DEEP_SAMPLES, MAX_SAMPLES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "builders"))
 from dicom_builders import encapsulated, htj2k, jpeg2000, jpeg_ls, lut, radiograph, to_bytes
@@ -327,7 +327,7 @@ def _zip(method: int) -> bytes:
 
 
 def _side(samples: int) -> int:
-    return isqrt(MAX_PIXELS // samples)
+    return isqrt(MAX_SAMPLES // samples)
 
 
 def _blank(samples: int, dtype: type = np.uint8, bands: int = 0) -> np.ndarray:

@@ -59,7 +59,7 @@ def to_grey(image: torch.Tensor) -> np.ndarray:
 # Sizes and the evaluation transform
 
 
-def test_the_base_is_256_for_224_and_128_for_112():
+def test_base_sizes_are_256_and_128():
     assert [base_size(size) for size in (224, 112)] == [256, 128]
 
 
@@ -87,7 +87,7 @@ def test_enlarging_is_bilinear_with_half_pixel_centres():
     np.testing.assert_allclose(resize_grey(image, 64), expected, atol=1)
 
 
-def test_an_axis_that_shrinks_is_averaged_even_if_the_other_grows():
+def test_a_shrinking_axis_is_averaged():
     """Columns alternate between black and white, so every average of whole pairs is grey; sampling would alias."""
     image = np.tile(np.array([0, 255], dtype=np.uint8), (16, 64))
     np.testing.assert_allclose(resize_grey(image, 32), 127.5, atol=1)
@@ -96,7 +96,7 @@ def test_an_axis_that_shrinks_is_averaged_even_if_the_other_grows():
 # Geometry
 
 
-def test_no_augmentation_is_the_evaluation_transform_bit_for_bit():
+def test_no_augmentation_is_evaluation_bitwise():
     for size in (224, 112, 64):
         base = np.random.default_rng(size).integers(0, 256, (base_size(size),) * 2, dtype=np.uint8)
         result = augment_image(base, draw_augmentations(AugmentConfig.none(), 0, slots(1)), size)
@@ -112,7 +112,7 @@ def test_a_flip_is_exact(which):
     np.testing.assert_array_equal(both, center_crop(base, 224))
 
 
-def test_the_whole_image_as_crop_is_a_plain_resize():
+def test_a_full_crop_is_a_plain_resize():
     base = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
     result = augment_image(base, draws_with(crop=[0.0, 0.0, 1.0, 1.0]), 224)
     expected = to_grey(tvf.resize(as_tensor(base), [224, 224], BILINEAR, antialias=False))
@@ -184,7 +184,7 @@ def test_what_rotates_in_from_outside_is_black():
     assert result[112, 112] == 200
 
 
-def test_elastic_displacement_has_the_size_that_was_asked_for():
+def test_elastic_displacement_has_the_given_size():
     """On a ramp whose grey level is its column, the level read minus the column is the displacement along x."""
     base = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
     config = dataclasses.replace(AugmentConfig.none(), elastic_alpha=3.0, elastic_sigma=8.0)
@@ -202,7 +202,7 @@ def test_elastic_displacement_has_the_size_that_was_asked_for():
     copy=st.tuples(st.floats(0.6, 1.4), st.floats(0.6, 1.4)), own=st.tuples(st.floats(0.6, 1.4), st.floats(0.6, 1.4))
 )
 @few
-def test_one_table_is_torchvisions_brightness_and_contrast_one_after_another(copy, own):
+def test_one_table_is_torchvisions_brightness_then_contrast(copy, own):
     """Saturation included: the image runs from black to white. The table rounds once, hence one level."""
     base = np.random.default_rng(0).beta(0.5, 0.5, (64, 64)) * 255
     base = np.rint(base).astype(np.uint8)
@@ -213,7 +213,7 @@ def test_one_table_is_torchvisions_brightness_and_contrast_one_after_another(cop
     np.testing.assert_allclose(augment_image(base, draws, 64), to_grey(expected) * 255, atol=0.51)
 
 
-def test_the_mean_of_contrast_is_that_of_the_cropped_image():
+def test_contrast_uses_the_mean_of_the_crop():
     """Half of the base is white, but the crop holds black only: contrast has nothing to turn about."""
     base = np.zeros((256, 256), dtype=np.uint8)
     base[:, 128:] = 255
@@ -224,7 +224,7 @@ def test_the_mean_of_contrast_is_that_of_the_cropped_image():
 # Noise
 
 
-def test_noise_is_gaussian_and_on_a_share_of_the_images():
+def test_noise_is_gaussian_on_a_share():
     """Difference from the plain image: 30 % of images, mean 0, sigma 0.02 of 255, rounded to levels."""
     config = dataclasses.replace(AugmentConfig.none(), noise_probability=0.3)
     n, size = 1000, 32
@@ -253,7 +253,7 @@ def test_noise_saturates_instead_of_wrapping(level):
 
 @given(st.integers(0, 2**32), st.randoms(), st.sampled_from([0.0, 2.0]))
 @settings(deadline=None, max_examples=10)
-def test_a_result_depends_on_its_own_image_and_slot_only(seed, random, elastic_alpha):
+def test_results_depend_on_image_and_slot_only(seed, random, elastic_alpha):
     """Permuted, split into batches of one, or mixed with originals and copies: the same pixels."""
     n, size = 12, 32
     config = AugmentConfig(elastic_alpha=elastic_alpha)
@@ -314,7 +314,7 @@ FIELD_OF = dict(zip(OPERATIONS, ["flip", "angle", "crop", "brightness", "contras
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_leaving_one_operation_out_leaves_the_draws_of_the_others(operation):
+def test_draws_of_operations_are_independent(operation):
     """Ablations are compared on the same crops, angles and noise."""
     full = vars(draw_augmentations(AugmentConfig(), 3, slots(50)))
     ablated = vars(draw_augmentations(AugmentConfig().without(operation), 3, slots(50)))
@@ -327,7 +327,7 @@ def test_leaving_one_operation_out_leaves_the_draws_of_the_others(operation):
 # Copies
 
 
-def test_a_copy_is_the_same_in_every_slot_and_originals_are_no_copies():
+def test_copies_are_fixed_and_originals_unchanged():
     n = 40
     keys = np.repeat(slots(10), 4)
     copies = np.tile([0, 1, 1, 2], 10)
@@ -348,7 +348,7 @@ def test_copies_without_image_keys_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(600, 900), (512, 512)])
-def test_a_copy_written_to_a_file_trains_like_the_virtual_one(shape):
+def test_written_copies_train_like_virtual_ones(shape):
     """Resized and centre-cropped, the file is the virtual copy that no slot transforms further."""
     image = cv2.resize(texture(512, smoothness=12), shape[::-1])
     for copy in (1, 2, 3):
@@ -364,7 +364,7 @@ def test_a_copy_written_to_a_file_trains_like_the_virtual_one(shape):
         assert (difference - np.median(difference)).std() < 2
 
 
-def test_a_copy_of_an_original_radiograph_is_like_it_but_not_equal():
+def test_a_copy_resembles_its_radiograph():
     files = sorted(RADIOGRAPHS.rglob("*.jp*g"))[:3]
     if not files:
         pytest.skip(f"no radiographs under {RADIOGRAPHS}")
@@ -396,11 +396,11 @@ def test_a_copy_of_an_original_radiograph_is_like_it_but_not_equal():
         ("affine_translate", 1.1),
     ],
 )
-def test_a_range_that_makes_no_image_is_refused_by_the_name_of_its_option(field, value):
+def test_an_impossible_range_names_its_option(field, value):
     with pytest.raises(ConfigError, match=rf"^augment\.{field} must be .*, got .*\.$"):
         AugmentConfig(**{field: value})
 
 
-def test_an_unknown_operation_is_answered_with_the_nearest_one():
+def test_an_unknown_operation_names_the_nearest():
     with pytest.raises(ConfigError, match="'rotate'; did you mean rotation\\?"):
         AugmentConfig().without("rotate")

@@ -35,7 +35,7 @@ def powers(name: str, setting: float) -> set[float]:
     return {setting, 1 / setting} if name == "gamma" else {setting, -setting}
 
 
-def test_every_condition_stands_once_and_the_undisturbed_image_first():
+def test_conditions_are_unique_and_unchanged_comes_first():
     assert CONDITIONS[0] == AS_IT_IS
     assert len(set(CONDITIONS)) == len(CONDITIONS) == 1 + 3 * len(SEVERITIES) + 3
     assert {condition.name for condition in CONDITIONS} == set(SETTINGS)
@@ -44,7 +44,7 @@ def test_every_condition_stands_once_and_the_undisturbed_image_first():
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_a_condition_gives_a_image_of_its_own_and_leaves_the_original(condition):
+def test_a_condition_leaves_the_original(condition):
     image = smooth()
     before = image.copy()
     image.flags.writeable = False
@@ -65,7 +65,7 @@ def test_noise_has_its_standard_deviation_and_no_bias(severity):
     assert abs(noise.mean()) < 5 * sigma / SIZE
 
 
-def test_the_severities_of_a_image_share_their_noise_and_images_and_seeds_do_not():
+def test_severities_share_noise_images_and_seeds_do_not():
     grey = np.full((SIZE, SIZE), 127, np.uint8)
     mild, strong = (applied("noise", severity, grey).astype(float).ravel() for severity in (1, 3))
     other, reseeded = (applied("noise", 1, grey, **c).astype(float).ravel() for c in ({"image_id": "b"}, {"seed": 1}))
@@ -100,7 +100,7 @@ def test_contrast_keeps_the_mean_and_scales_the_deviation(severity):
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
-def test_gamma_is_a_power_of_the_grey_level_for_some_images_and_its_inverse_for_others(severity):
+def test_gamma_is_a_power_or_its_inverse(severity):
     image, setting = smooth(), SEVERITIES["gamma"][severity - 1]
     found = set()
     for number in range(20):
@@ -113,7 +113,7 @@ def test_gamma_is_a_power_of_the_grey_level_for_some_images_and_its_inverse_for_
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
-def test_rotation_turns_a_disc_by_its_angle_about_the_centre(severity):
+def test_rotation_turns_about_the_centre(severity):
     """A disc 60 pixels right of the centre moves to (cos, -sin) of the angle, counter-clockwise with y down."""
     centre, radius = (SIZE - 1) / 2, 60
     y, x = np.indices((SIZE, SIZE)) - centre
@@ -150,7 +150,7 @@ def test_corners_are_four_squares_and_nothing_else():
     assert out[:, side:-side].all()
 
 
-def test_a_mask_of_the_lungs_is_blackened_pixel_by_pixel():
+def test_a_lung_mask_is_blackened_by_pixel():
     image = np.random.default_rng(0).integers(1, 256, (64, 64)).astype(np.uint8)
     mask = np.random.default_rng(1).random((64, 64)) < 0.4
     black, only = (apply_condition(image, Condition(name), "a", 0, mask) for name in ("lungs_black", "only_lungs"))

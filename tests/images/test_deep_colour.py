@@ -99,7 +99,7 @@ def test_deep_colour_becomes_luma_over_black(write, channels):
     assert np.abs(decode_image(write(colour)) - scaled(luma16(colour))).max() <= 1
 
 
-def test_alpha_that_is_multiplied_in_already_does_not_count_twice():
+def test_premultiplied_alpha_does_not_count_twice():
     """ExtraSamples 1 is associated alpha (TIFF 6.0, section 18)."""
     colour = np.dstack([grey12(k) for k in range(3)] + [grey12(4) * 15])
     expected = scaled(luma16(colour[..., :3]))
@@ -142,14 +142,14 @@ def test_separate_planes_are_refused_and_not_read_wrong():
 
 
 @pytest.mark.parametrize("write", [png, lambda colour: tiff([colour])], ids=["png", "tiff"])
-def test_damaged_deep_colour_is_an_error_of_its_own(write):
+def test_damaged_deep_colour_has_its_own_error(write):
     data = write(np.dstack([grey12(k) for k in range(3)]))
     for cut in (len(data) // 3, len(data) // 2, len(data) - 2000):
         with pytest.raises(DecodeError):
             decode_image(data[:cut])
 
 
-def test_deep_colour_above_the_limit_is_refused_by_its_header():
+def test_large_deep_colour_is_refused_by_header():
     data = png(np.dstack([grey12()] * 3))
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 16, 2, 0, 0, 0)
     with pytest.raises(ImageTooLargeError):

@@ -112,7 +112,7 @@ def test_a_negative_slope_turns_the_image_around():
 
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 2000, "WindowWidth": 1000}])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_monochrome1_is_the_negative_of_monochrome2_and_is_inverted_once(window, dtype):
+def test_monochrome1_is_inverted_once(window, dtype):
     stored = ramp(np.uint16).astype(dtype)
     positive = decode_image(to_bytes(radiograph(stored, **window)))
     for elements in (
@@ -135,7 +135,7 @@ def test_without_a_window_percentiles_set_the_range(dtype):
     assert np.array_equal(decode_image(to_bytes(radiograph(stored))), expected)
 
 
-def test_a_constant_image_is_black_and_its_negative_white():
+def test_a_constant_is_black_its_negative_white():
     stored = np.full((9, 9), 777, np.uint16)
     assert not decode_image(to_bytes(radiograph(stored))).any()
     assert (decode_image(to_bytes(radiograph(stored, PhotometricInterpretation="MONOCHROME1"))) == 255).all()
@@ -144,14 +144,14 @@ def test_a_constant_image_is_black_and_its_negative_white():
 @pytest.mark.parametrize(
     ("slope", "intercept"), [("nan", "0"), ("inf", "0"), ("1", "-inf"), ("1e308", "0"), ("0", "7")]
 )
-def test_a_rescale_that_leaves_one_flat_grey_is_refused(slope, intercept):
+def test_a_flattening_rescale_is_refused(slope, intercept):
     """It would be scored like an image."""
     with pytest.raises(CorruptImageError, match="rescale"):
         decode_image(to_bytes(radiograph(ramp(), RescaleSlope=slope, RescaleIntercept=intercept)))
 
 
 @pytest.mark.parametrize("elements", [{}, {"RescaleSlope": 1, "RescaleIntercept": 0}])
-def test_an_8_bit_image_without_a_window_is_left_as_it_is(elements):
+def test_8_bit_without_a_window_is_unchanged(elements):
     stored = np.random.default_rng(0).integers(60, 90, (31, 33), dtype=np.uint8)
     assert np.array_equal(decode_image(to_bytes(radiograph(stored, **elements))), stored)
 
@@ -180,7 +180,7 @@ def test_the_first_of_several_windows_counts():
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
-def test_voi_lut_is_looked_up_and_wins_over_the_window(syntax):
+def test_a_voi_lut_wins_over_the_window(syntax):
     """Table of 2000 entries of 12 bits from stored value 500; values outside take the first and last entry."""
     table = [int(4095 * (k / 1999) ** 2) for k in range(2000)]
     dataset = radiograph(ramp(), syntax, VOILUTSequence=Sequence([lut(table, 500, 12)]), WindowCenter=9, WindowWidth=9)
@@ -190,14 +190,14 @@ def test_voi_lut_is_looked_up_and_wins_over_the_window(syntax):
     assert np.abs(apply_voi_lut(ramp(), dataset) / 4095 * 255 - grey).max() <= 0.5
 
 
-def test_voi_lut_with_8_bit_output_may_have_many_entries():
+def test_an_8_bit_lut_may_have_many_entries():
     table = [k // 16 for k in range(4096)]
     dataset = radiograph(ramp(), VOILUTSequence=Sequence([lut(table, 0, 8)]))
     assert np.array_equal(decode_image(to_bytes(dataset)), ramp() // 16)
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
-def test_lut_data_may_be_words_of_the_files_byte_order(syntax):
+def test_lut_words_follow_the_byte_order(syntax):
     item = lut([0], 0, 16)
     item.LUTDescriptor = [4096, 0, 16]
     words = (16 * np.arange(4096)).astype(">u2" if syntax == ExplicitVRBigEndian else "<u2")
@@ -300,7 +300,7 @@ def test_a_colour_space_without_conversion_is_unsupported():
 # pydicom's own files
 
 
-def test_one_image_in_six_syntaxes_comes_out_the_same():
+def test_six_syntaxes_give_one_image():
     names = ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "MR_small_padded.dcm"]
     names += ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm"]
     images = [frame_to_grey(read_dataset(FILES[name].read_bytes())) for name in names]
@@ -312,7 +312,7 @@ def test_one_image_in_six_syntaxes_comes_out_the_same():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_pydicom_file_decodes_or_raises_a_named_error(name):
+def test_pydicom_files_decode_or_are_named(name):
     """What pydicom itself turns into pixels, we turn into grey."""
     data = FILES[name].read_bytes()
     for read in (inspect_image, decode_image):
@@ -400,7 +400,7 @@ def test_headers_that_claim_too_much_are_refused(read):
 
 
 @pytest.mark.parametrize("read", [decode_image, inspect_image])
-def test_a_image_of_minus_one_frames_is_refused_and_does_not_vanish(read):
+def test_minus_one_frames_are_refused(read):
     """`range(-1)` would make no row of it."""
     with pytest.raises(CorruptImageError, match="frames"):
         read(to_bytes(radiograph(ramp(), NumberOfFrames="-1")))
@@ -410,7 +410,7 @@ def test_a_image_of_minus_one_frames_is_refused_and_does_not_vanish(read):
     ("syntax", "file_format", "options"),
     [(JPEGBaseline8Bit, "JPEG", {}), (JPEG2000Lossless, "JPEG2000", {"no_jp2": True})],
 )
-def test_a_codestream_that_claims_more_than_the_dicom_header_is_refused(syntax, file_format, options):
+def test_a_codestream_beyond_its_header_is_refused(syntax, file_format, options):
     stream = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(stream, file_format, **options)
     code = bytearray(stream.getvalue())
@@ -436,7 +436,7 @@ def test_a_deflate_bomb_is_not_inflated():
             inspect_image(data)
 
 
-def test_text_that_begins_like_dicom_is_not_an_image():
+def test_text_like_dicom_is_not_an_image():
     for data in (b"\x08\x00\x05\x00CS\x04\x00abcd" + b"x" * 300, b"\x02\x00\x10\x00UI\x02\x001\x00", b"\x08\x00" * 40):
         with pytest.raises(NotAnImageError):
             decode_image(data)
@@ -445,7 +445,7 @@ def test_text_that_begins_like_dicom_is_not_an_image():
 # Privacy and damage
 
 
-def test_inspect_gives_the_patients_key_and_does_not_print_it():
+def test_inspect_returns_the_patient_key_unprinted():
     info = inspect_image(to_bytes(radiograph(ramp(), PhotometricInterpretation="MONOCHROME1")))
     assert (info.format, info.mode, info.patient_key) == ("DICOM", "MONOCHROME1", "SECRET7")
     assert "SECRET7" not in repr(info)
@@ -454,12 +454,12 @@ def test_inspect_gives_the_patients_key_and_does_not_print_it():
 
 
 @pytest.mark.parametrize("photometric", ["WINTERBOTTOM", "DOE^JANE", "", None, ["MONOCHROME2", "DOE"]])
-def test_the_mode_that_goes_into_the_manifest_is_a_word_of_the_standard_or_unknown(photometric):
+def test_modes_are_words_of_the_standard(photometric):
     assert inspect_image(to_bytes(radiograph(ramp(), PhotometricInterpretation=photometric))).mode == "unknown"
     assert inspect_image(to_bytes(radiograph(ramp(), PhotometricInterpretation="YBR_FULL_422"))).mode == "YBR_FULL_422"
 
 
-def test_nothing_of_the_patient_reaches_messages_warnings_or_logs(tmp_path):
+def test_patients_never_reach_messages_or_logs(tmp_path):
     """Pydicom quotes bad values in its own errors and warnings, so a name is put wherever another value belongs."""
     dataset = radiograph(ramp(), WindowCenter="1111111", WindowWidth="2222222", NumberOfFrames="0000001")
     dataset.RescaleSlope, dataset.RescaleIntercept, dataset.StudyDate = "3333333", "4444444", "20010101"

@@ -64,7 +64,7 @@ def test_padding_has_the_sign_of_the_pixels(written, vr):
     assert np.array_equal(decode_image(to_bytes(dataset))[:, 16:80], stretched(padded(0)[:, 16:80]))
 
 
-def test_padding_wider_than_the_stored_bits_is_cut_to_them():
+def test_padding_is_cut_to_the_stored_bits():
     """Words of 65535 in 12 stored bits are samples of 4095."""
     dataset = radiograph(padded(65535), ExplicitVRLittleEndian, BitsStored=12)
     dataset.add_new("PixelPaddingValue", "US", 65535)
@@ -97,7 +97,7 @@ def test_padding_is_black_under_a_window(photometric):
 
 
 @pytest.mark.parametrize("value", [777, 5000, None])
-def test_padding_that_is_all_or_none_of_it_is_no_padding(value):
+def test_all_or_no_padding_is_none(value):
     pixels = np.full((8, 8), 777, np.uint16) if value == 777 else ramp()
     dataset = radiograph(pixels, ExplicitVRLittleEndian)
     plain = decode_image(to_bytes(dataset))
@@ -121,21 +121,21 @@ SIGNED = (ramp().astype(int) - 2048).astype(np.int16)
         (SIGNED, {"BitsStored": 12}),
     ],
 )
-def test_first_value_of_a_voi_lut_is_negative_where_values_are(syntax, first, vr, pixels, elements):
+def test_voi_lut_first_value_can_be_negative(syntax, first, vr, pixels, elements):
     item = words_lut(CURVE.astype(">u2" if syntax == ExplicitVRBigEndian else "<u2"), [4096, first, 12], vr)
     data = to_bytes(radiograph(pixels, syntax, VOILUTSequence=Sequence([item]), **elements))
     assert np.array_equal(decode_image(data), np.rint(255 * CURVE[ramp()].astype(float) / 4095))
 
 
 @pytest.mark.parametrize(("first", "vr"), [(40000, "US"), (-25536, "SS")])
-def test_first_value_of_a_voi_lut_is_positive_where_values_are(first, vr):
+def test_voi_lut_first_value_can_be_positive(first, vr):
     item = words_lut(CURVE.astype("<u2"), [4096, first, 12], vr)
     data = to_bytes(radiograph(ramp() + np.uint16(40000), ExplicitVRLittleEndian, VOILUTSequence=Sequence([item])))
     assert np.array_equal(decode_image(data), np.rint(255 * CURVE[ramp()].astype(float) / 4095))
 
 
 @pytest.mark.parametrize(("first", "vr"), [(63488, "US"), (-2048, "SS")])
-def test_first_value_of_a_modality_lut_has_the_sign_of_the_pixels(first, vr):
+def test_modality_lut_first_value_follows_the_pixels(first, vr):
     item = words_lut(CURVE.astype("<u2"), [4096, first, 12], vr)
     data = to_bytes(radiograph(SIGNED, ExplicitVRLittleEndian, ModalityLUTSequence=Sequence([item]), **WINDOW))
     assert np.array_equal(decode_image(data), windowed(CURVE[ramp()]))
@@ -154,7 +154,7 @@ def test_entries_say_how_deep_a_voi_lut_is(syntax, depth, declared):
     assert np.array_equal(grey, np.rint(255 * table[ramp()] / (2**depth - 1)))
 
 
-def test_a_voi_lut_that_stops_short_of_white_stays_so():
+def test_a_voi_lut_may_stop_before_white():
     table = np.rint(3000 * np.arange(4096) / 4095)
     item = words_lut(table.astype("<u2"), [4096, 0, 12])
     grey = decode_image(to_bytes(radiograph(ramp(), BitsStored=12, VOILUTSequence=Sequence([item]))))
@@ -162,13 +162,13 @@ def test_a_voi_lut_that_stops_short_of_white_stays_so():
 
 
 @pytest.mark.parametrize("declared", [8, 12, 16])
-def test_the_depth_of_a_modality_lut_does_not_matter(declared):
+def test_modality_lut_depth_does_not_matter(declared):
     item = words_lut(CURVE.astype("<u2"), [4096, 0, declared])
     data = to_bytes(radiograph(ramp(), ExplicitVRLittleEndian, ModalityLUTSequence=Sequence([item]), **WINDOW))
     assert np.array_equal(decode_image(data), windowed(CURVE[ramp()]))
 
 
-def test_two_entries_of_8_bits_may_share_a_word():
+def test_two_8_bit_entries_share_a_word():
     table = (255 - np.arange(4096) // 16).astype(np.uint8)
     item = words_lut(table, [4096, 0, 8])
     grey = decode_image(to_bytes(radiograph(ramp(), BitsStored=12, VOILUTSequence=Sequence([item]))))
@@ -247,14 +247,14 @@ def test_a_decimal_comma_is_a_point(syntax):
     ("center", "width"),
     [("abc", "4096"), ("2048", "4096 px"), ("[2048]", "[4096]"), ("1.#QNAN", "1.#QNAN"), ("--", "--")],
 )
-def test_a_window_of_words_is_left_out_and_noted(center, width):
+def test_a_window_of_words_is_noted(center, width):
     data = replaced(radiograph(ramp(), BitsStored=12), WindowCenter=center, WindowWidth=width)
     decoded = decode_with_note(data)
     assert np.array_equal(decoded.pixels, stretched(ramp()))
     assert decoded.note == "window_unreadable"
 
 
-def test_a_rescale_of_words_is_left_out_and_noted():
+def test_a_rescale_of_words_is_noted():
     data = replaced(radiograph(ramp(), BitsStored=12, **WINDOW), RescaleSlope="one", RescaleIntercept="0")
     decoded = decode_with_note(data)
     assert np.array_equal(decoded.pixels, windowed(ramp()))
@@ -267,7 +267,7 @@ def test_a_rescale_of_words_is_left_out_and_noted():
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("center", [-5000, 40000])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-def test_a_window_beside_the_data_is_left_out_and_noted(photometric, center, function):
+def test_a_window_beside_the_data_is_noted(photometric, center, function):
     elements = {"BitsStored": 12, "WindowCenter": center, "WindowWidth": 100, "VOILUTFunction": function}
     decoded = decode_with_note(to_bytes(radiograph(ramp(), PhotometricInterpretation=photometric, **elements)))
     expected = stretched(ramp())
@@ -275,7 +275,7 @@ def test_a_window_beside_the_data_is_left_out_and_noted(photometric, center, fun
     assert decoded.note == "window_left_one_grey"
 
 
-def test_a_window_that_shows_only_the_padding_is_left_out():
+def test_a_window_of_padding_is_left_out():
     dataset = radiograph(padded(4095), ExplicitVRLittleEndian, BitsStored=12, WindowCenter=3000, WindowWidth=100)
     dataset.add_new("PixelPaddingValue", "US", 4095)
     decoded = decode_with_note(to_bytes(dataset))
@@ -289,7 +289,7 @@ def test_a_flat_voi_lut_is_left_out():
     assert decoded.note == "window_left_one_grey"
 
 
-def test_a_voi_lut_with_equal_ends_is_not_flat():
+def test_a_lut_with_equal_ends_is_not_flat():
     table = [min(k, 4095 - k) * 2 for k in range(4096)]
     decoded = decode_with_note(to_bytes(radiograph(ramp(), VOILUTSequence=Sequence([lut(table, 0, 12)]))))
     assert np.array_equal(decoded.pixels, np.rint(255 * np.array(table)[ramp()] / 4095))

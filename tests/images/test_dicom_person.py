@@ -40,7 +40,7 @@ def test_free_text_never_becomes_a_value(text):
     assert found.manufacturer is None or found.manufacturer.isascii()
 
 
-def test_a_name_in_the_wrong_element_is_left_out():
+def test_a_name_in_another_element_is_dropped():
     dataset = Dataset()
     dataset.PatientSex, dataset.ViewPosition, dataset.Manufacturer = "ZELDA", "WINTERBOTTOM", "St Aldhelm Hospital"
     assert read_person(dataset) == Person(None, None, None, "OTHER")

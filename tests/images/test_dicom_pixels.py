@@ -78,20 +78,20 @@ def test_samples_end_at_the_high_bit(syntax, bits, high_bit, is_signed):
     assert np.array_equal(stored(to_bytes(radiograph(words, syntax, BitsStored=bits, HighBit=high_bit))), values)
 
 
-def test_samples_end_at_the_high_bit_in_rle_too():
+def test_rle_samples_end_at_the_high_bit():
     dataset = radiograph(smooth(12) << 4, ExplicitVRLittleEndian, BitsStored=12, HighBit=15)
     dataset.compress(RLELossless, generate_instance_uid=False)
     assert np.array_equal(stored(to_bytes(dataset)), smooth(12))
 
 
-def test_samples_end_at_the_high_bit_in_jpeg_ls_too():
+def test_jpeg_ls_samples_end_at_the_high_bit():
     dataset = radiograph(smooth(12) << 4, ExplicitVRLittleEndian, BitsStored=12, HighBit=15)
     data = to_bytes(encapsulated(dataset, JPEGLSLossless, [jpeg_ls(smooth(12) << 4)]))
     assert np.array_equal(stored(data), smooth(12))
 
 
 @pytest.mark.parametrize(("bits", "high_bit"), [(12, 15), (10, 13), (16, 11), (12, 7)])
-def test_a_high_bit_that_the_pixels_contradict_is_refused(bits, high_bit):
+def test_a_contradicted_high_bit_is_refused(bits, high_bit):
     with pytest.raises(CorruptImageError, match="High Bit"):
         decode_image(to_bytes(radiograph(smooth(bits), BitsStored=bits, HighBit=high_bit)))
 
@@ -99,7 +99,7 @@ def test_a_high_bit_that_the_pixels_contradict_is_refused(bits, high_bit):
 @pytest.mark.parametrize(
     "elements", [{"HighBit": None}, {"HighBit": None, "BitsStored": None}, {"SamplesPerPixel": None}]
 )
-def test_what_can_only_be_one_thing_may_be_missing(elements):
+def test_unambiguous_elements_may_be_missing(elements):
     assert np.array_equal(stored(to_bytes(radiograph(smooth(12), **elements))), smooth(12))
 
 
@@ -170,7 +170,7 @@ def test_extended_jpeg_is_decoded_as_by_dcmtk(bits, tmp_path):
         *((12, True, 0), (16, True, 0)),  # dcmtk does not encode signed samples with loss
     ],
 )
-def test_jpeg_ls_of_dcmtk_is_exact_within_its_deviation(bits, is_signed, deviation):
+def test_dcmtk_jpeg_ls_is_within_its_deviation(bits, is_signed, deviation):
     values = smooth(bits).astype(int) - (2 ** (bits - 1) if is_signed else 0)
     pixels = values.astype(np.int16 if is_signed else np.uint16 if bits > 8 else np.uint8)
     dataset = radiograph(pixels, ExplicitVRLittleEndian, BitsStored=bits)
@@ -198,7 +198,7 @@ def test_a_lossy_overshoot_is_clipped_and_not_wrapped():
     assert np.array_equal(stored(to_bytes(dataset)), np.minimum(imagecodecs.jpeg8_decode(stream), 1023))
 
 
-def test_a_comment_behind_the_last_tile_is_passed_over():
+def test_a_trailing_comment_is_passed_over():
     stream = jpeg2000(smooth(12))
     assert stream.endswith(b"\xff\xd9")
     commented = stream[:-2] + b"\xff\x64\x00\x0b\x00\x01PADDING" + b"\xff\xd9"
@@ -210,14 +210,14 @@ def test_a_comment_behind_the_last_tile_is_passed_over():
 @pytest.mark.parametrize(
     "syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, RLELossless]
 )
-def test_a_codestream_is_decoded_whatever_the_syntax_calls_it(encode, syntax):
+def test_a_codestream_wins_over_its_syntax(encode, syntax):
     pixels = smooth(8, np.uint8)
     dataset = encapsulated(radiograph(pixels, ExplicitVRLittleEndian), syntax, [encode(pixels)])
     assert np.abs(stored(to_bytes(dataset)).astype(int) - pixels).max() <= (4 if encode is jpeg else 0)
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGLSLossless, RLELossless])
-def test_native_pixels_under_the_name_of_a_codec_are_read(syntax):
+def test_native_pixels_named_compressed_are_read(syntax):
     dataset = radiograph(smooth(12), ExplicitVRLittleEndian)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = to_bytes(dataset)
@@ -361,7 +361,7 @@ def blanked(data: bytes, tag: bytes, vr: bytes) -> bytes:
 @pytest.mark.parametrize(
     "tag", [0x00080016, 0x00080060, 0x00100020, 0x00280002, 0x00280010, 0x00280101, 0x00281050, 0x00281051]
 )
-def test_an_element_with_a_blank_vr_is_read_all_the_same(syntax, vr, tag):
+def test_a_blank_vr_is_read(syntax, vr, tag):
     dataset = radiograph(smooth(12), syntax, BitsStored=12, WindowCenter="1000.0", WindowWidth="500.00")
     item = Dataset()
     item.CodeValue = "1"

@@ -38,7 +38,7 @@ def test_the_lung_window_holds_box_and_margin(shape, box):
 
 
 @given(SHAPES, boxes())
-def test_a_squashed_window_has_a_margin_of_each_side(shape, box):
+def test_a_squashed_window_has_side_margins(shape, box):
     inside = in_window(box, window_of("lungs-squash", shape, box))
     room = MARGIN / (1 + 2 * MARGIN)
     assert inside == pytest.approx((room, room, 1 - room, 1 - room))
@@ -82,7 +82,7 @@ def test_a_squashed_circle_is_round_again():
 
 
 @given(st.builds(Shape, st.integers(600, 1500), st.integers(600, 1500)), boxes(), st.integers(64, 160))
-def test_what_is_at_the_box_arrives_where_the_window_says(shape, box, size):
+def test_a_box_arrives_at_its_window(shape, box, size):
     edges = [round(edge * 128) for edge in box]
     square = np.zeros((128, 128), np.uint8)
     square[edges[1] : edges[3], edges[0] : edges[2]] = 255

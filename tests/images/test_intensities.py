@@ -20,7 +20,7 @@ def tone(n: int = 1, **fields) -> Stage:
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.2])
-def test_a_power_is_that_of_the_share_of_full_scale(power):
+def test_powers_apply_to_shares_of_full_scale(power):
     (table,) = intensity_tables(FLAT, [tone(power=np.array([power]))])
     np.testing.assert_array_equal(table, np.rint(255 * (LEVELS / 255) ** power))
 
@@ -33,14 +33,14 @@ def test_the_curve_rises_from_black_to_white(steepness):
     assert curve[-1] == pytest.approx(255)
 
 
-def test_slopes_of_the_curve_have_the_ratios_that_were_drawn():
+def test_curve_slopes_have_the_drawn_ratios():
     steepness = np.log([1.0, 2, 3, 4, 4, 3, 2, 1])
     edges = np.linspace(0, 255, NUM_KNOTS + 1)
     pieces = np.diff(monotone_curve(edges, steepness))
     np.testing.assert_allclose(pieces, 255 * np.array([1, 2, 3, 4, 4, 3, 2, 1]) / 20)
 
 
-def test_no_tone_is_the_identity_also_beside_one_that_changes():
+def test_no_tone_is_the_identity():
     stage = tone(2, power=np.array([1.0, 2.0]), steepness=np.array([[0.0] * NUM_KNOTS, [1.0, *[0.0] * 7]]))
     kept, changed = intensity_tables(np.ones((2, 256)), [stage])
     np.testing.assert_array_equal(kept, LEVELS)

@@ -23,7 +23,7 @@ def jpeg() -> bytes:
     return stream.getvalue()
 
 
-def test_a_call_that_hangs_or_dies_is_named_and_the_next_one_works():
+def test_a_lost_call_is_named_and_replaced():
     data = jpeg()
     with guarded(1.0, careful=True) as call:
         assert np.array_equal(call(decode_image, data), decode_image(data))
@@ -37,17 +37,17 @@ def test_a_call_that_hangs_or_dies_is_named_and_the_next_one_works():
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_the_time_until_a_child_has_started_does_not_count():
+def test_starting_a_child_takes_no_time_limit():
     with guarded(0.2, careful=True) as call:
         assert call(os.getpid) == call(os.getpid)
 
 
-def test_a_image_that_wants_more_memory_than_one_may_have_is_refused():
+def test_an_image_beyond_the_memory_is_refused():
     with guarded(30.0, careful=True) as call, pytest.raises(RuntimeError, match="MemoryError"):
         call(np.ones, 10**9)
 
 
-def test_a_bug_keeps_where_it_is_and_not_what_it_says():
+def test_a_bug_keeps_its_place_without_message():
     with guarded(30.0, careful=True) as call, pytest.raises(RuntimeError) as raised:
         call(int, "DOE^JANE")
     assert "ValueError at" in str(raised.value)
@@ -55,7 +55,7 @@ def test_a_bug_keeps_where_it_is_and_not_what_it_says():
 
 
 @pytest.mark.parametrize("hang", ["time.sleep(60)", "holds_the_lock()"])
-def test_under_the_watchdog_the_process_ends_even_where_python_is_locked(hang):
+def test_the_watchdog_ends_a_locked_python(hang):
     """Somebody starts it again; here nobody does. A regular expression backtracks without ever giving up the lock."""
     code = f"""
         import re, time

@@ -18,7 +18,7 @@ def test_inside_is_one_image_and_outside_the_other():
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
-def test_a_pixel_on_the_border_is_the_weighted_mean(a, m, b):
+def test_border_pixels_are_weighted_means(a, m, b):
     one = np.ones((1, 1), np.uint8)
     mixed = with_outside((a * one).astype(np.uint8), (m * one).astype(np.uint8), (b * one).astype(np.uint8))
     assert abs(int(mixed[0, 0]) - (m * a + (255 - m) * b) / 255) <= 0.5
@@ -40,7 +40,7 @@ def test_the_blur_leaves_no_detail_and_the_mean():
     assert abs(blurred(image).mean() - image.mean()) < 2
 
 
-def test_partners_are_of_the_batch_and_never_the_image_itself():
+def test_partners_are_others_of_the_batch():
     slots = np.arange(640, dtype=np.uint64)
     places = np.tile(np.arange(64), 10)
     draws = draw_outside(SWAP, 0, slots, places, 64)

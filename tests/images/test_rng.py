@@ -34,7 +34,7 @@ def test_splitmix64_reproduces_the_published_sequence():
     assert _mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
-def test_uniforms_are_uniform_on_the_half_open_unit_interval(table):
+def test_uniforms_fill_the_half_open_interval(table):
     """Kolmogorov-Smirnov against U(0, 1) for every column, with counters as regular as counters can be."""
     assert table.min() >= 0
     assert table.max() < 1
@@ -58,7 +58,7 @@ def test_pairs_of_columns_fill_the_square_evenly(table):
         assert stats.chisquare(counts.ravel()).pvalue > 1e-4
 
 
-def test_every_bit_is_fair_and_flips_with_every_bit_of_the_counter():
+def test_every_bit_is_fair_and_avalanches():
     """Avalanche: changing one bit of the counter changes each output bit with probability one half."""
     bits = random_bits(0, "s", SLOTS[:20_000], 1)[:, 0]
     for position in (0, 1, 17, 40, 63):
@@ -76,14 +76,14 @@ def test_streams_and_seeds_are_unrelated():
 
 @given(st.integers(), st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20), st.integers(1, 5), st.randoms())
 @settings(deadline=None, max_examples=30)
-def test_a_draw_depends_on_its_own_counter_and_column_only(seed, counters, num, random):
+def test_draws_depend_on_counter_and_column_only(seed, counters, num, random):
     counters = np.array(counters, dtype=np.uint64)
     order = np.array(random.sample(range(len(counters)), len(counters)))
     whole = uniforms(seed, "s", counters, 5)
     np.testing.assert_array_equal(uniforms(seed, "s", counters[order], num), whole[order, :num])
 
 
-def test_the_key_of_a_stream_is_the_same_in_every_process():
+def test_stream_keys_are_equal_across_processes():
     """Python's own hash of a string is salted per process; a resumed run must draw what the first one did."""
     code = "from pneumo_ray.images.rng import stream_key; print(stream_key(3, 'copy'))"
     for salt in ("1", "2"):
@@ -118,7 +118,7 @@ def test_noise_is_white_and_differs_between_keys():
     assert abs(np.corrcoef(first[1:].ravel(), first[:-1].ravel())[0, 1]) < bound
 
 
-def test_a_smooth_field_has_unit_size_and_the_correlation_of_its_filter():
+def test_a_smooth_field_has_its_filters_correlation():
     """White noise through a Gaussian of sigma s has autocorrelation exp(-d^2 / 4 s^2) at distance d."""
     fields = smooth_field(np.uint64(1), (400, 400), 4.0)
     np.testing.assert_allclose(np.square(fields).mean(axis=(1, 2)), 1, rtol=1e-5)

@@ -38,7 +38,7 @@ def kept(data: bytes, pages: list[Image.Image]) -> list[int]:
 
 @pytest.mark.parametrize("reducing", [2, 3, 5])
 @pytest.mark.parametrize("resample", [Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
-def test_a_smaller_copy_of_the_page_before_is_no_image(reducing, resample, tmp_path):
+def test_a_smaller_copy_is_no_image(reducing, resample, tmp_path):
     first, second = film(1), film(2)
     small = [page.resize((320 // reducing, 240 // reducing), resample) for page in (first, second)]
     for pages, own in (
@@ -59,7 +59,7 @@ def test_a_pyramid_is_one_image():
 
 
 @pytest.mark.parametrize("mark", [{254: 1}, {254: 3}, {255: 2}, {254: 4}])
-def test_a_page_that_says_it_is_reduced_or_a_mask_is_no_image(mark):
+def test_marked_copies_and_masks_are_no_images(mark):
     """Even where it shows something else, and where it comes first."""
     pages = [film(1), film(2, (160, 120)), film(3)]
     assert kept(tiff(*pages, marks={1: mark}), pages) == [0, 2]
@@ -72,7 +72,7 @@ def test_a_page_of_a_document_is_an_image(mark):
     assert kept(tiff(*pages, marks={0: mark, 1: mark}), pages) == [0, 1]
 
 
-def test_a_file_of_reduced_pages_alone_has_its_first():
+def test_reduced_pages_alone_give_the_first():
     pages = [film(1), film(2)]
     assert kept(tiff(*pages, marks={0: {254: 1}, 1: {254: 1}}), pages) == [0]
 
@@ -83,7 +83,7 @@ def test_another_film_is_an_image_whatever_its_size(size):
     assert kept(tiff(*pages), pages) == [0, 1]
 
 
-def test_a_copy_of_the_same_size_is_an_image():
+def test_an_equally_large_copy_is_an_image():
     pages = [film(1), film(1)]
     assert inspect_image(tiff(*pages)).frames == 2
 

@@ -30,7 +30,7 @@ def test_ray_accepts_the_cluster_file():
     assert [nodes[name]["min_workers"] for name in ("gpu", "cpu")] == [0, 0]
 
 
-def test_both_files_have_the_ray_and_the_python_of_the_lock():
+def test_cluster_files_have_the_locked_versions():
     lock = (ROOT / "requirements.lock").read_text()
     assert f"ray=={ray.__version__}\n" in lock or f"ray[data,default,train,tune]=={ray.__version__}" in lock
     assert CLUSTER["docker"]["image"] == f"rayproject/ray:{ray.__version__}-py311-gpu"
@@ -38,14 +38,14 @@ def test_both_files_have_the_ray_and_the_python_of_the_lock():
     assert f"rayproject/ray:{ray.__version__}-py311-gpu" in (ROOT / "jobs/rayjob.yaml").read_text()
 
 
-def test_the_dashboard_answers_on_the_head_only_and_no_credentials_are_written_down():
+def test_the_dashboard_stays_on_the_head():
     (start,) = [line for line in CLUSTER["head_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in start
     for name in ("cluster.yaml", "jobs/rayjob.yaml"):
         assert not re.search(r"(?i)secret|access_key|password|token", (ROOT / name).read_text())
 
 
-def test_the_job_has_the_fields_of_its_kind_and_a_command_that_train_takes():
+def test_the_job_has_known_fields_and_command():
     assert (RAYJOB["apiVersion"], RAYJOB["kind"]) == ("ray.io/v1", "RayJob")
     spec = RAYJOB["spec"]["rayClusterSpec"]
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
@@ -65,7 +65,7 @@ def test_the_job_has_the_fields_of_its_kind_and_a_command_that_train_takes():
 SCHEMA = json.loads((Path(__file__).parent / "rayjob_schema.json").read_text())
 
 
-def test_every_key_of_the_job_is_one_of_kuberay_and_of_its_type():
+def test_every_job_key_is_kuberays():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(RAYJOB, SCHEMA)
     assert RAYJOB["spec"]["rayClusterSpec"]["workerGroupSpecs"], "a job whose head takes no work needs workers"
@@ -86,7 +86,7 @@ def test_every_key_of_the_job_is_one_of_kuberay_and_of_its_type():
     ],
     ids=lambda value: str(value[-1]) if isinstance(value, tuple) else "",
 )
-def test_a_wrong_key_or_type_in_the_job_is_found(place, value):
+def test_wrong_job_keys_and_types_are_found(place, value):
     wrong = copy.deepcopy(RAYJOB)  # the anchors of YAML are shared parts
     node = wrong
     for name in place[:-1]:
@@ -96,7 +96,7 @@ def test_a_wrong_key_or_type_in_the_job_is_found(place, value):
         jsonschema.validate(wrong, SCHEMA)
 
 
-def test_the_store_reaches_the_command_through_all_the_shells():
+def test_the_store_survives_all_shells():
     """The submitter's shell takes the entrypoint apart, `ray job submit` joins it again, a shell on the head runs it."""
     entrypoint = RAYJOB["spec"]["entrypoint"].replace("cd /home/ray/pneumo_ray && python", "echo")
     submitted = subprocess.list2cmdline(shlex.split(entrypoint))

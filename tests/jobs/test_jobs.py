@@ -33,7 +33,7 @@ def says(result: subprocess.CompletedProcess, *parts: str) -> None:
         assert part in errors[0]
 
 
-def test_prepare_names_a_missing_and_an_empty_archive_and_writes_nothing(tmp_path):
+def test_prepare_refuses_missing_and_empty_archives(tmp_path):
     says(run("jobs/prepare.py", "--archive", str(tmp_path / "none"), "--out", str(tmp_path / "out")), "does not exist")
     (tmp_path / "empty").mkdir()
     says(run("jobs/prepare.py", "--archive", str(tmp_path / "empty"), "--out", str(tmp_path / "out")), "has no images")
@@ -175,7 +175,7 @@ def test_every_job_runs_submitted(head, phantom_archive, tmp_path):
     assert Path(report, "report.html").exists()
 
 
-def test_a_mistake_fails_the_submitted_job_with_its_sentence(head, tmp_path):
+def test_a_submitted_mistake_fails_with_its_sentence(head, tmp_path):
     failed = submit(head, "jobs/train.py", "--manifest", str(tmp_path / "none.parquet"), "--out", str(tmp_path / "run"))
     assert failed.returncode != 0
     assert "error: manifest" in failed.stdout + failed.stderr

@@ -56,7 +56,7 @@ def test_ray_listens_on_loopback_only(started):
     assert {ip for _, ip, _ in sockets} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, sockets
 
 
-def test_workers_do_not_give_way_and_there_is_no_dashboard(started):
+def test_own_workers_have_niceness_0_without_dashboard(started):
     _, nicer, titles = started
     assert nicer == 0
     assert not [title for title in titles if "ray-dashboard-" in title], (

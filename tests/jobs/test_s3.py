@@ -59,9 +59,7 @@ def described(model: str) -> dict:
 
 
 @pytest.mark.faults
-def test_all_jobs_run_on_s3_and_give_what_they_give_on_local_files(
-    s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path, capsys
-):
+def test_jobs_on_s3_equal_local_files(s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path, capsys):
     def at(*names: str) -> str:
         return storage.join(bucket, *names)
 
@@ -124,9 +122,7 @@ def test_all_jobs_run_on_s3_and_give_what_they_give_on_local_files(
 
 
 @pytest.mark.faults
-def test_a_bucket_that_is_not_there_is_one_sentence(
-    s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path
-):
+def test_a_missing_bucket_is_one_sentence(s3_port, bucket, ray_cluster, phantom_archive, phantom_run, tmp_path):
     nowhere, out = bucket.replace("s3://", "s3://no-"), str(tmp_path / "out")
     images, manifest, model = str(phantom_archive), str(phantom_run / "manifest.parquet"), tmp_path / "model"
     save_bundle(model, PneumoniaNet(MODEL), preprocessing=Preprocessing(32, 37))

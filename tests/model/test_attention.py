@@ -28,7 +28,7 @@ def test_attention_is_a_softmax_within_windows() -> None:
     torch.testing.assert_close(attend(q, k, v, bias, 0.3), written_out(q, k, v, bias, 0.3))
 
 
-def test_a_dropped_key_has_no_weight_and_the_others_share_it() -> None:
+def test_other_keys_share_a_dropped_weight() -> None:
     """What is left is the attention over the keys that are left, without any scale (arXiv 2208.02646)."""
     q, k, v, bias = parts()
     layer = KeyDropout(0.5, 4)

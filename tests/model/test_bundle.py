@@ -71,7 +71,7 @@ def test_round_trip_is_bitwise(net: PneumoniaNet, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "new").rglob("*")} == FILES | {"model"}
 
 
-def test_hash_is_of_content_not_of_layout_or_time(net: PneumoniaNet, saved: Path, tmp_path: Path) -> None:
+def test_the_hash_is_of_content_only(net: PneumoniaNet, saved: Path, tmp_path: Path) -> None:
     other = copy.deepcopy(net).to(memory_format=torch.channels_last).eval()
     digest = save_bundle(tmp_path / "other", other, preprocessing=Preprocessing(), provenance={"epochs": 3})
     assert digest == load_bundle(saved).hash
@@ -127,7 +127,7 @@ def test_truncated_and_missing_files_are_refused(saved: Path, name: str) -> None
         load_bundle(saved)
 
 
-def test_foreign_content_is_refused_even_under_a_valid_hash(saved: Path, tmp_path: Path) -> None:
+def test_foreign_content_with_valid_hash_is_refused(saved: Path, tmp_path: Path) -> None:
     original = (saved / "model.json").read_text()
     forgeries: tuple[dict[str, object], ...] = (
         {"format": "other"},
@@ -163,7 +163,7 @@ def test_foreign_content_is_refused_even_under_a_valid_hash(saved: Path, tmp_pat
         load_bundle(tmp_path / "absent")
 
 
-def test_older_bundle_is_replaced_and_nothing_is_left_over(net: PneumoniaNet, saved: Path) -> None:
+def test_an_older_bundle_is_replaced_whole(net: PneumoniaNet, saved: Path) -> None:
     save_bundle(saved, net, preprocessing=Preprocessing(image_size=128))
     assert load_bundle(saved).preprocessing.image_size == 128
     assert {path.name for path in saved.parent.rglob("*")} == FILES | {"model"}

@@ -17,7 +17,7 @@ def unset(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
-def test_compiled_code_is_kept_where_only_the_user_writes(variable, unset, tmp_path):
+def test_compiled_code_is_private_to_the_user(variable, unset, tmp_path):
     unset.setenv(variable, str(tmp_path))
     keep_compiled_code()
     folder = os.environ[CACHE_VARIABLE]

@@ -68,7 +68,7 @@ def torchvision_maps(twin: nn.Module, arch: str, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_signed_map_sums_to_the_logit_without_its_bias(arch: str) -> None:
+def test_signed_map_sums_to_the_unbiased_logit(arch: str) -> None:
     """sum_ij sum_k w_k A_kij / (h w) = w . mean(A) = logit - bias, and every architecture has that head."""
     net = ready(arch, own=True)
     nn.init.constant_(net.classifier.bias, 0.7)
@@ -143,7 +143,7 @@ def test_prefix_does_not_depend_on_dropout(arch: str) -> None:
         assert torch.equal(net.train().prefix(x), net.prefix(x))
 
 
-def test_channel_dropout_in_training_keeps_or_drops_whole_channels() -> None:
+def test_channel_dropout_drops_whole_channels() -> None:
     layer = scratch(dropout=0.25, dropout_site="tail").tail_dropouts()[0]
     assert layer.num_units == 512
     z = layer(torch.ones(64, 512, 2, 2))
@@ -205,7 +205,7 @@ def trained_modules(net: PneumoniaNet) -> set[str]:
         ("maxvit_t", ("prefix.blocks.3.", "tail.")),
     ],
 )
-def test_freeze_leaves_the_last_stage_and_the_head_or_the_head_alone(arch: str, last_stage: tuple[str, ...]) -> None:
+def test_freeze_leaves_last_stage_or_head(arch: str, last_stage: tuple[str, ...]) -> None:
     with torch.device("meta"):
         nets = {freeze: PneumoniaNet(ModelConfig(arch, "none", freeze=freeze)) for freeze in ("none", "early")}
         assert trained_modules(PneumoniaNet(ModelConfig(arch, "none", freeze="backbone"))) == {"classifier"}
@@ -216,7 +216,7 @@ def test_freeze_leaves_the_last_stage_and_the_head_or_the_head_alone(arch: str, 
 
 
 @pytest.mark.parametrize("freeze", ["early", "backbone"])
-def test_frozen_layers_and_their_batchnorm_statistics_survive_a_training_step(freeze: str) -> None:
+def test_frozen_layers_survive_a_training_step(freeze: str) -> None:
     net = scratch(freeze=freeze, dropout_site="tail")
     frozen = "prefix.layer3." if freeze == "early" else ("prefix.", "tail.")
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -282,7 +282,7 @@ def test_old_densenet_keys_with_dots_are_understood(tmp_path: Path) -> None:
     assert torch.equal(net.state_dict()[f"tail.{key}"], state[key])
 
 
-def test_own_weights_load_with_their_classifier_at_either_site(tmp_path: Path) -> None:
+def test_own_weights_load_at_either_site(tmp_path: Path) -> None:
     source = scratch(dropout_site="head").eval()
     safetensors.torch.save_file(source.state_dict(), tmp_path / "weights.safetensors")
     torch.manual_seed(9)
@@ -368,7 +368,7 @@ def test_missing_foreign_and_wrapped_files_are_refused(tmp_path: Path) -> None:
         build_model(ModelConfig("resnet18", str(tmp_path / "checkpoint.pth")))
 
 
-def test_imagenet_weights_load_or_say_that_there_is_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_weights_load_or_name_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     message = ""
     try:
@@ -412,7 +412,7 @@ def test_seed_fixes_the_initial_weights() -> None:
 
 
 @pytest.mark.parametrize(("arch", "norm"), [("convnext_tiny", "classifier.0"), ("maxvit_t", "classifier.2")])
-def test_published_norm_behind_the_pooling_is_the_last_step(arch: str, norm: str, tmp_path: Path) -> None:
+def test_a_published_final_norm_is_the_last_step(arch: str, norm: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         twin = torchvision.models.get_model(arch, weights=None)
     state = {name: torch.full_like(value, 0, device="cpu") for name, value in twin.state_dict().items()}

@@ -44,7 +44,7 @@ def test_maps_have_the_stride_that_was_asked_for(arch: str, stride: int, side: i
 
 
 @pytest.mark.parametrize(("arch", "size"), [("resnet18", 64), ("resnet18", 75), ("resnet50", 43)])
-def test_every_second_cell_is_a_cell_of_the_coarse_map(arch: str, size: int) -> None:
+def test_coarse_cells_are_every_second_cell(arch: str, size: int) -> None:
     """Holschneider's rule: with every later kernel spread by the stride that is gone, the function stays the same."""
     x = images(size).double()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_other_trunks_refuse_another_stride(arch: str) -> None:
         ModelConfig("resnet18", "none", output_stride=4)  # type: ignore[arg-type]
 
 
-def test_bundles_keep_stride_and_fit_and_old_ones_have_neither(tmp_path: Path) -> None:
+def test_bundles_keep_stride_and_fit(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_bundle(folder, net_of("resnet18", 16), preprocessing=Preprocessing(64, 73, fit="lungs", margin=0.1))
     bundle = load_bundle(folder)

@@ -50,7 +50,7 @@ def test_the_hash_covers_factor_and_facts(net: PneumoniaNet, saved: Path, tmp_pa
     assert again == load_bundle(saved).hash
 
 
-def test_a_posterior_that_is_taken_out_leaves_no_file(net: PneumoniaNet, saved: Path) -> None:
+def test_a_removed_posterior_leaves_no_file(net: PneumoniaNet, saved: Path) -> None:
     save_bundle(saved, net, preprocessing=Preprocessing())
     assert not (saved / FILE).exists()
     assert load_bundle(saved).posterior is None
@@ -77,7 +77,7 @@ def forge(folder: Path, **changes: object) -> None:
     (folder / "model.json").write_text(json.dumps(description))
 
 
-def test_a_foreign_posterior_is_refused_under_a_valid_hash(saved: Path) -> None:
+def test_a_foreign_posterior_is_refused(saved: Path) -> None:
     original, content = (saved / "model.json").read_text(), (saved / FILE).read_bytes()
     described = json.loads(original)["posterior"]
     small = safetensors.torch.save({"factor": torch.eye(3)})

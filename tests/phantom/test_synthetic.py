@@ -44,7 +44,7 @@ def inside(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 # ---- one image -----------------------------------------------------------------------------------------------------
 
 
-def test_image_does_not_depend_on_the_order_of_calls() -> None:
+def test_images_ignore_the_order_of_calls() -> None:
     def draw(index: int) -> tuple[np.ndarray, np.ndarray]:
         return draw_radiograph(7, index, pneumonia=True, image_size=96, difficulty=0.5)
 
@@ -59,9 +59,7 @@ def test_image_does_not_depend_on_the_order_of_calls() -> None:
 
 @many
 @given(seed=seeds, index=indices, size=sizes, difficulty=st.floats(0, 1))
-def test_pneumonia_changes_nothing_outside_the_boxes_and_brightens_inside(
-    seed: int, index: int, size: int, difficulty: float
-) -> None:
+def test_pneumonia_brightens_its_boxes_only(seed: int, index: int, size: int, difficulty: float) -> None:
     """The strongest proof that there is no shortcut: the same chest with and without opacities, bit by bit."""
     healthy, ill, boxes = pair(seed, index, size, difficulty)
     assert healthy.shape == ill.shape
@@ -104,7 +102,7 @@ def test_opacities_lie_in_the_lungs() -> None:
         assert all(x1 <= np.ceil(middle) or x0 >= np.floor(middle) for x0, _, x1, _ in boxes)
 
 
-def test_lungs_are_the_dark_part_of_the_chest_and_the_heart_is_on_the_right_of_the_image() -> None:
+def test_lungs_are_dark_and_the_heart_right() -> None:
     mean = np.mean(
         [
             cv2.resize(draw_radiograph(0, index, pneumonia=False, image_size=128, difficulty=0)[0], (128, 128))
@@ -129,7 +127,7 @@ def test_difficulty_takes_contrast_away_pixel_by_pixel() -> None:
         assert all(np.array_equal(boxes, steps[0][2]) for _, _, boxes in steps)
 
 
-def test_bacteria_make_one_or_two_opacities_and_viruses_two_or_three() -> None:
+def test_subtypes_differ_in_number_of_opacities() -> None:
     seen: dict[str, set[int]] = {"bacteria": set(), "virus": set()}
     for index in range(40):
         _, boxes = draw_radiograph(5, index, pneumonia=True, image_size=64, difficulty=0)
@@ -137,7 +135,7 @@ def test_bacteria_make_one_or_two_opacities_and_viruses_two_or_three() -> None:
     assert seen == {"bacteria": {1, 2}, "virus": {2, 3}}
 
 
-def test_patient_keys_the_body_and_index_keys_the_view() -> None:
+def test_patients_key_bodies_and_indices_views() -> None:
     def draw(index: int, patient: int | None) -> np.ndarray:
         return draw_radiograph(2, index, pneumonia=False, image_size=96, difficulty=0, patient=patient)[0]
 
@@ -181,7 +179,7 @@ def test_layout_and_names_are_kermanys(archive: Path) -> None:
     assert others == {"boxes.parquet", "lungs.parquet", "phantom.json"}
 
 
-def test_patients_keep_to_one_folder_and_have_one_or_more_images(archive: Path) -> None:
+def test_patients_stay_in_one_folder(archive: Path) -> None:
     folders: dict[int, set[str]] = {}
     images: dict[int, int] = {}
     for image_id in image_ids(archive):
@@ -269,7 +267,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+def test_writing_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot write"):
         write_phantom_archive(tmp_path / "file" / "a", SMALL)
@@ -282,9 +280,7 @@ def test_a_place_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
     per_patient=st.floats(1, 3),
     seed=seeds,
 )
-def test_plan_fills_all_four_folders_and_splits_by_patient(
-    num_images: int, fraction: float, per_patient: float, seed: int
-) -> None:
+def test_the_plan_fills_folders_by_patient(num_images: int, fraction: float, per_patient: float, seed: int) -> None:
     assume(4 <= round(num_images * fraction) <= num_images - 4)
     config = PhantomConfig(num_images, pneumonia_fraction=fraction, images_per_patient=per_patient, seed=seed)
     plan = list(phantom._plan_archive(config))

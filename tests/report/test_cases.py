@@ -35,7 +35,7 @@ def test_outcomes_by_hand():
     assert found.tolist() == ["true negative", "false positive", "false negative", "true positive", UNKNOWN]
 
 
-def test_errors_come_first_both_kinds_and_the_largest_residuals(archive):
+def test_the_largest_errors_of_both_kinds_come_first(archive):
     prob, label, information = archive
     chosen = choose(scores(prob, label, information), 100)
     residual = np.abs(label - prob)
@@ -49,7 +49,7 @@ def test_errors_come_first_both_kinds_and_the_largest_residuals(archive):
         assert residual[first[label[first] == kind]].min() >= np.sort(residual[label == kind])[-30]
 
 
-def test_the_page_has_as_many_as_it_may_each_once_and_right_answers_of_both_kinds(archive):
+def test_the_page_has_distinct_images_of_both_kinds(archive):
     prob, label, information = archive
     chosen = choose(scores(prob, label, information), 100)
     assert len(chosen.rows) == 100 == len(set(chosen.rows.tolist()))
@@ -58,7 +58,7 @@ def test_the_page_has_as_many_as_it_may_each_once_and_right_answers_of_both_kind
     assert set(np.argsort(-information)[:20]) <= set(chosen.rows.tolist())
 
 
-def test_a_small_archive_is_shown_whole_and_no_room_shows_nothing(archive):
+def test_small_archives_are_shown_whole(archive):
     prob, label, _ = archive
     few = scores(prob[:30], label[:30])
     assert sorted(choose(few, 300).rows.tolist()) == list(range(30))

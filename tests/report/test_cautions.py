@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pneumo_ray.data.manifest import fingerprint, read_manifest
-from pneumo_ray.evaluate.numbers import evaluate, match
+from pneumo_ray.evaluate.matching import match
+from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.report.cautions import cautions
@@ -55,14 +56,14 @@ def with_column(subject: Subject, **columns) -> Subject:
     return with_provenance(trained, manifest={"fingerprint": fingerprint(table), "protocol": "grouped"})
 
 
-def test_a_fall_from_validation_is_said_and_a_small_one_is_not(subject):
+def test_a_large_fall_from_validation_is_a_warning(subject):
     now = subject.numbers.measured.metrics.stored.values.specificity
     assert said(with_provenance(subject, validation={"specificity": now + 0.11}), "The specificity at the stored")
     assert not said(with_provenance(subject, validation={"specificity": now + 0.09}), "The specificity")
     assert not said(subject, "was")
 
 
-def test_images_that_were_trained_or_chosen_on_are_said(subject):
+def test_training_images_are_a_warning(subject):
     trained = with_column(subject, split=["train"] * 240 + [None])
     whole = replace(trained, numbers=replace(subject.numbers, split=None))
     assert said(whole, "trained on 240 of these")
@@ -102,7 +103,7 @@ def test_shortcuts_calibration_and_failures_are_said(subject):
         assert said(replace(subject, numbers=numbers), "not as probabilities") == warned
 
 
-def test_what_is_not_known_is_not_available_and_what_is_known_is_right(subject):
+def test_unknown_items_are_not_available(subject):
     items = dict(reporting_items(subject))
     for name in (
         "Intended population and setting",
@@ -118,7 +119,7 @@ def test_what_is_not_known_is_not_available_and_what_is_known_is_right(subject):
     assert "64 x 64" in items["Preprocessing"]
 
 
-def test_a_bundle_of_a_stranger_cannot_break_the_items(subject):
+def test_a_foreign_bundle_cannot_break_items(subject):
     for provenance in ({}, {"config": {}}, {"config": {"optim": 3}}, {"config": "x"}, {"manifest": 7}, {"epochs": []}):
         strange = with_provenance(subject, **provenance)
         assert dict(reporting_items(strange))["Training"] == NOT_AVAILABLE

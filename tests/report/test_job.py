@@ -43,7 +43,7 @@ def test_every_error_is_listed_whatever_the_page_shows(files, drawn, prob, tmp_p
     assert "No image is misclassified" not in page
 
 
-def test_the_quality_of_errors_is_that_of_their_files(files, tmp_path):
+def test_errors_have_the_quality_of_their_files(files, tmp_path):
     write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=50))
     with open(tmp_path / "misclassified.csv") as file:
         rows = list(csv.DictReader(file))
@@ -107,7 +107,7 @@ def test_robustness_of_something_else_is_left_out(files, tmp_path, capsys, chang
     assert "0.830 (0.770 to 0.880)" not in (tmp_path / "report.html").read_text()
 
 
-def test_robustness_of_this_model_is_in_the_report_and_a_shortcut_is_a_warning(files, tmp_path):
+def test_robustness_and_shortcuts_are_in_the_report(files, tmp_path):
     (tmp_path / "robustness.json").write_text(json.dumps(measured(files[0])))
     write_evaluation(EvaluateConfig(files[0], str(tmp_path), files[1], gallery=0))
     page = (tmp_path / "report.html").read_text()
@@ -123,7 +123,7 @@ def test_a_broken_robustness_file_breaks_nothing(files, tmp_path, content):
     assert "reaches an AUC" not in (tmp_path / "report.html").read_text()
 
 
-def test_the_robustness_of_another_model_is_refused_before_it_is_measured(files, tmp_path):
+def test_another_models_robustness_is_refused(files, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.json").write_text(json.dumps({"hash": "another"}))
@@ -150,7 +150,7 @@ def test_options_that_cannot_work_are_refused(options, words):
         EvaluateConfig("m", "o", **options)
 
 
-def test_a_history_is_shown_only_if_it_is_the_model_s(drawn, write_scores, write_truth, tmp_path):
+def test_only_the_models_history_is_shown(drawn, write_scores, write_truth, tmp_path):
     records = [
         {"epoch": i + 1, "train_loss": 0.5, "val_loss": 0.4, "val_auc": 0.8 + 0.05 * i, "lr": 1e-3, "best": i == 1}
         for i in range(3)
@@ -175,7 +175,7 @@ def test_a_history_is_shown_only_if_it_is_the_model_s(drawn, write_scores, write
 
 
 @pytest.mark.parametrize("run", [{"model": "x"}, {"model": {"provenance": [1]}}, {"config": 3, "versions": "x"}])
-def test_what_a_stranger_wrote_beside_the_scores_breaks_nothing(drawn, write_scores, write_truth, tmp_path, run):
+def test_foreign_files_beside_scores_break_nothing(drawn, write_scores, write_truth, tmp_path, run):
     scores = write_scores(tmp_path / "s", drawn[1], run=run)
     write_evaluation(
         EvaluateConfig(str(write_truth(tmp_path / "m.parquet", drawn[0])), str(tmp_path / "o"), str(scores))

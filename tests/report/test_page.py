@@ -87,7 +87,7 @@ def test_the_slider_says_what_scikit_learn_says(page, drawn, prob, threshold):
     assert float(shown(page, "misses")) == pytest.approx(1000 * missed, abs=0.0501)
 
 
-def test_the_page_opens_at_the_stored_threshold_and_the_keyboard_moves_it(page, drawn, prob):
+def test_the_keyboard_moves_the_stored_threshold(page, drawn, prob):
     tn, fp, fn, tp = confusion_matrix(drawn[0], prob >= 0.4).ravel().tolist()
     assert [shown(page, name) for name in ("tn", "fp", "fn", "tp")] == [str(count) for count in (tn, fp, fn, tp)]
     assert "stored" in shown(page, "threshold")
@@ -125,7 +125,7 @@ def test_a_rare_disease_keeps_its_prevalence(write_scores, write_truth, drawn, t
 
 
 @pytest.mark.parametrize(("typed", "used"), [("150", 100), ("-3", 0), ("", None)])
-def test_a_prevalence_that_cannot_be_is_not_reckoned_with(page, typed, used):
+def test_an_impossible_prevalence_is_ignored(page, typed, used):
     page.locator("#prevalence").fill(typed)
     if used is None:
         assert {shown(page, name) for name in ("ppv", "npv", "alarms", "misses")} == {"undefined"}
@@ -146,7 +146,7 @@ def test_a_threshold_that_cannot_be_is_not_taken(page):
         assert (shown(page, "threshold"), exact.input_value()) == (threshold, threshold)
 
 
-def test_screen_readers_hear_one_line_once_the_slider_rests(page):
+def test_screen_readers_get_one_line(page):
     page.evaluate(
         """() => { window.heard = []; new MutationObserver(() => heard.push(document.getElementById('live-line').textContent))
             .observe(document.getElementById('live-line'), { childList: true, characterData: true, subtree: true }); }"""
@@ -210,7 +210,7 @@ def test_a_blank_limit_is_none(page):
         assert page.locator("#count").inner_text() == everything, name
 
 
-def test_a_image_without_mutual_information_is_unknown_and_comes_last(browser, report, tmp_path):
+def test_images_without_information_come_last(browser, report, tmp_path):
     def without(found: re.Match) -> str:
         data = json.loads(found[2])
         data["cases"] = data["cases"][:5]
@@ -239,7 +239,7 @@ def test_every_image_says_what_it_is_not_for(page):
     assert said == page.locator(".case").count() > 0
 
 
-def test_a_script_that_is_not_the_page_s_own_does_not_run(browser, report):
+def test_foreign_scripts_do_not_run(browser, report):
     page = browser.new_page()
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text))
@@ -272,13 +272,13 @@ def test_more_images_come_on_demand_and_are_painted(page):
     assert min(colours for colours, _ in spread) > 20
 
 
-def test_maps_are_upsampled_as_the_zone_means_take_them(page):
+def test_maps_are_upsampled_like_zone_means(page):
     grid = np.random.default_rng(0).random((3, 4)).astype(np.float32)
     ours = page.evaluate("(m) => Array.from(upsample(m, [3, 4], [0, 0, 1, 1], 224, 224))", grid.ravel().tolist())
     np.testing.assert_allclose(np.array(ours).reshape(224, 224), cv2.resize(grid, (224, 224)), atol=2e-3)
 
 
-def test_a_map_lies_where_the_network_saw_the_picture(page):
+def test_a_map_lies_at_its_window(page):
     """In the middle half of the picture the page shows the map at half its size, and nothing around it."""
     grid = np.random.default_rng(0).random((3, 4)).astype(np.float32)
     ours = page.evaluate(
@@ -319,14 +319,14 @@ def test_every_row_with_a_name_has_a_head(page):
     assert page.evaluate("[...document.querySelectorAll('th')].filter((th) => !th.textContent.trim()).length") == 0
 
 
-def test_a_name_with_html_in_it_shows_as_text(page, report):
+def test_html_in_a_name_is_text(page, report):
     page.locator("#find").fill("onerror")
     assert page.locator(".case h4").all_inner_texts() == [HOSTILE]
     assert page.evaluate("window.broken") is None
     assert "<img src=x" not in report.read_text()
 
 
-def test_every_image_has_words_for_those_who_cannot_see_it(page):
+def test_every_image_has_a_text_alternative(page):
     images = page.locator("[role=img], canvas, img").all()
     assert len(images) > 100
     assert all(image.get_attribute("aria-label") for image in images)
@@ -336,7 +336,7 @@ def test_every_image_has_words_for_those_who_cannot_see_it(page):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_page_fits_a_phone_and_a_desktop_light_and_dark(browser, report, tmp_path, width, scheme):
+def test_the_page_fits_every_screen_and_scheme(browser, report, tmp_path, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     page.goto(report.as_uri())
@@ -374,7 +374,7 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize(("scheme", "theme"), [("light", None), ("dark", None), ("light", "dark"), ("dark", "light")])
 @pytest.mark.parametrize("media", ["screen", "print"])
-def test_all_text_stands_out_from_what_is_behind_it(page, scheme, theme, media):
+def test_all_text_has_enough_contrast(page, scheme, theme, media):
     """WCAG 2 AA asks for 4.5 to 1; paper is white, whatever the theme of the screen."""
     page.emulate_media(media=media, color_scheme=scheme)
     if theme:
@@ -387,7 +387,7 @@ def test_all_text_stands_out_from_what_is_behind_it(page, scheme, theme, media):
     assert (paper == "rgb(255, 255, 255)") != dark
 
 
-def test_print_opens_what_is_folded_and_fits_the_paper(page):
+def test_print_opens_folds_and_fits_paper(page):
     folded = page.locator("details").first
     assert not folded.locator("table").is_visible()
     page.set_viewport_size({"width": 703, "height": 1000})  # A4 less its margins of 12 mm
@@ -437,7 +437,7 @@ def test_numbers_are_written_for_people():
     assert written == ["1,234", "0.123", "0.000", "0.0012", "1e-09", "undefined"]
 
 
-def test_without_labels_or_images_there_is_a_page_all_the_same(write_scores, write_truth, tmp_path):
+def test_pages_exist_without_labels_or_images(write_scores, write_truth, tmp_path):
     """The gallery shows the maps; what needs labels is left out, and said to be."""
     truth = write_truth(tmp_path / "m.parquet", np.full(30, -1), 30, images=tmp_path / "pictures")
     shutil.rmtree(tmp_path / "pictures")

@@ -138,7 +138,7 @@ def test_fingers_can_do_what_keys_do(reading, tmp_path):
     assert [(row["label"], row["confidence"]) for row in exported(page, tmp_path)] == [(1, 1), (None, None)]
 
 
-def test_an_answer_can_be_changed_on_the_way_back(reading, tmp_path):
+def test_an_answer_can_be_changed_later(reading, tmp_path):
     page = answer(start(reading()), "p 2", "n 2")
     wait_for(page, 2).keyboard.press("Backspace")
     wait_for(page, 1).keyboard.press("ArrowLeft")

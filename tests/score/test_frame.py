@@ -18,7 +18,7 @@ from pneumo_ray.data.dataset import load_inputs, seen_by_network
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ModelError
 from pneumo_ray.evaluate.config import EvaluateConfig
-from pneumo_ray.evaluate.numbers import match
+from pneumo_ray.evaluate.matching import match
 from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.explain import ZONES
 from pneumo_ray.images.decode import decode_image

@@ -88,7 +88,7 @@ def test_the_columns_are_those_of_the_profile():
     assert columns["prob_site"][0] == pytest.approx(odds / (1 + odds), abs=1e-6)
 
 
-def test_without_a_promise_every_image_is_to_be_read():
+def test_without_guarantee_every_image_is_read():
     profile = SiteProfile("m", METHOD, Recalibration(), 0.5, None, None, "abc")
     assert profile.columns(np.array([0.0, 1.0], np.float32))["triage"].tolist() == ["read", "read"]
 
@@ -167,7 +167,7 @@ def test_one_patient_is_refused(site, tmp_path):
     assert "of 1 patient(s)" in refused(asked)
 
 
-def test_few_labels_give_no_triage_and_the_missing_number(site, tmp_path):
+def test_few_labels_give_the_missing_number(site, tmp_path):
     asked = relabelled(site, tmp_path, few(site[1], range(0, 120, 2)))
     found = commission(*read_site(asked), asked)
     assert isinstance(found.triage, NoTriage)

@@ -83,7 +83,7 @@ def test_what_changed_is_named(archive, name, change):
     assert [alarm.quantity for alarm in drift.alarms] == [name]
 
 
-def test_a_difference_too_small_to_matter_is_no_alarm():
+def test_small_differences_raise_no_alarm():
     rng = np.random.default_rng(4)
     drift = compare({"x": rng.normal(size=100_000)}, {"x": rng.normal(size=100_000) + 0.05}, None, 0.05)
     (only,) = drift.comparisons

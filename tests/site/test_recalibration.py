@@ -50,7 +50,7 @@ def test_the_slope_is_that_of_logistic_regression():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_map_keeps_the_order_and_stays_within_bounds(method):
+def test_maps_keep_order_and_bounds(method):
     found = fit(method, *_of(population(200, 2, slope=0.5)))
     grid = np.array([0.0, 1e-9, 0.2, 0.5, 0.8, 1 - 1e-9, 1.0])
     mapped = found.prob(grid)

@@ -30,7 +30,7 @@ def test_nothing_is_known_of_nothing():
 
 @pytest.mark.parametrize("target", [0.8, 0.95])
 @pytest.mark.slow
-def test_the_lower_end_holds_though_the_labels_chose_the_threshold(target):
+def test_the_lower_end_holds_after_the_choice(target):
     rng, below, draws = np.random.default_rng(0), [0, 0], 2000
     rule = OperatingPointConfig(rule="sensitivity", sensitivity=target)
     label = np.repeat([0, 1], [80, 60])

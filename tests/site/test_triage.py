@@ -92,7 +92,7 @@ def test_the_most_errors_are_those_of_the_binomial():
         assert limit[number] == max(allowed, default=-1)
 
 
-def test_too_few_labels_are_refused_with_the_missing_number():
+def test_too_few_labels_are_counted():
     label = np.repeat([0, 1], [40, 70])
     found = find_triage(Labelled(label * 0.8 + 0.1, label, np.arange(110)), label * 0.8 + 0.1, ALPHA, DELTA)
     assert isinstance(found, NoTriage)

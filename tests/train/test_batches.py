@@ -35,7 +35,7 @@ def epoch(source: BatchSource, world_size: int, number: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
-def test_an_epoch_holds_the_plan_in_order_and_every_validation_image_once(source, world_size):
+def test_an_epoch_holds_plan_and_validation_once(source, world_size):
     batches = epoch(source, world_size, 2)
     trained = np.concatenate([b["row"] for b in batches if b["position"].phase == "train"])
     plan = epoch_plan(source.train_labels, balance="copies", seed=3, epoch=2, batch_size=8)
@@ -48,7 +48,7 @@ def test_an_epoch_holds_the_plan_in_order_and_every_validation_image_once(source
     assert shares == {8 // world_size, -(-8 // world_size)}, "as even as can be"
 
 
-def test_pixels_do_not_depend_on_the_number_of_workers(source):
+def test_workers_do_not_change_pixels(source):
     alone, of_three, of_four = (
         np.concatenate(
             [b["pixels"][b["row"] != PADDING] for b in epoch(source, n, 1) if b["position"].phase == "train"]
@@ -72,7 +72,7 @@ def test_ranks_take_turns(source):
     assert schedule.position(schedule.tickets_per_epoch).epoch == 1
 
 
-def test_the_cache_and_the_originals_give_the_same_pixels(source):
+def test_cache_and_originals_give_equal_pixels(source):
     from dataclasses import replace
 
     schedule = source.schedule(1)
@@ -90,7 +90,7 @@ def test_an_image_that_vanished_is_named(source):
         replace(source, train=gone, cache_folder=None).batch(0, source.schedule(1))
 
 
-def test_one_class_or_no_labels_cannot_be_trained_on(phantom_run, tmp_path):
+def test_training_needs_labels_of_both_classes(phantom_run, tmp_path):
     from pneumo_ray.data.manifest import read_manifest, write_manifest
 
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))

@@ -32,13 +32,13 @@ def test_the_share_by_hand():
     assert outside_share(signed, mask).item() == pytest.approx(4 / (6 + EPSILON))
 
 
-def test_a_flat_map_has_the_share_of_the_area():
+def test_flat_maps_have_the_share_of_area():
     mask = inside()
     expected = (1 - mask.mean((1, 2))) * 16 / (16 + EPSILON)
     torch.testing.assert_close(outside_share(torch.ones(3, 4, 4), mask), expected)
 
 
-def test_no_positive_evidence_has_no_share_and_no_gradient():
+def test_no_evidence_has_no_share_or_gradient():
     signed = torch.full((1, 2, 2), -1.0, requires_grad=True)
     share = outside_share(signed, torch.zeros(1, 2, 2))
     share.sum().backward()
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_the_quotient():
 
 @pytest.mark.parametrize("site", ["head", "tail"])
 @pytest.mark.parametrize("masked", [True, False])
-def test_the_map_is_that_of_the_logits_own_pass(site: str, masked: bool):
+def test_map_and_logit_share_one_pass(site: str, masked: bool):
     """In training mode dropout is drawn once for both, whether its mask is given or not."""
     net = small_net(dropout_site=site).train()
     (layer,) = [layer for layer in net.dropouts() if layer.p > 0]

@@ -91,7 +91,7 @@ def everything(ray_cluster, with_lungs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.faults
-def test_a_guidance_of_weight_0_is_the_training_without_lungs_bitwise(ray_cluster, without_lungs, with_lungs, tmp_path):
+def test_guidance_weight_0_changes_nothing_bitwise(ray_cluster, without_lungs, with_lungs, tmp_path):
     fit(config(without_lungs, tmp_path / "without"))
     fit(config(with_lungs, tmp_path / "with"))
     without, known = (load_state(str(tmp_path / name)) for name in ("without", "with"))
@@ -115,7 +115,7 @@ def test_a_run_with_everything_on_continues_bitwise(everything, with_lungs, tmp_
     ]
 
 
-def test_the_bundle_is_the_average_and_says_how_images_are_fitted(everything):
+def test_the_bundle_has_average_and_fit(everything):
     bundle, state = load_bundle(everything / "model"), load_state(str(everything))
     assert (bundle.preprocessing.fit, bundle.preprocessing.margin) == ("lungs-squash", 0.1)
     assert bundle.model.config.output_stride == 16
@@ -126,7 +126,7 @@ def test_the_bundle_is_the_average_and_says_how_images_are_fitted(everything):
     assert not torch.equal(state.averaged["classifier.weight"], state.model["classifier.weight"])
 
 
-def test_the_validation_scores_are_those_of_the_averaged_network(everything, with_lungs):
+def test_validation_scores_the_averaged_network(everything, with_lungs):
     from pneumo_ray.data.dataset import load_inputs
     from pneumo_ray.model.precision import amp_dtype, autocast
 
@@ -163,7 +163,7 @@ def test_two_workers_guide_as_one_does(ray_cluster, with_lungs, tmp_path):
     assert one.history[-1].outside_share < one.history[0].outside_share
 
 
-def test_a_planned_rate_is_not_continued_to_other_epochs(everything, with_lungs):
+def test_a_planned_rate_keeps_its_epochs(everything, with_lungs):
     with pytest.raises(ConfigError, match="begun with epochs 3 and not 5"):
         fit(config(with_lungs, everything, **EVERYTHING | {"epochs": 5}))
 
@@ -202,7 +202,7 @@ def test_lungs_that_nobody_found_are_refused_or_said(without_lungs):
     assert "--guide.weight and --augment.outside change nothing" in use.sentences[0]
 
 
-def test_a_run_depends_on_lungs_only_where_it_uses_them(with_lungs):
+def test_only_used_lungs_identify_a_run(with_lungs):
     assert decided(with_lungs)[1].fingerprint is None
     for changes in (
         {"guide": GuideConfig(weight=1)},
@@ -228,6 +228,6 @@ def test_values_that_cannot_work_are_refused(kind, changes, option):
         kind(**changes)
 
 
-def test_smoothing_moves_labels_by_half_of_itself_towards_a_half():
+def test_smoothing_moves_labels_towards_a_half():
     labels = np.array([0.0, 1.0])
     assert (labels + 0.1 * (0.5 - labels)).tolist() == [0.05, 0.95]

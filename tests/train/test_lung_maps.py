@@ -41,7 +41,7 @@ def tickets(source: BatchSource, world_size: int = 1, epoch: int = 0):
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "lungs", "lungs-squash"])
-def test_the_lungs_of_a_white_lung_are_where_it_is_white(lung_rows, fit):
+def test_lung_masks_follow_the_images_geometry(lung_rows, fit):
     """Each image is its own mask, so the pixels of the augmented image, averaged over cells, are the answer."""
     differences, phases = [], set()
     for phase, batch in tickets(source_of(lung_rows(8), fit)):
@@ -58,7 +58,7 @@ def test_the_lungs_of_a_white_lung_are_where_it_is_white(lung_rows, fit):
     assert phases == {"train", "val"}
 
 
-def test_cells_are_the_share_of_their_area_that_is_lung(lung_rows):
+def test_cells_are_their_share_of_lung(lung_rows):
     """Without augmentation the input of squash is the middle 7/8 of the image, whose lungs are ellipses."""
     (cells,) = LungMaps((CELLS, CELLS), SIZE).of_evaluation(lung_rows(1), 1)["lungs"]
     places = 1 / 16 + (np.arange(CELLS * 50) + 0.5) / (CELLS * 50) * 7 / 8
@@ -83,7 +83,7 @@ def test_the_box_is_the_box_of_the_lungs(lung_rows):
     assert box.max() == 0
 
 
-def test_the_lungs_fill_the_input_that_is_cropped_to_them(lung_rows):
+def test_lungs_fill_an_input_cropped_to_them(lung_rows):
     """Their longer true side is (0.62 * 320 =) 198 of (1 + 2 * 0.08) 198 pixels."""
     rows = lung_rows(3)
     left, right = extent(load_inputs(rows, 224, fit="lungs")[0], 0)
@@ -111,7 +111,7 @@ def test_images_with_doubtful_lungs_take_no_part(lung_rows):
             assert batch["num_lungs"] == known.sum()
 
 
-def test_every_worker_knows_how_many_lungs_the_step_has(lung_rows):
+def test_workers_know_the_lungs_of_a_step(lung_rows):
     source = source_of(lung_rows(8, doubtful=(0, 3)))
     alone = [int(batch["num_lungs"]) for phase, batch in tickets(source) if phase == "train"]
     shared = [int(batch["num_lungs"]) for phase, batch in tickets(source, 2) if phase == "train"]

@@ -44,7 +44,7 @@ def source(phantom_run, phantom_archive) -> LungSource:
     return LungSource(rows("train"), rows("val"), *draw_phantoms(5), seed=0, batch_size=8)
 
 
-def test_every_image_and_phantom_is_in_an_epoch_once(source):
+def test_an_epoch_has_images_and_phantoms_once(source):
     schedule = source.schedule(1)
     rows = np.concatenate([source.batch(step, schedule)["row"] for step in range(schedule.train_steps)])
     counts = np.bincount(rows, minlength=source.num_train)

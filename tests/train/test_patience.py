@@ -14,7 +14,7 @@ LOSSES = st.lists(st.sampled_from([0.3, 0.29999, 0.5, 0.4, 0.2, 0.1]), min_size=
 
 @given(losses=LOSSES, patience=st.integers(1, 5))
 @settings(deadline=None, max_examples=200)
-def test_the_rate_falls_after_every_n_epochs_without_a_better_loss(losses: list[float], patience: int) -> None:
+def test_the_rate_falls_every_n_bad_epochs(losses: list[float], patience: int) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = plateau_schedule(optimizer, OptimConfig(plateau_patience=patience, plateau_factor=0.5))
     best, in_a_row, expected = float("inf"), 0, 1.0

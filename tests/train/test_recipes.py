@@ -82,20 +82,20 @@ def test_a_config_file_is_a_run_again(tmp_path):
     assert parse(TrainConfig, ["--config", str(tmp_path / "c.json"), "--recipe", "robust"]) == run
 
 
-def test_a_recipe_beside_a_file_wins_over_the_file(tmp_path):
+def test_a_given_recipe_wins_over_the_file(tmp_path):
     save_config(parsed("--recipe", "robust", "--seed", "4"), str(tmp_path / "c.json"))
     back = parse(TrainConfig, ["--config", str(tmp_path / "c.json"), "--recipe", "paper"])
     assert back == replace(TrainConfig("m", "o"), seed=4)
 
 
-def test_a_part_of_a_file_gets_the_rest_from_its_recipe(tmp_path):
+def test_a_partial_file_is_completed_by_recipe(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"recipe": "robust", "guide": {"weight": 2}, "epochs": 3}))
     config = parse(TrainConfig, [*NEEDED, "--config", str(tmp_path / "c.json")])
     expected = as_flat(parsed("--recipe", "robust")) | {"guide.weight": 2, "epochs": 3}
     assert as_flat(config) == expected
 
 
-def test_a_file_from_before_recipes_is_read_as_it_was(tmp_path):
+def test_files_without_recipe_keep_their_meaning(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"manifest": "m", "out": "o", "optim": {"lr": 0.01}}))
     then = as_flat(TrainConfig("m", "o")) | {"optim.lr": 0.01}
     assert as_flat(load_config(TrainConfig, str(tmp_path / "c.json"))) == then
@@ -121,7 +121,7 @@ def test_a_study_has_the_recipes_too():
     assert study.base().guide.weight == recipe_settings("robust", "resnet50")["guide.weight"]
 
 
-def test_a_trial_with_another_trunk_or_recipe_has_its_presets():
+def test_a_trial_takes_its_own_presets():
     robust, paper = parsed("--recipe", "robust"), parsed("--recipe", "paper")
     assert configure(robust, Trial("a", "a", {"model.arch": "vgg16"}, 0)).model.output_stride == 32
     assert configure(robust, Trial("a", "a", {"model.arch": "resnet18"}, 0)).model.output_stride == 16
@@ -129,7 +129,7 @@ def test_a_trial_with_another_trunk_or_recipe_has_its_presets():
     assert (moved.guide.weight, moved.optim.schedule) == (2.0, "onecycle")
 
 
-def test_the_run_of_a_recipe_is_the_run_of_its_options(tmp_path: Path):
+def test_a_recipe_is_its_options(tmp_path: Path):
     settings = recipe_settings("robust", "resnet50")
     words = [w for name, value in settings.items() for w in (f"--{name.replace('_', '-')}", str(value))]
     assert replace(parsed("--recipe", "paper", *words), recipe="robust") == parsed("--recipe", "robust")

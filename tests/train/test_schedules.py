@@ -85,7 +85,7 @@ def test_a_run_that_continues_has_the_same_rates(schedule, stop_after):
     assert rates(optim, losses, stop_after) == rates(optim, losses)
 
 
-def test_the_papers_rate_is_never_touched_within_an_epoch():
+def test_the_papers_rate_is_constant_within_epochs():
     assert rates(OptimConfig()) == [1e-4] * STEPS * EPOCHS
 
 

@@ -20,7 +20,7 @@ from pneumo_ray.train.slot_dropout import slot_dropout, slot_masks
     seed=st.integers(0, 2**31),
 )
 @settings(deadline=None)
-def test_the_mask_of_a_slot_is_the_same_in_any_batch(slots: list[int], num_units: int, seed: int) -> None:
+def test_a_slot_has_one_mask_in_any_batch(slots: list[int], num_units: int, seed: int) -> None:
     together = slot_masks(seed, 0, np.array(slots, np.uint64), num_units, 0.5)
     assert together.shape == (len(slots), num_units)
     for row, slot in enumerate(slots):
@@ -43,7 +43,7 @@ def test_masks_are_independent_coins_of_the_rate(rate: float) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(16, 1), (16, 3), (64, 2), (7, 7)])
-def test_ranks_share_the_slots_of_a_step_without_gap_or_overlap(batch_size: int, world_size: int) -> None:
+def test_ranks_share_slots_without_gap_or_overlap(batch_size: int, world_size: int) -> None:
     schedule = Schedule(5 * batch_size, 3, batch_size, world_size)
     for epoch, step in ((0, 0), (3, 4)):
         parts = [schedule.slots(epoch, step, rank) for rank in range(world_size)]
@@ -66,7 +66,7 @@ def test_a_training_step_draws_nothing_from_the_process(arch: str, site: str) ->
     assert all(layer.mask is None for layer in net.dropouts())
 
 
-def test_a_compiled_network_takes_the_masks_of_each_step() -> None:
+def test_a_compiled_network_takes_each_steps_masks() -> None:
     """One compilation serves all steps, and none keeps the masks that it was compiled with."""
     layer, counter = ChannelDropout(0.5, 8), CompileCounter()
     compiled, x = torch.compile(layer.train(), backend=counter), torch.randn(4, 8)
@@ -77,7 +77,7 @@ def test_a_compiled_network_takes_the_masks_of_each_step() -> None:
 
 
 @pytest.mark.parametrize("site", ["head", "tail"])
-def test_two_shares_of_a_batch_have_the_gradient_of_the_whole(site: str) -> None:
+def test_shares_of_a_batch_keep_its_gradient(site: str) -> None:
     """VGG-16 has no BatchNorm, so only the masks could differ."""
     torch.manual_seed(0)
     net = PneumoniaNet(ModelConfig("vgg16", "none", 0.5, site)).double().train()  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def whole_of_two(ray_cluster, phantom_run, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_run_leaves_a_bundle_a_history_and_curves(whole):
+def test_a_run_leaves_bundle_history_and_curves(whole):
     bundle = load_bundle(whole / "model")
     state = load_state(str(whole))
     for name, tensor in bundle.model.state_dict().items():
@@ -79,7 +79,7 @@ def test_a_run_leaves_a_bundle_a_history_and_curves(whole):
     assert list((whole / "tensorboard").iterdir())
 
 
-def test_the_validation_scores_are_those_of_the_saved_network_on_every_image(whole, phantom_run):
+def test_validation_scores_the_saved_network(whole, phantom_run):
     from pneumo_ray.data.dataset import load_bases
     from pneumo_ray.data.prepare import load_training_rows
     from pneumo_ray.images.augment import center_crop
@@ -95,7 +95,7 @@ def test_the_validation_scores_are_those_of_the_saved_network_on_every_image(who
     assert torch.allclose(state.best_val["logit"].float(), logits.float(), atol=0.05)
 
 
-def test_a_finished_run_does_nothing_and_more_epochs_continue_it(whole, phantom_run, tmp_path, capsys):
+def test_a_finished_run_continues_with_more_epochs(whole, phantom_run, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "copy")
     before = (tmp_path / "copy/model/weights.safetensors").stat().st_mtime_ns
     fit(config(phantom_run, tmp_path / "copy"))
@@ -136,7 +136,7 @@ def test_a_killed_worker_changes_nothing_bitwise(whole, phantom_run, tmp_path):
 
 
 @pytest.mark.faults
-def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, phantom_run, tmp_path):
+def test_two_killed_workers_keep_the_weights(whole_of_two, phantom_run, tmp_path):
     killer = kill_a_worker_after(tmp_path, 2)
     fit(config(phantom_run, tmp_path, workers=2))
     killer.join()
@@ -147,7 +147,7 @@ def test_two_workers_killed_half_way_end_with_the_same_weights(whole_of_two, pha
 
 
 @pytest.mark.faults
-def test_two_workers_equal_one_where_no_batch_statistics_differ(ray_cluster, phantom_run, tmp_path):
+def test_two_workers_equal_one_without_batch_statistics(ray_cluster, phantom_run, tmp_path):
     """VGG-16 has no BatchNorm: data, augmentation and dropout are those of the slots, and sums are rounded.
 
     Its weights are large enough for logits of size 1, so that other masks would give another loss at once.
@@ -167,7 +167,7 @@ def test_two_workers_equal_one_where_no_batch_statistics_differ(ray_cluster, pha
     assert torch.allclose(two.best_val["passes"], one.best_val["passes"], atol=0.01)
 
 
-def test_the_decisions_that_the_threshold_was_fitted_on_are_those_of_scoring(whole, phantom_run, tmp_path):
+def test_scoring_decides_as_the_threshold_was_fitted(whole, phantom_run, tmp_path):
     """Validation images, scored as the defaults have it: confusion, Brier score and loss are those in the bundle."""
     from pneumo_ray.evaluate.metrics import classification_metrics
     from pneumo_ray.evaluate.scores import read_scores
@@ -195,7 +195,7 @@ def test_two_workers_validate_every_image_once(whole_of_two, phantom_run):
 
 
 @pytest.mark.faults
-def test_a_killed_driver_continues_with_the_same_command_bitwise(whole, phantom_run, tmp_path):
+def test_a_killed_driver_continues_bitwise(whole, phantom_run, tmp_path):
     command = [sys.executable, "jobs/train.py", "--config", str(whole / "train.json"), "--out", str(tmp_path)]
     root = Path(__file__).parents[2]
     driver = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -217,7 +217,7 @@ def test_a_killed_driver_continues_with_the_same_command_bitwise(whole, phantom_
     assert [record["epoch"] for record in history(tmp_path)] == list(range(1, EPOCHS + 1))
 
 
-def test_a_run_is_not_continued_with_other_settings_or_another_manifest(whole, phantom_run, tmp_path):
+def test_other_settings_or_manifests_are_refused(whole, phantom_run, tmp_path):
     with pytest.raises(ConfigError, match=r"optim\.lr 0\.001 and not 0\.01"):
         fit(config(phantom_run, whole, optim=OptimConfig(lr=0.01)))
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
@@ -232,7 +232,7 @@ def test_a_second_training_into_one_folder_is_refused(ray_cluster, phantom_run, 
         fit(config(phantom_run, tmp_path))
 
 
-def test_a_patient_on_both_sides_is_refused_unless_asked_for(ray_cluster, phantom_run, tmp_path):
+def test_leakage_is_refused_unless_asked_for(ray_cluster, phantom_run, tmp_path):
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     position = manifest.column_names.index("patient_id")
     leaky = manifest.set_column(position, "patient_id", pa.array(["p"] * len(manifest)))
@@ -251,7 +251,7 @@ def test_a_cluster_that_is_too_small_is_said(ray_cluster, phantom_run, tmp_path)
         fit(config(phantom_run, tmp_path, scaling=ScalingConfig(use_gpu=True, wait_seconds=0.1)))
 
 
-def test_only_restarts_without_progress_and_without_another_size_are_counted():
+def test_restarts_without_progress_are_counted():
     monitor = Monitor()
     begun = [(0, 2), (0, 2), (0, 2), (0, 1), (0, 2), (1, 2), (1, 2)]
     assert [monitor.begin(*group) for group in begun] == [0, 1, 2, 0, 0, 0, 1]

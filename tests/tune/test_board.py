@@ -32,11 +32,11 @@ def drawn(board: Board, monkeypatch, width: int = 80, height: int = 24) -> list[
     return [line.rstrip() for line in lines if line.strip()]
 
 
-def test_a_board_without_a_trial_says_what_it_waits_for(monkeypatch):
+def test_an_empty_board_names_what_it_awaits(monkeypatch):
     assert "waiting for the cluster" in drawn(Board(trials(2), 3, SEARCH), monkeypatch)[-1]
 
 
-def test_rows_are_in_the_order_of_the_plan_and_say_what_was_drawn_and_what_became_of_it(monkeypatch):
+def test_rows_have_plan_order_draws_and_status(monkeypatch):
     stopped = set()
     board = Board(trials(3), 3, SEARCH, stopped)
     for name in ("001", "000"):
@@ -56,7 +56,7 @@ def test_rows_are_in_the_order_of_the_plan_and_say_what_was_drawn_and_what_becam
     ]
 
 
-def test_where_there_are_more_trials_than_lines_those_that_run_are_shown(monkeypatch):
+def test_running_trials_are_shown_first(monkeypatch):
     board = Board(trials(40), 3, SEARCH)
     for name in trials(40):
         board.on_trial_start(0, [], tune_trial(name))
@@ -69,7 +69,7 @@ def test_where_there_are_more_trials_than_lines_those_that_run_are_shown(monkeyp
     assert lines[-1].split() == [str(40 - len(shown)), "more"]
 
 
-def test_a_study_that_is_interrupted_leaves_no_trial_that_seems_to_run(monkeypatch, capsys):
+def test_an_interrupted_board_shows_nothing_running(monkeypatch, capsys):
     board = Board(trials(2), 3, SEARCH)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     board.on_trial_start(0, [], tune_trial("000"))

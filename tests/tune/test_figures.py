@@ -48,7 +48,7 @@ def named(figure: Figure, gid: str) -> list:
     return [artist for artist in figure.findobj() if artist.get_gid() == gid]
 
 
-def test_the_forest_plot_shows_the_differences_of_the_table():
+def test_the_forest_plot_shows_the_table():
     records = ablation()
     figure = forest_figure(ARMS, records)
     for metric in ("val_auc", "loss_scaled"):
@@ -79,7 +79,7 @@ def test_a_diverged_trial_costs_its_own_dot_only():
     assert not named(curves_figure(ARMS, records), "curve-new-0")
 
 
-def test_one_seed_has_no_interval_and_one_arm_no_forest_plot():
+def test_one_seed_or_arm_has_no_plot():
     figure = forest_figure(ARMS, ablation()[:3])
     assert named(figure, "val_auc-mean-0")
     assert not named(figure, "val_auc-interval-0")
@@ -89,7 +89,7 @@ def test_one_seed_has_no_interval_and_one_arm_no_forest_plot():
     assert set(study_figures(ARMS, [record("ref", 0, [0.3])])) == {CURVES}
 
 
-def test_the_map_has_every_draw_once_and_marks_the_best():
+def test_the_map_marks_the_best_draw():
     records = [
         draw(lr=1e-4, decay=1e-3, losses=[0.5, 0.2, 0.3], number=0),
         draw(lr=1e-5, decay=1e-4, losses=[0.6, 0.4], number=1),
@@ -114,7 +114,7 @@ def test_a_search_without_both_numbers_has_no_map():
     assert map_figure(ARMS, [draw(lr=1e-4, decay=1e-3, losses=[0.3])]) is None
 
 
-def test_curves_have_a_point_an_epoch_and_skip_what_is_no_number():
+def test_curves_have_a_point_per_epoch():
     records = [record("ref", 0, [0.7, 0.5, 0.4]), record("new", 0, [0.7, math.nan, 0.6, math.inf], "failed")]
     figure = curves_figure(ARMS, records)
     (whole,), (broken,) = named(figure, "curve-ref-0"), named(figure, "curve-new-0")

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pneumo_ray.config import load_config, run_job
+from pneumo_ray.config import load_config
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ConfigError, PneumoError
+from pneumo_ray.job import run_job
 from pneumo_ray.model import ModelConfig, load_bundle
 from pneumo_ray.train.config import DataConfig, OptimConfig, ScalingConfig, TrainConfig
 from pneumo_ray.tune.config import StudyConfig
@@ -64,7 +65,7 @@ def whole(ray_cluster, phantom_run, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_study_leaves_a_row_a_trial_the_tables_and_the_best_config(whole):
+def test_a_study_leaves_rows_tables_and_best(whole):
     rows = pq.read_table(whole / "study.parquet").to_pylist()
     assert [row["name"] for row in rows] == ["none-seed0", "paper-seed0", "none-seed1", "paper-seed1"]
     for row in rows:
@@ -87,7 +88,7 @@ def test_a_study_leaves_a_row_a_trial_the_tables_and_the_best_config(whole):
     assert load_config(TrainConfig, str(whole / "best.json")).balance == min(means, key=means.get)
 
 
-def test_a_trial_is_the_run_of_train_with_the_same_options(whole, phantom_run, tmp_path):
+def test_a_trial_equals_its_training_run(whole, phantom_run, tmp_path):
     """Bitwise the same weights, though one was a nested group of processes and the other shared one with other trials."""
     from pneumo_ray.train.launch import fit
 
@@ -97,7 +98,7 @@ def test_a_trial_is_the_run_of_train_with_the_same_options(whole, phantom_run, t
     assert described[0]["weights_sha256"] == described[1]["weights_sha256"]
 
 
-def test_the_same_command_runs_only_what_has_no_record(whole, phantom_run, capsys):
+def test_only_trials_without_record_run_again(whole, phantom_run, capsys):
     def stamps() -> dict[str, int]:
         return {path.parts[-2]: path.stat().st_mtime_ns for path in whole.glob("trials/*/history.jsonl")}
 
@@ -113,7 +114,7 @@ def test_the_same_command_runs_only_what_has_no_record(whole, phantom_run, capsy
     assert trial_json(whole, "none-seed1")["metrics"] == lost["metrics"]
 
 
-def test_a_folder_that_belongs_to_another_study_is_refused(whole, phantom_run):
+def test_another_studys_folder_is_refused(whole, phantom_run):
     for changes, message in (
         ({"study": "finetune", "arms": ()}, r"another study \(balance\)"),
         ({"optim": OptimConfig(lr=1e-2)}, r"begun with optim\.lr 0\.001 and not 0\.01"),
@@ -124,7 +125,7 @@ def test_a_folder_that_belongs_to_another_study_is_refused(whole, phantom_run):
 
 
 @pytest.mark.faults
-def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
+def test_a_diverging_draw_is_recorded(ray_cluster, phantom_run, tmp_path):
     space = tmp_path / "space.json"
     choices = {"optim.lr": [1e30, 1e-3], "optim.weight_decay": [1e-4]}
     space.write_text(json.dumps({"space": choices, "trials": 2, "uncertainty": True}))
@@ -146,7 +147,7 @@ def test_a_search_records_a_draw_that_diverges_and_the_others_go_on(ray_cluster,
 
 
 @pytest.mark.faults
-def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phantom_run, tmp_path, capsys):
+def test_a_study_without_results_ends_with_1(ray_cluster, phantom_run, tmp_path, capsys):
     arms = {"a": {"optim.lr": 1e30}, "b": {"optim.lr": 1e31}}
     asked = study(phantom_run, tmp_path / "out", epochs=1, **file_study(tmp_path, arms))
     for attempt in range(2):  # the same command finds it done, and it is no success then either
@@ -166,7 +167,7 @@ def test_a_study_of_which_no_trial_finishes_ends_with_code_1(ray_cluster, phanto
 
 
 @pytest.mark.faults
-def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster, phantom_run, tmp_path):
+def test_a_dead_trial_is_recorded(ray_cluster, phantom_run, tmp_path):
     history = tmp_path / "out/trials/first-seed0/history.jsonl"
     killed = []
 
@@ -193,7 +194,7 @@ def test_a_trial_whose_process_dies_is_recorded_and_the_others_go_on(ray_cluster
 
 
 @pytest.mark.faults
-def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, phantom_archive, tmp_path, capsys):
+def test_optuna_continues_and_images_decode_once(ray_cluster, phantom_archive, tmp_path, capsys):
     prepare(PrepareConfig(archive=(str(phantom_archive),), out=str(tmp_path / "run"), protocol="official"))
     space = tmp_path / "space.json"
     ranges = {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "balance": ["none", "sampler"]}
@@ -222,7 +223,7 @@ def test_optuna_draws_and_continues_and_images_are_decoded_once(ray_cluster, pha
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/cache-256").iterdir()} == shards
 
 
-def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
+def test_halving_knows_earlier_trials():
     def trial(name: str) -> SimpleNamespace:
         return SimpleNamespace(trial_id=name, config={"name": name})
 
@@ -253,7 +254,7 @@ def test_halving_stops_a_bad_trial_and_knows_the_trials_of_an_earlier_command():
 
 
 @pytest.mark.faults
-def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_command(whole, phantom_run, tmp_path):
+def test_a_terminated_driver_continues(whole, phantom_run, tmp_path):
     words = ["--study", "balance", "--arms", "none", "paper", "--seeds", "2"]
     command = [sys.executable, "jobs/tune.py", "--config", str(whole / "best.json"), "--balance", "copies", *words]
     command += ["--seed", "0", "--out", str(tmp_path / "out")]
@@ -285,9 +286,7 @@ def test_a_driver_that_is_told_to_end_says_so_and_continues_with_the_same_comman
 
 
 @pytest.mark.faults
-def test_a_search_really_stops_hopeless_trials_and_ends_the_same_if_it_was_interrupted(
-    ray_cluster, phantom_run, tmp_path
-):
+def test_an_interrupted_search_stops_the_same_trials(ray_cluster, phantom_run, tmp_path):
     """Rates of 1 and 10 ruin the network in their first epoch; one at a time, so that the order is always the same."""
     space = tmp_path / "space.json"
     rates = [1e-3, 1.0, 10.0]  # seed 14 draws the first, the first, the second, the second, the first
@@ -319,7 +318,7 @@ def test_a_search_really_stops_hopeless_trials_and_ends_the_same_if_it_was_inter
 
 
 @pytest.mark.faults
-def test_trials_of_two_workers_are_runs_of_train_with_two_and_can_be_stopped(ray_cluster, phantom_run, tmp_path):
+def test_trials_of_two_workers_equal_their_training(ray_cluster, phantom_run, tmp_path):
     """Nested runs of Ray Train beside the process of the trial, within the 2 CPUs that there are."""
     from pneumo_ray.train.launch import fit
 

@@ -42,7 +42,7 @@ def play(search: OptunaSearch, count: int) -> list[dict]:
     return drawn
 
 
-def test_draws_lie_in_the_space_and_come_nearer_to_what_is_good(tmp_path):
+def test_draws_stay_in_the_space_and_improve(tmp_path):
     search = OptunaSearch(STUDY, left(tmp_path, [f"{n:03d}" for n in range(60)]), [], seed=0)
     drawn = play(search, 60)
     assert search.suggest("61") is None
@@ -53,7 +53,7 @@ def test_draws_lie_in_the_space_and_come_nearer_to_what_is_good(tmp_path):
     assert search.drawn["000"].settings == drawn[0]
 
 
-def test_what_earlier_commands_found_is_known_and_a_begun_trial_keeps_its_options(tmp_path):
+def test_earlier_results_and_options_are_kept(tmp_path):
     drawn = play(OptunaSearch(STUDY, left(tmp_path, [f"{n:03d}" for n in range(40)]), [], seed=0), 40)
     past = [
         TrialRecord("t", "t", 0, settings, "finished", metrics={"loss_scaled": loss(settings), "val_loss": 0.0})

@@ -31,7 +31,7 @@ def asked(**changes) -> StudyConfig:
     return replace(StudyConfig(manifest="m.parquet", out="out", study="balance"), **changes)
 
 
-def test_study_of_maps_has_every_site_of_every_trunk():
+def test_study_of_maps_has_every_site():
     """Two sites, three with attention, of five trunks, each without and with guidance: (3 * 2 + 2 * 3) * 2."""
     configs = {trial.arm: configure(BASE, trial) for trial in plan(replace(STUDIES["maps"], seeds=1), BASE)}
     assert len(configs) == 24
@@ -45,14 +45,14 @@ def test_study_of_maps_has_every_site_of_every_trunk():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_trial_of_a_built_in_study_is_a_config_that_train_accepts(name):
+def test_built_in_studies_have_valid_configs(name):
     trials = plan(STUDIES[name], BASE)
     configs = [configure(BASE, trial) for trial in trials]
     assert len({trial.name for trial in trials}) == len({config.out for config in configs}) == len(trials)
     assert len({(replace(config, out="")) for config in configs}) == len(trials), "two trials are the same run"
 
 
-def test_the_augmentation_study_leaves_out_each_operation_and_uses_each_alone():
+def test_augmentation_varies_each_operation_alone():
     configs = {arm: _augment(settings) for arm, settings in STUDIES["augmentation"].arms.items()}
     assert configs.pop("full") == AugmentConfig()
     assert configs.pop("none") == AugmentConfig.none()
@@ -68,13 +68,13 @@ def _augment(settings) -> AugmentConfig:
     return configure(BASE, Trial("x", "x", settings, 0)).augment
 
 
-def test_all_arms_come_with_one_seed_before_any_comes_with_the_next():
+def test_all_arms_run_before_the_next_seed():
     trials = plan(STUDIES["balance"], replace(BASE, seed=5))
     assert [trial.seed for trial in trials] == [5] * 5 + [6] * 5 + [7] * 5
     assert [trial.arm for trial in trials[:5]] == list(BALANCE_MODES)
 
 
-def test_more_draws_only_add_to_a_search_and_lie_in_its_ranges():
+def test_more_draws_only_add_to_a_search():
     study = STUDIES["lr-wd"]
     few, many = plan(replace(study, trials=8), BASE), plan(replace(study, trials=200), BASE)
     assert many[:8] == few
@@ -98,7 +98,7 @@ def test_more_draws_only_add_to_a_search_and_lie_in_its_ranges():
         ({"model.dropout": 1.0}, "model.dropout must be"),
     ],
 )
-def test_an_arm_that_cannot_be_is_named_before_anything_runs(settings, message):
+def test_an_impossible_arm_is_named_first(settings, message):
     with pytest.raises(ConfigError, match=message):
         plan(Study("s", "x", arms={"a": settings}), BASE)
 
@@ -135,7 +135,7 @@ def test_a_study_is_read_from_json(tmp_path):
             read_study(str(path))
 
 
-def test_what_was_asked_for_must_be_something_that_the_study_has():
+def test_unknown_arms_and_options_are_refused():
     assert list(asked(arms=("none", "p*")).chosen().arms) == ["pos-weight", "none", "paper"]
     assert asked(seeds=7).chosen().seeds == 7
     for changes, message in (
@@ -156,7 +156,7 @@ def test_what_was_asked_for_must_be_something_that_the_study_has():
             asked(**changes)
 
 
-def test_the_command_line_takes_the_options_of_train_beside_those_of_the_study():
+def test_a_study_takes_options_of_training():
     words = ["--manifest", "m", "--out", "o", "--study", "balance", "--arms", "none", "paper", "--optim.lr", "0.5"]
     config = parse(StudyConfig, [*words, "--seeds", "2"])
     assert (config.arms, config.seeds, config.optim.lr) == (("none", "paper"), 2, 0.5)
@@ -204,7 +204,7 @@ def test_a_damaged_record_is_named(tmp_path, content):
         read_record(str(tmp_path))
 
 
-def test_two_arms_are_compared_as_in_a_paired_t_test():
+def test_two_arms_have_a_paired_t_test():
     """With two arms, additive effects of arm and seed are exactly Student's paired test."""
     reference, other = [0.30, 0.32, 0.37, 0.31], [0.28, 0.31, 0.33, 0.30]
     found = differences(records({"ref": reference, "new": other}), "val_loss", "ref")["new"]
@@ -214,7 +214,7 @@ def test_two_arms_are_compared_as_in_a_paired_t_test():
     assert (found.low, found.high) == (pytest.approx(pairs.mean() - half), pytest.approx(pairs.mean() + half))
 
 
-def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
+def test_differences_have_their_nominal_coverage():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(400):
@@ -225,7 +225,7 @@ def test_the_interval_of_a_difference_covers_it_as_often_as_it_says():
     assert abs(hits / 400 - 0.95) < 0.033  # three standard errors
 
 
-def test_one_seed_gives_a_difference_without_an_interval_and_a_missing_reference_gives_none():
+def test_one_seed_has_no_interval():
     found = differences(records({"ref": [0.3], "new": [0.2]}), "val_loss", "ref")["new"]
     assert (found.mean, found.low, found.high) == (pytest.approx(-0.1), None, None)
     assert differences(records({"new": [0.2]}), "val_loss", "ref") == {}
@@ -236,7 +236,7 @@ def test_one_seed_gives_a_difference_without_an_interval_and_a_missing_reference
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=150)
-def test_only_arms_that_chains_of_seeds_join_are_compared(finished: list[tuple[int, int]], seed: int):
+def test_only_arms_with_common_seeds_are_compared(finished: list[tuple[int, int]], seed: int):
     """Effects of arm and seed can be told apart within a connected part of the graph of arms and seeds, and only there."""
     rng = np.random.default_rng(seed)
     arms, seeds = rng.normal(size=4), rng.normal(size=4)
@@ -256,7 +256,7 @@ def test_only_arms_that_chains_of_seeds_join_are_compared(finished: list[tuple[i
         assert difference.mean == pytest.approx(arms[int(arm)] - arms[0])
 
 
-def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
+def test_an_arm_with_a_divergence_is_not_best():
     study = Study("s", "x", arms={"a": {}, "b": {}})
     found = records({"a": [0.1, 0.1], "b": [0.2, 0.2]})
     assert best_record(study, found).arm == "a"
@@ -267,7 +267,7 @@ def test_an_arm_of_which_a_trial_diverged_is_not_the_best():
     assert best_record(search, records({"a": [0.3], "b": [0.2]})).arm == "b"
 
 
-def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
+def test_the_dropout_study_measures_error_finding():
     arms = {"head-0.5": {"model.dropout": 0.5}, "head-0.2": {"model.dropout": 0.2}}
     study = Study("s", "x", arms=arms, uncertainty=True)
     found = records({"head-0.5": [0.3], "head-0.2": [0.3]})
@@ -286,7 +286,7 @@ def test_a_study_of_dropout_shows_how_well_its_uncertainty_finds_errors():
         plan(replace(study, arms={"off": {"model.dropout": 0.0}}), BASE)
 
 
-def test_rows_have_the_same_columns_whatever_became_of_the_trial():
+def test_rows_have_equal_columns_for_any_status():
     found = records({"a": [0.1], "b": [0.2]})
     settings = {"augment.crop_area": [0.8, 1.0]}
     found[1] = replace(found[1], status="failed", metrics={}, overhead_seconds=None, settings=settings)
