@@ -111,7 +111,11 @@ def _number_of(doubt: pa.Table, label: int) -> dict[str, str]:
     mine = doubt.filter(pc.equal(doubt["label"], label))
     count = pc.sum(mine["doubtful"]).as_py() or 0
     share = percent_text(count / len(mine)) if len(mine) else "none"
-    return {"name": f"labelled {_CLASSES[label]}", "value": f"{count:,}", "interval": f"doubtful, {share} of {len(mine):,}"}
+    return {
+        "name": f"labelled {_CLASSES[label]}",
+        "value": f"{count:,}",
+        "interval": f"doubtful, {share} of {len(mine):,}",
+    }
 
 
 def _groups(doubt: pa.Table) -> list[list[CellValue]]:
