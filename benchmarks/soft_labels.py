@@ -121,11 +121,12 @@ def table(right: dict[str, float], aucs: dict[str, list[float]]) -> list[str]:
     lines = [f"| training labels | of them right | {' | '.join(f'AUC, seed {k}' for k in seeds)} | mean |"]
     lines.append("| --- |" + " ---: |" * (len(seeds) + 2))
     for name, found in aucs.items():
-        lines.append(
-            f"| {name} | {right[name]:.1%} | {' | '.join(f'{v:.3f}' for v in found)} | {np.mean(found):.3f} |"
-        )
+        lines.append(f"| {name} | {right[name]:.1%} | {' | '.join(f'{v:.3f}' for v in found)} | {np.mean(found):.3f} |")
     if best > noisy:
-        lines += ["", f"Three readers recover {(soft - noisy) / (best - noisy):.0%} of the AUC that one reader's errors cost."]
+        lines += [
+            "",
+            f"Three readers recover {(soft - noisy) / (best - noisy):.0%} of the AUC that one reader's errors cost.",
+        ]
     return lines
 
 
