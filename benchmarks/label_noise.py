@@ -1,10 +1,11 @@
 """How many flipped labels does the study of labels find? Some training labels of a manifest are flipped, and it ranks them.
 
-    python benchmarks/label_noise.py --manifest runs/first/manifest.parquet --out runs/noise --epochs 3
+    python -m benchmarks.label_noise --manifest runs/first/manifest.parquet --out runs/noise --epochs 6
 
-prints, for the ranking by self-confidence and that by adjusted margin, the share of the flipped labels among the most
-doubtful tenth of the training images (at random: a tenth), and precision and recall of the column `doubtful`. Labels that
-were wrong before count as right ones.
+runs `jobs/tune.py --study labels` on the flipped manifest, with any of its options, and prints, for the ranking by
+self-confidence and that by adjusted margin, the share of the flipped labels among the most doubtful tenth of the training
+images (at random: a tenth), and precision and recall of the column `doubtful`. Labels that were wrong before count as right
+ones. The same command continues an interrupted study.
 """
 
 import argparse
@@ -13,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.commands import run_job
 from pneumo_ray import storage
 from pneumo_ray.data.manifest import read_manifest, usable, write_manifest
-from pneumo_ray.model import ModelConfig
-from pneumo_ray.train.config import DataConfig, OptimConfig, TrainConfig
-from pneumo_ray.tune.config import StudyConfig
 
 TOP = 0.1
 """Share of the training images that is read again."""
@@ -62,35 +61,16 @@ def main() -> None:
     """Flip, run the study, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--manifest", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--rate", type=float, default=0.05)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--arch", default="resnet18")
-    parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-
-    from pneumo_ray.ray_cluster import start_ray
-    from pneumo_ray.tune.job import run_study
-
-    manifest, flipped = flip(read_manifest(storage.absolute(options.manifest)), options.rate, options.seed)
-    path = storage.join(options.out, "noisy.parquet")
-    write_manifest(manifest, path)
-    start_ray(importing="torchvision")
-    base = TrainConfig(
-        path,
-        options.out,
-        model=ModelConfig(arch=options.arch, weights=options.weights),
-        data=DataConfig(image_size=options.image_size),
-        optim=OptimConfig(lr=options.lr),
-        epochs=options.epochs,
-        seed=options.seed,
-    )
-    run_study(StudyConfig(**vars(base), study="labels", folds=options.folds))
-    found = shares(storage.read_table(storage.join(options.out, "doubtful.parquet")), flipped)
+    parser.add_argument("--out", required=True, help="of the study and the flipped manifest")
+    parser.add_argument("--rate", type=float, default=0.05, help="share of the training labels that are flipped")
+    parser.add_argument("--flip-seed", type=int, default=0, help="of the draw of these labels")
+    options, others = parser.parse_known_args()
+    out = storage.absolute(options.out)
+    manifest, flipped = flip(read_manifest(storage.absolute(options.manifest)), options.rate, options.flip_seed)
+    noisy = storage.join(out, "noisy.parquet")
+    write_manifest(manifest, noisy)
+    run_job("tune", "--study", "labels", "--manifest", noisy, "--out", out, *others)
+    found = shares(storage.read_table(storage.join(out, "doubtful.parquet")), flipped)
     print(f"| {len(flipped):,} flipped labels | share |\n| --- | --- |")
     print(f"| in the top {TOP:.0%} by self-confidence | {found['self_confidence']:.1%} |")
     print(f"| in the top {TOP:.0%} by adjusted margin | {found['adjusted_margin']:.1%} |")

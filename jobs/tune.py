@@ -5,12 +5,16 @@ from pneumo_ray.tune.config import StudyConfig
 
 
 def main(config: StudyConfig) -> None:
-    config.chosen()  # a study that does not exist is refused before Ray starts
+    study = config.chosen()  # one that does not exist is refused before Ray starts
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.tune.job import run_study
 
     start_ray(importing="torchvision")
     run_study(config)
+    if study.folds:
+        from pneumo_ray.report.doubt_page import write_doubt_page
+
+        write_doubt_page(config.out)
 
 
 if __name__ == "__main__":

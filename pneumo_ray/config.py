@@ -224,17 +224,22 @@ def read_object(option: str, uri: str, holds: str) -> JsonObject:
     Raises:
         ConfigError: if the file is missing, not JSON, or not an object.
     """
+    values = read_json(option, uri)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{option} {uri} must hold a JSON object {holds}")
+    return values
+
+
+def read_json(option: str, uri: str) -> object:
+    """Return what the JSON file holds that an option names; arguments and errors as `read_object`."""
     from pneumo_ray import storage
 
     try:
-        values = json.loads(storage.read_bytes(uri))
+        return json.loads(storage.read_bytes(uri))
     except FileNotFoundError as error:
         raise ConfigError(f"{option} {uri} does not exist") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{option} {uri} is not a readable JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{option} {uri} must hold a JSON object {holds}")
-    return values
 
 
 def _build(kind: type[Config], values: JsonObject, path: str, prefix: str = "") -> Config:

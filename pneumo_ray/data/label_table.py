@@ -16,7 +16,7 @@ import pyarrow.csv
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.kermany import SPLIT_FOLDERS
-from pneumo_ray.data.table_cells import Columns, clean, read_columns, typed
+from pneumo_ray.data.table_cells import BLANKS, Columns, clean, read_columns, typed
 from pneumo_ray.errors import ManifestError
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -48,7 +48,6 @@ NUM_BOXES = "num_boxes"
 
 _BOX = ("x", "y", "width", "height")
 _LABEL_WORDS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "pneumonia": 1, "true": 1}
-_BLANKS = {"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"}
 _NEAR = 0.8
 """Ratio of difflib above which a name counts as a misspelling of another: `lable` and `label` have 0.8."""
 
@@ -208,7 +207,7 @@ def _first_wrong(role: str, values: pa.Array) -> int | None:
 
 
 def _role_values(role: str, values: pa.Array, uri: str) -> pa.Array:
-    words = _words(values, () if role == "image_id" else _BLANKS)
+    words = _words(values, () if role == "image_id" else BLANKS)
     if role in ("label", "split"):
         if row := _first_wrong(role, values):
             raise ManifestError(f"--labels {uri} has a {role} in row {row} that is none; give {_ALLOWED[role]}")
@@ -219,7 +218,7 @@ def _role_values(role: str, values: pa.Array, uri: str) -> pa.Array:
     return pa.array(words, pa.string())
 
 
-def _words(values: pa.Array, blanks: Collection[str] = _BLANKS) -> list[str | None]:
+def _words(values: pa.Array, blanks: Collection[str] = BLANKS) -> list[str | None]:
     """Return cells as text without blanks around it, None where nothing stands there."""
 
     def word(value: object) -> str | None:

@@ -19,6 +19,9 @@ from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.errors import ManifestError
 
+BLANKS = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
+"""Words, in small letters, by which tables say that nothing is known."""
+
 
 class Columns(NamedTuple):
     """A table before its columns have a meaning."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from pneumo_ray import storage
+from pneumo_ray.config import read_json
 from pneumo_ray.console import log, progress
 from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.manifest import read_manifest
@@ -59,7 +60,7 @@ def read_answers(uris: Sequence[str], manifest: str | None) -> Readings:
     tables = []
     for uri in uris:
         if uri.lower().endswith(".json"):
-            rows = readings_of(_read_json(uri), f"--read {uri}", names)
+            rows = readings_of(_read_tasks(uri), f"--read {uri}", names)
             if not rows:
                 raise ManifestError(f"--read {uri} has no annotations in it")
             tables.append(pa.Table.from_pylist(rows, schema=SCHEMA))
@@ -141,13 +142,8 @@ def _predictions(folder: str | None) -> tuple[Mapping[str, float], str]:
     return dict(zip(names, prob, strict=True)), models[0] if models else ""
 
 
-def _read_json(uri: str) -> list[object]:
-    try:
-        found = json.loads(storage.read_bytes(uri))
-    except FileNotFoundError as error:
-        raise ManifestError(f"--read {uri} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"--read {uri} is not a readable JSON file: {error}") from error
+def _read_tasks(uri: str) -> list[object]:
+    found = read_json("--read", uri)
     if not isinstance(found, list):
         raise ManifestError(f"--read {uri} must hold a list of tasks; export it from Label Studio as JSON")
     return found

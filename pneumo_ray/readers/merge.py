@@ -50,7 +50,7 @@ class Opinions:
         merged = manifest.set_column(
             manifest.column_names.index("label"), manifest.schema.field("label"), pa.array(labels, pa.int8())
         )
-        known = np.array([np.nan if label is None else label for label in labels], np.float64)
+        known = merged["label"].cast(pa.float64()).to_numpy()
         answers = np.count_nonzero(~np.isnan(votes), 1)
         columns = (np.where(answers > 0, soft, known), _weights(readings.last(), image_ids), answers)
         for spec, column in zip(OPINION_FIELDS, columns, strict=True):

@@ -66,7 +66,7 @@ class Known:
             answers = pc.fill_null(rows["num_readers"], 0).to_numpy().astype(np.int64)
             share = rows["label_soft"].to_numpy(zero_copy_only=False).astype(np.float64)
             read = answers > 0
-        label = np.array([np.nan if value is None else value for value in rows["label"].to_pylist()], np.float64)
+        label = rows["label"].cast(pa.float64()).to_numpy()
         out_of_fold = np.array([(doubt or {}).get(name, np.nan) for name in names], np.float64)
         threshold = 0.5 if scores is None else scores.threshold
         return cls(label, prob, mutual_information, threshold, out_of_fold, answers, share, read)

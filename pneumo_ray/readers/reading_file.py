@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pneumo_ray.data.table_cells import Columns, read_columns
+from pneumo_ray.data.table_cells import BLANKS, Columns, read_columns
 from pneumo_ray.errors import ManifestError
 
 SCHEMA = pa.schema(
@@ -33,7 +33,7 @@ MAX_NAME = 200
 """Characters of a reader's name."""
 
 _LABELS = {"0": 0, "0.0": 0, "normal": 0, "1": 1, "1.0": 1, "pneumonia": 1}
-_CANNOT_SAY = {"", "nan", "na", "n/a", "<na>", "null", "none", "cannot say"}
+_CANNOT_SAY = BLANKS | {"cannot say"}
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -113,7 +113,7 @@ def _image(value: object) -> str:
 
 def _number(high: float) -> Callable[[object], float | None]:
     def parse(value: object) -> float | None:
-        if _word(value) in _CANNOT_SAY:
+        if _word(value) in BLANKS:
             return None
         number = float(str(value).replace(",", "."))
         if not 0 <= number <= high:  # NaN too
@@ -125,7 +125,7 @@ def _number(high: float) -> Callable[[object], float | None]:
 
 def _truth(value: object) -> bool | None:
     word = _word(value)
-    if word in _CANNOT_SAY:
+    if word in BLANKS:
         return None
     if word not in _TRUTH:
         raise ValueError
@@ -133,7 +133,7 @@ def _truth(value: object) -> bool | None:
 
 
 def _time(value: object) -> datetime | None:
-    if _word(value) in _CANNOT_SAY:
+    if _word(value) in BLANKS:
         return None
     time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
     time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -68,7 +68,7 @@ def write_reading_page(config: PageConfig) -> int:
     different = list(dict.fromkeys(names))
     rows = manifest.take(pc.index_in(pa.array(different, pa.string()), value_set=manifest["image_id"].combine_chunks()))
     view = None if config.scores is None else model_view(config.scores, different)
-    images = _read_images(rows, config.max_side)
+    images = read_jpegs(rows, config.max_side)
     number = {name: i for i, name in enumerate(name for name, image in zip(different, images, strict=True) if image)}
     readable = [image for image in images if image is not None]
     if not readable:
@@ -142,8 +142,13 @@ def render_reading(items: Sequence[PageItem], images: Sequence[str], view: Model
     )
 
 
-def _read_images(rows: pa.Table, max_side: int) -> list[str | None]:
-    """Return the images of manifest rows as JPEG files in base64; None where a file cannot be read."""
+def read_jpegs(rows: pa.Table, max_side: int) -> list[str | None]:
+    """Return the images of manifest rows in their true shape, as JPEG files in base64; None where a file cannot be read.
+
+    Args:
+        rows: n rows of a manifest.
+        max_side: longest side of an image, in pixels.
+    """
     places = list(zip(*(rows[name].to_pylist() for name in ("uri", "member", "frame")), shapes(rows), strict=True))
 
     def read(place: tuple[str, str | None, int | None, Shape]) -> str | None:

@@ -17,18 +17,14 @@ from pneumo_ray.console import log
 from pneumo_ray.data.folds import assign_folds, without_fold
 from pneumo_ray.data.manifest import usable, write_manifest
 from pneumo_ray.errors import PneumoError
-from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.label_quality import Floats, adjusted_margin, confidently_other, self_confidence
 from pneumo_ray.train.config import TrainConfig
-from pneumo_ray.tune.doubt_figure import doubt_figure
 from pneumo_ray.tune.held_out import HELD_OUT
 from pneumo_ray.tune.records import TrialRecord
 from pneumo_ray.tune.study import Settings, Study, Trial, fold_manifest
 
 SOFTENED = 0.5
 """Weight of the given label in a softened one, beside the out-of-fold probability (Reed et al. 2014, arXiv 1412.6596)."""
-SHOWN = 20
-"""Images of the figure."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def write_folds(study: Study, base: TrainConfig, manifest: pa.Table) -> None:
 def write_doubt(
     study: Study, base: TrainConfig, manifest: pa.Table, done: Sequence[tuple[Trial, TrialRecord]]
 ) -> Doubt:
-    """Write doubtful.parquet, its figure, and the manifests `without` and `softened` with a study that compares them.
+    """Write doubtful.parquet, and the manifests `without` and `softened` with a study that compares them.
 
     Args:
         study: with folds.
@@ -82,13 +78,11 @@ def write_doubt(
     doubt = rank_labels(labelled, fold, out_of_fold(base.out, labelled, fold, [trial for trial, _ in done]))
     storage.write_table(doubt.table, storage.join(base.out, "doubtful.parquet"))
     written = ["doubtful.parquet", *_write_retraining(base, manifest, doubt)]
-    figure = doubt_figure(doubt.table.slice(0, SHOWN), manifest, base)
-    save_figure(figure, storage.join(base.out, "figures"), "doubtful")
     count, share = len(doubt.doubtful), len(doubt.doubtful) / len(doubt.table)
     log(
         f"{count:,} of {len(doubt.table):,} labels are doubtful ({share:.1%}): a model that has not seen them is confident of the other class"
     )
-    log(f"wrote {', '.join(written)}, figures/doubtful.png to {base.out}")
+    log(f"wrote {', '.join(written)} to {base.out}")
     return doubt
 
 

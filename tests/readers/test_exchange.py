@@ -151,9 +151,9 @@ def test_another_export_is_refused(tmp_path, tasks, words):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "e.json").write_text("no")
-    with pytest.raises(ManifestError, match="not a readable JSON"):
+    with pytest.raises(ConfigError, match="not a readable JSON"):
         read_answers([str(tmp_path / "e.json")], None)
-    with pytest.raises(ManifestError, match="does not exist"):
+    with pytest.raises(ConfigError, match="does not exist"):
         read_answers([str(tmp_path / "f.json")], None)
 
 

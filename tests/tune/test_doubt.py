@@ -98,11 +98,17 @@ def test_folds_that_cannot_work_are_refused(tmp_path, changes, sentence):
         config(tmp_path, tmp_path, **changes).chosen()
 
 
-def test_a_study_of_labels_ranks_what_no_trial_has_seen(phantom_run, ray_cluster, tmp_path):
+@pytest.fixture(scope="module")
+def study(phantom_run, ray_cluster, tmp_path_factory) -> Path:
     from pneumo_ray.tune.job import run_study
 
-    out = tmp_path / "study"
+    out = tmp_path_factory.mktemp("study")
     run_study(config(phantom_run, out))
+    return out
+
+
+def test_a_study_of_labels_ranks_what_no_trial_has_seen(phantom_run, study):
+    out = study
     doubt = pq.read_table(out / "doubtful.parquet").to_pylist()
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     assert {row["image_id"] for row in doubt} == set(usable(manifest)["image_id"].to_pylist())
@@ -128,8 +134,26 @@ def test_a_study_of_labels_ranks_what_no_trial_has_seen(phantom_run, ray_cluster
     assert [settings["labels"] for settings in again.arms.values()] == ["hard", "soft", "soft"]
     for settings in again.arms.values():
         assert len(read_manifest(str(settings["manifest"]))) == len(manifest)
-    assert (out / "figures" / "doubtful.png").stat().st_size > 1000
     assert not (out / "best.json").exists()
     assert json.loads((out / "study.json").read_text())["study"]["folds"] == 2
+
+
+def test_a_study_with_other_folds_is_refused(phantom_run, study):
+    from pneumo_ray.tune.job import run_study
+
     with pytest.raises(ConfigError, match="another number of folds"):
-        run_study(config(phantom_run, out, folds=3))
+        run_study(config(phantom_run, study, folds=3))
+
+
+def test_retraining_compares_what_doubtful_labels_count_for(phantom_run, study, tmp_path):
+    """Three trainings of one seed; they differ where there are doubtful labels, and nowhere else."""
+    from pneumo_ray.tune.job import run_study
+
+    again = {"study": None, "folds": None, "space": str(study / "retrain.json"), "seeds": 1, "balance": "none"}
+    records = run_study(config(phantom_run, tmp_path / "again", **again))
+    assert [(r.arm, r.status) for r in records] == [(a, "finished") for a in ("as-given", "without", "softened")]
+    doubt = pq.read_table(study / "doubtful.parquet").to_pylist()
+    count = sum(row["doubtful"] and row["split"] == "train" for row in doubt)
+    assert f"what {count} doubtful training labels count for" in (tmp_path / "again" / "ablation.md").read_text()
+    losses = {record.history[0]["train_loss"] for record in records}
+    assert len(losses) == (3 if count else 1)

@@ -88,7 +88,6 @@ function showControls() {
   $("back").disabled = place === 0;
   $("next").disabled = choice === undefined || (place === total - 1 && kept !== undefined && kept.label === choice);
   for (const button of document.querySelectorAll(".export")) button.disabled = count === 0;
-  listAnswers();
 }
 
 function choose(label) {
@@ -114,6 +113,7 @@ function give(confidence = null) {
     };
     spent[place] = 0;
     keep();
+    listAnswers();
     if (data.reveal === "after") {
       showControls();
       showModel();
@@ -221,6 +221,7 @@ $("start").addEventListener("submit", (event) => {
   if (keeps) $("kept").textContent = count ? `Continued: ${count} answers of ${reader} are kept in this browser.` : `The answers of ${reader} are kept in this browser.`;
   $("start").hidden = true;
   $("desk").hidden = false;
+  listAnswers();
   show(Math.max(0, firstOpen() < 0 ? data.items.length - 1 : firstOpen()));
   $("desk").scrollIntoView({ behavior: "instant" });
 });
