@@ -52,7 +52,7 @@ def test_maps_of_the_last_stage_are_no_part_of_the_method(model: Path) -> None:
 
 
 def test_what_cannot_be_fused_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="--maps fused is for models of jobs/train.py"):
+    with pytest.raises(ConfigError, match=r"--maps fused is for models of jobs/train\.py"):
         ExplainConfig(out="o", archive=("x",), foreign="a:b", layer="0", maps="fused")
     from pneumo_ray.score import model_set
 
