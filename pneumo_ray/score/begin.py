@@ -102,7 +102,7 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     if before is not None:
         folder.refuse_other("the scores of another model", before["model"], model.facts.model_hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
-        folder.refuse_other_options(before["method"], config.method)
+        folder.refuse_other_options({"maps": "last"} | before["method"], {"maps": config.maps} | config.method)
         folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))

@@ -77,5 +77,5 @@ def test_an_archive_is_scored_and_read_with_fused_maps(
     assert scores.map_size == (4, 4)
     assert np.isfinite(scores.maps("cam_std")).all()
     assert json.loads((tmp_path / "scores" / "_run.json").read_text())["config"]["maps"] == "fused"
-    with pytest.raises(ConfigError, match="maps"):
+    with pytest.raises(ConfigError, match="was begun with maps fused and not last"):
         explain_archive(replace(config, maps="last"))
