@@ -20,7 +20,13 @@ def main(config: EvaluateJob) -> None:
 
     if config.robustness:  # the same as jobs/robustness.py before this job
         asked = RobustnessConfig(
-            str(config.model), config.manifest, config.out, config.split, config.passes, config.seed, scale=config.scale
+            str(config.model),
+            manifest=config.manifest,
+            out=config.out,
+            split=config.split,
+            passes=config.passes,
+            seed=config.seed,
+            scale=config.scale,
         )
         if config.scores is not None:
             check_same_model(config.scores, str(config.model))

@@ -102,7 +102,7 @@ def test_scoring_actors_preload_it_unless_off(chosen, ray_cluster, phantom_run, 
     manifest, scale = str(phantom_run / "manifest.parquet"), ScoringScale(allocator=chosen)
     with watched(("_ExplainActor", "_ConditionActor")) as found:
         explain_archive(ExplainConfig(str(model), out=str(tmp_path / "scores"), manifest=manifest, scale=scale))
-        measure_robustness(RobustnessConfig(str(model), manifest, str(tmp_path / "robust"), scale=scale))
+        measure_robustness(RobustnessConfig(str(model), manifest=manifest, out=str(tmp_path / "robust"), scale=scale))
     assert found == dict.fromkeys(("_ExplainActor", "_ConditionActor"), chosen == "jemalloc")
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain.cam import target_sign
 from pneumo_ray.explain.explanation import EXACT, Explanation
+from pneumo_ray.explain.fused import shares, watched
 from pneumo_ray.explain.masks import DEFAULT_PASSES, draw_masks
 from pneumo_ray.explain.normal import NormalMaps
 from pneumo_ray.explain.posterior import DropoutPosterior, HeadPosterior
 from pneumo_ray.explain.sampled import SampledMaps
 from pneumo_ray.explain.tail import eval_mode, tail_passes
-from pneumo_ray.explain.target import Passes, Target
+from pneumo_ray.explain.target import MapKind, Passes, Target
 from pneumo_ray.explain.zones import image_zones
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.network import PneumoniaNet
@@ -48,6 +49,8 @@ class BayesGradCAM:
             float32 in any case.
         max_bytes: rough bound on the memory of the tail passes that run at once (sites `tail` and `keys`; at least one does).
         posterior: over the head; None takes the network's own dropout.
+        maps: `last` explains by the maps of the last stage; `fused` divides them among the finer cells of the stage before
+            (`explain/fused.py`), which needs images, not feature maps.
 
     Attributes:
         masks: what was drawn, float32. Of dropout scaled masks {0, 1 / (1 - p)}: [T, K] at site `head`; at the others a
@@ -77,9 +80,10 @@ class BayesGradCAM:
         amp_dtype: torch.dtype | None = None,
         max_bytes: int = 2**28,
         posterior: HeadPosterior | None = None,
+        maps: MapKind = "last",
     ) -> None:
         """Draw what is drawn."""
-        self.net = _unwrapped(net)
+        self.net, self.maps = _unwrapped(net), maps
         self.in_tail = posterior is None and self.net.config.dropout_site != "head"
         if passes is None:
             passes = DEFAULT_PASSES[self.net.config.dropout_site if self.in_tail else "head"]
@@ -162,9 +166,20 @@ class BayesGradCAM:
     @torch.inference_mode()
     def evidence(self, x: Tensor) -> Evidence:
         """Return the signed maps of images and how they vary, before a class is chosen; images as for `__call__`."""
+        if self.maps == "fused":
+            return self._fused(x)
         if self.in_tail:
             return SampledMaps(self._tail(x), self.net.classifier.bias.float())
         return self.evidence_of_maps(self._feature_maps(x))
+
+    def _fused(self, x: Tensor) -> Evidence:
+        with watched(self.net, x.shape[-1]) as energies:
+            found = self._tail(x) if self.in_tail else self._feature_maps(x)
+        if not self.in_tail:
+            return self._of_maps(found, energies[0])
+        with torch.autocast(x.device.type, enabled=False):
+            divided = found.flatten(2) @ shares(energies[0], found.shape[2:]).mT
+        return SampledMaps(divided.unflatten(2, energies[0].shape[1:]), self.net.classifier.bias.float())
 
     @torch.inference_mode()
     def evidence_of_maps(self, maps: Tensor) -> Evidence:
@@ -174,19 +189,29 @@ class BayesGradCAM:
                 f"feature maps lie behind the dropout of dropout_site={self.net.config.dropout_site!r}; call the engine with "
                 "images instead"
             )
+        if self.maps == "fused":
+            raise ModelError(
+                "feature maps know nothing of the stage before; call the engine with images for fused maps"
+            )
+        return self._of_maps(maps)
+
+    def _of_maps(self, maps: Tensor, energy: Tensor | None = None) -> Evidence:
+        """Return the evidence of feature maps, divided among the finer cells of energy [B, h', w'] where that is given."""
+        size = maps.shape[2:]
         with torch.autocast(maps.device.type, enabled=False):
             maps, theta = maps.float(), self._theta()
-            num_cells = maps.shape[2] * maps.shape[3]
-            root = self.posterior.root(theta, maps.flatten(2).mT / num_cells)
+            root = self.posterior.root(theta, maps.flatten(2).mT / (size[0] * size[1]))
+            samples = self._samples(theta)
+            signed = signed_maps(maps, samples[:, :-1])
+            if energy is not None:
+                divided, size = shares(energy, size), energy.shape[1:]
+                root, signed = divided @ root, (signed.flatten(2) @ divided.mT).unflatten(2, size)
             if self.passes == EXACT:
-                signed = signed_maps(maps, theta[None, :-1])[:, 0]
                 only_bias = torch.zeros_like(theta)
                 only_bias[-1] = 1
                 of_logit = root.sum(1) + self.posterior.root(theta, only_bias)
-                return NormalMaps(signed, theta[-1], root, of_logit.square().sum(1))
-            samples = self._samples(theta)
-            variance = root.square().sum(2).unflatten(1, maps.shape[2:])
-            return SampledMaps(signed_maps(maps, samples[:, :-1]), samples[:, -1], variance)
+                return NormalMaps(signed[:, 0], theta[-1], root, of_logit.square().sum(1))
+            return SampledMaps(signed, samples[:, -1], root.square().sum(2).unflatten(1, size))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return raw logits alone: what a calibration and a threshold are fitted on.

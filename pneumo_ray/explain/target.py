@@ -10,3 +10,6 @@ Passes = int | Literal["exact"]
 
 PosteriorName = Literal["dropout", "laplace"]
 """What the network's weights vary by: the dropout that it was trained with, or the Laplace posterior of its last layer."""
+
+MapKind = Literal["last", "fused"]
+"""The maps of the last stage, or these divided among the finer cells of the stage before (`explain/fused.py`)."""

@@ -37,6 +37,7 @@ class PneumoniaNet(nn.Module):
             position in ConvNeXt, Swin and MaxViT).
         dropout: active at site `head`, else of rate 0.
         classifier: Linear(K, 1).
+        early_steps: names of the modules before the last stage that run one after the other.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -48,15 +49,19 @@ class PneumoniaNet(nn.Module):
         tail_rate = config.dropout if config.dropout_site == "tail" else 0.0
         parts: tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]] = ([], [])
         frozen: list[str] = []
-        in_tail = False
+        early: list[str] = []
+        in_tail = in_last = False
         trains = config.freeze == "none"
         for path, module in trunk_steps(config.arch, trunk, config.output_stride):
-            trains = trains or (config.freeze == "early" and path == trunk.last_stage)
+            in_last = in_last or path == trunk.last_stage
+            trains = trains or (config.freeze == "early" and in_last)
             if path in channels:
                 in_tail = True
                 dropout = ChannelDropout(tail_rate, channels[path], channels_last=trunk.channels_last)
                 parts[1].append((f"{path}_dropout", dropout))
             parts[in_tail].append((path, module))
+            if not (in_tail or in_last):
+                early.append(f"prefix.{path}")
             if not trains:
                 frozen.append(f"{'tail' if in_tail else 'prefix'}.{path}")
         self.prefix: nn.Module = nested(parts[0])
@@ -70,6 +75,7 @@ class PneumoniaNet(nn.Module):
         # The spread of nn.Linear's own default; no bias, so that the first logits favour neither class.
         nn.init.normal_(self.classifier.weight, std=(3 * trunk.num_maps) ** -0.5)
         nn.init.zeros_(self.classifier.bias)
+        self.early_steps = tuple(early)
         self._frozen = tuple(frozen)
         for path in self._frozen:
             self.get_submodule(path).requires_grad_(False)

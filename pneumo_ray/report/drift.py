@@ -73,6 +73,11 @@ def check_comparable(reference: Scores, here: Scores) -> None:
             f"--reference explains {reference.target} in zones of the {reference.zone_mode}, --scores {here.target} in zones of the "
             f"{here.zone_mode}; score both with the same --target and --zones"
         )
+    if reference.map_size != here.map_size:
+        raise ConfigError(
+            "--reference has maps of another size than --scores, so that what is measured in them differs anyway; score both "
+            "with the same --maps"
+        )
 
 
 def write_comparison(sides: tuple[Side, Side], config: DriftConfig) -> Drift:

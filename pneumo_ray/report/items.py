@@ -43,7 +43,7 @@ def reporting_items(subject: Subject) -> list[tuple[str, str]]:
         ("Subgroups and fairness", "section Subgroups" if numbers.measured and numbers.measured.subgroups else NOT_AVAILABLE),
         ("Robustness", "section Shortcuts and robustness" if subject.robustness else NOT_AVAILABLE),
         ("Failure analysis", "sections Residuals, Images and Failures" if numbers.measured else NOT_AVAILABLE),
-        ("Explanations and their validation", f"BayesGrad-CAM, {passes_text(subject.fact('config', 'passes'))}; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
+        ("Explanations and their validation", f"BayesGrad-CAM{' with fused maps' if subject.fact('config', 'maps') == 'fused' else ''}, {passes_text(subject.fact('config', 'passes'))}; agreement with regions that a radiologist marked: {NOT_AVAILABLE}"),
         ("External validation", NOT_AVAILABLE),
         ("Comparison with human readers", NOT_AVAILABLE),
         ("Limitations", "see the warnings in the summary; a retrospective measurement on one archive, labels of unknown quality"),

@@ -20,10 +20,10 @@ from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.foreign import ForeignSet
+from pneumo_ray.score.foreign import ForeignSet, ForeignSource
 from pneumo_ray.score.image_list import Source, list_fingerprint, open_source, write_list
 from pneumo_ray.score.listing import list_images, manifest_images
-from pneumo_ray.score.model_set import ModelSet
+from pneumo_ray.score.model_set import ModelSet, load_models
 from pneumo_ray.site.profile import check_model, read_profile
 
 
@@ -33,6 +33,19 @@ class Job:
 
     source: Source
     compiled: bool
+
+
+def models_of(config: ExplainConfig) -> ModelSet | ForeignSet:
+    """Read the models of a job, or make the network of others.
+
+    Raises:
+        ModelError: if a model is missing or damaged, they cannot be scored as one, or the user's function makes no network.
+        ConfigError: if there is no such function.
+    """
+    if config.foreign is None:
+        return load_models(config.model, config.posterior)
+    source = ForeignSource(config.foreign, str(config.layer))
+    return ForeignSet(source, source.make())
 
 
 def zones_of(config: ExplainConfig, preprocessing: Preprocessing) -> ZoneMode:
@@ -52,11 +65,12 @@ def check_method(config: ExplainConfig, models: ModelSet | ForeignSet) -> None:
     """Refuse what no worker could do, before anything is written.
 
     Raises:
-        ModelError: if a model has nothing to sample, or lungs are to be found and there is no segmenter.
+        ModelError: if a model has nothing to sample or no finer stage to fuse with, or lungs are to be found and there is no segmenter.
         ConfigError: if float16 is asked for on a CPU, or the site.json is of another model or other passes.
     """
     assert config.passes is not None, "the config is resolved"
     models.check(config.passes, config.seed)
+    models.map_size_of(config.maps)
     if config.finds_lungs(models.preprocessing.fit):
         own_segmenter()
     if config.site is not None:
@@ -88,7 +102,7 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
     if before is not None:
         folder.refuse_other("the scores of another model", before["model"], model.facts.model_hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
-        folder.refuse_other_options(before["method"], config.method)
+        folder.refuse_other_options({"maps": "last"} | before["method"], {"maps": config.maps} | config.method)
         folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
         return Job(open_source(names, size), bool(before["compiled"]))

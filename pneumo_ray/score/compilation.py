@@ -37,7 +37,7 @@ def measured_rate(config: ExplainConfig, model: ModelPayload, images: int | None
         a function of the number of images that gives images per second, or None where `worth_compiling` needs none.
     """
     scale = config.scale
-    needless = scale.compile != "auto" or scale.use_gpu or model.in_tail
+    needless = scale.compile != "auto" or scale.use_gpu or model.takes_images
     if needless or (images is not None and _is_short(model, images)):
         return lambda images: None
     measured = measure_rate(model, config)
@@ -63,7 +63,7 @@ def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rat
         images: number of images of the job.
         rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
     """
-    if config.scale.compile == "off" or model.in_tail:
+    if config.scale.compile == "off" or model.takes_images:
         return False
     if config.scale.compile == "on":
         return True

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pneumo_ray.config import Allocator, Amp, CountRange, count_range, require, require_split
 from pneumo_ray.dicomweb.query import check_archives
-from pneumo_ray.explain.target import Passes, PosteriorName, Target
+from pneumo_ray.explain.target import MapKind, Passes, PosteriorName, Target
 from pneumo_ray.images.fit import OF_LUNGS, Fit
 from pneumo_ray.images.isolation import DECODE_SECONDS
 from pneumo_ray.model.config import DropoutSite
@@ -105,6 +105,9 @@ class ExplainConfig:
     --model. Maps are Grad-CAM by autograd, which is slower."""
     layer: str | None = None
     """With --foreign, the name of the module that returns the feature maps, as in net.named_modules()."""
+    maps: MapKind = "last"
+    """Maps of the last stage; or fused, which divides the evidence of each of its cells among the finer cells of the stage
+    before by their activation."""
 
     def __post_init__(self) -> None:
         require(
@@ -117,6 +120,7 @@ class ExplainConfig:
                 self.passes != "exact" and self.posterior in (None, "dropout"),
                 "--foreign has neither closed forms nor a Laplace posterior; give a number of --passes",
             )
+            require(self.maps == "last", "--maps fused is for models of jobs/train.py; leave it out with --foreign")
         require(bool(self.archive) != (self.manifest is not None), "give either --archive or --manifest")
         check_archives(self.archive, self.uids)
         require(
@@ -153,7 +157,8 @@ class ExplainConfig:
     def method(self) -> JsonObject:
         """The options that determine the numbers of a row, besides model and image."""
         foreign = {} if self.foreign is None else {"foreign": self.foreign, "layer": self.layer}
-        return {name: getattr(self, name) for name in _METHOD} | foreign
+        fused = {} if self.maps == "last" else {"maps": self.maps}
+        return {name: getattr(self, name) for name in _METHOD} | foreign | fused
 
     @property
     def config_hash(self) -> str:
@@ -165,12 +170,12 @@ class ExplainConfig:
 class RobustnessConfig:
     """Score the labelled images of a split as they are and under changes of every image, and compare the measures."""
 
-    model: str | tuple[str, ...]
+    model: str | tuple[str, ...] = ()
     """Folder of the model that jobs/train.py wrote, or several, as jobs/explain.py takes them."""
-    manifest: str
+    manifest: str = field(kw_only=True)
     """manifest.parquet of the archive. The lungs that are blackened are those of its lung_mask, or that are found because
     the model is given the lungs; else the box in its columns lung_x0, lung_y0, lung_x1, lung_y1; else a central box."""
-    out: str
+    out: str = field(kw_only=True)
     """Folder of robustness.json, robustness.csv and robustness.parquet; jobs/evaluate.py with the same --out shows them."""
     split: str = "test"
     """Split of the manifest to score; `all` takes every labelled image, including training images."""
@@ -183,6 +188,10 @@ class RobustnessConfig:
     scale: ScoringScale = field(default_factory=ScoringScale)
     posterior: PosteriorName | None = None
     """What the weights vary by, as for jobs/explain.py."""
+    foreign: str | None = None
+    """MODULE:FUNCTION that returns a network of your own, instead of --model, as for jobs/explain.py."""
+    layer: str | None = None
+    """With --foreign, the module that returns the feature maps."""
 
     def __post_init__(self) -> None:
         require_split(self.split)
@@ -199,4 +208,6 @@ class RobustnessConfig:
             seed=self.seed,
             amp=self.amp,
             scale=self.scale,
+            foreign=self.foreign,
+            layer=self.layer,
         )

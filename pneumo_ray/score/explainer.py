@@ -52,10 +52,13 @@ class ModelPayload:
     foreign: ForeignSource | None = None
     """A network of others, which every worker makes, in the place of members."""
 
+    fused: bool = False
+    """Whether maps are divided among the cells of the stage before."""
+
     @property
-    def in_tail(self) -> bool:
-        """Whether the passes repeat the tails of the networks, so that no feature maps serve all of them."""
-        return self.foreign is not None or self.members[0].posterior is None
+    def takes_images(self) -> bool:
+        """Whether the engine is given images: where passes repeat the tails, or need more than the last feature maps."""
+        return self.fused or self.foreign is not None or self.members[0].posterior is None
 
     @classmethod
     def of(cls, models: ModelSet | ForeignSet, config: ExplainConfig) -> Self:
@@ -66,7 +69,7 @@ class ModelPayload:
         """
         assert config.passes is not None, "the config is resolved"
         facts = ScoreFacts(
-            map_size=models.map_size,
+            map_size=models.map_size_of(config.maps),
             model_hash=models.hash,
             config_hash=config.config_hash,
             threshold=float(models.operating_point["threshold"]),
@@ -88,7 +91,7 @@ class ModelPayload:
             )
             for number, bundle in enumerate(models.bundles)
         )
-        return cls(members, models.preprocessing, facts)
+        return cls(members, models.preprocessing, facts, fused=config.maps == "fused")
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, config: ExplainConfig) -> Self:
@@ -117,6 +120,7 @@ class Explainer:
                     intercept=member.calibration.intercept,
                     amp_dtype=self.dtype,
                     posterior=member.posterior,
+                    maps=config.maps,
                 )
                 for member in model.members
             ]
@@ -135,9 +139,9 @@ class Explainer:
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.
 
-        Nothing at sites `tail` and `keys`, where a batch takes seconds.
+        Nothing where the engine takes images: at sites `tail` and `keys` a batch takes seconds.
         """
-        if self.model.in_tail:
+        if self.model.takes_images:
             return
         size = self.model.preprocessing.image_size
         self.columns(np.zeros((self.at_once, size, size), np.uint8), [None] * self.at_once)
@@ -175,7 +179,7 @@ class Explainer:
         # Ray's batches are read-only views of shared memory; torch needs writable memory.
         grey = torch.from_numpy(np.ascontiguousarray(pixels).copy()).to(self.device, non_blocking=True)
         size = (grey.shape[1], grey.shape[2])
-        if self.model.in_tail:
+        if self.model.takes_images:
             x = self.model.preprocessing.normalise(grey, channels_last=True)
             return self.engine(x, target, threshold_logit=threshold, zones=zones)
         number = len(grey)

@@ -15,7 +15,7 @@ from torch import nn
 from pneumo_ray.config import as_plain
 from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain.foreign import ForeignGradCAM
-from pneumo_ray.explain.target import Passes, PosteriorName
+from pneumo_ray.explain.target import MapKind, Passes, PosteriorName
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.config import DropoutSite
@@ -114,6 +114,11 @@ class ForeignSet:
         size = self.preprocessing.image_size
         signed = ForeignGradCAM(self.model.net, self.source.layer, 2).evidence(torch.zeros(1, 3, size, size)).signed
         return signed.shape[-2], signed.shape[-1]
+
+    def map_size_of(self, maps: MapKind) -> tuple[int, int]:
+        """Return rows and columns of its maps, which are never fused."""
+        assert maps == "last", "the config refuses others"
+        return self.map_size
 
     def check(self, passes: Passes, seed: int) -> None:
         """Refuse a network that cannot be explained.

@@ -14,12 +14,12 @@ from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.errors import StorageError
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.begin import Job, begin, check_method, zones_of
+from pneumo_ray.score.begin import Job, begin, check_method, models_of, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.foreign import ForeignSet, ForeignSource
+from pneumo_ray.score.foreign import ForeignSet
 from pneumo_ray.score.image_list import Source, part_name
-from pneumo_ray.score.model_set import ModelSet, load_models
+from pneumo_ray.score.model_set import ModelSet
 from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards, start_processes
@@ -36,19 +36,12 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     """
     out = storage.absolute(config.out)
     start_processes(config.scale)
-    models = _models(config)
+    models = models_of(config)
     config = config.resolved(models.site, zones_of(config, models.preprocessing), models.posterior)
     check_method(config, models)
     folder = RunFolder(out, "_job/job.json")
     with folder.held():
         return _run(config, folder, models)
-
-
-def _models(config: ExplainConfig) -> ModelSet | ForeignSet:
-    if config.foreign is None:
-        return load_models(config.model, config.posterior)
-    source = ForeignSource(config.foreign, str(config.layer))
-    return ForeignSet(source, source.make())
 
 
 def _run(config: ExplainConfig, folder: RunFolder, models: ModelSet | ForeignSet) -> ScoreSummary:
@@ -159,7 +152,8 @@ def _method(config: ExplainConfig, models: ModelSet | ForeignSet) -> str:
     what = "the Laplace posterior" if models.posterior == "laplace" else f"dropout {network.dropout:g}"
     where = network.dropout_site if models.posterior == "dropout" else "head"
     how = f"closed forms of {what}" if config.passes == "exact" else f"{config.passes} passes with {what}"
-    return f"{how} at the {where} of {f'each of {count} ' if count > 1 else ''}{network.arch}"
+    of = f"{how} at the {where} of {f'each of {count} ' if count > 1 else ''}{network.arch}"
+    return of if config.maps == "last" else f"{of}, maps divided among the cells of the stage before"
 
 
 def _steady_rate(finished: list[tuple[float, int]]) -> float | None:

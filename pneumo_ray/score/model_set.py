@@ -11,9 +11,10 @@ from pneumo_ray.data.support import Support
 from pneumo_ray.errors import ModelError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.explain.ensemble import common_calibration
+from pneumo_ray.explain.fused import finer_step
 from pneumo_ray.explain.masks import DEFAULT_PASSES
 from pneumo_ray.explain.posterior import DropoutPosterior, HeadPosterior, LaplacePosterior
-from pneumo_ray.explain.target import Passes, PosteriorName
+from pneumo_ray.explain.target import MapKind, Passes, PosteriorName
 from pneumo_ray.model import Bundle, Preprocessing, load_bundle
 from pneumo_ray.model.calibrated import Calibration
 from pneumo_ray.model.config import DropoutSite
@@ -74,6 +75,21 @@ class ModelSet:
     def map_size(self) -> tuple[int, int]:
         """Rows and columns of the maps of all."""
         return map_size(self.first.model.config, self.preprocessing.image_size)
+
+    def map_size_of(self, maps: MapKind) -> tuple[int, int]:
+        """Return rows and columns of the maps of all, of the last stage or fused.
+
+        Raises:
+            ModelError: if fused maps are asked for and a network has no finer stage, or their sizes differ.
+        """
+        if maps == "last":
+            return self.map_size
+        sizes = {finer_step(bundle.model.config, self.preprocessing.image_size)[1] for bundle in self.bundles}
+        if len(sizes) > 1:
+            raise ModelError(
+                "the fused maps of the models differ in size; leave --maps fused out, or score them one by one"
+            )
+        return sizes.pop()
 
     @property
     def support(self) -> Support | None:

@@ -31,14 +31,13 @@ from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, app
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
-from pneumo_ray.score.begin import check_method
+from pneumo_ray.score.begin import check_method, models_of
 from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import MAX_SHARD_BYTES
 from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
-from pneumo_ray.score.model_set import load_models
 from pneumo_ray.score.workers import (
     collected,
     decoding_cpus,
@@ -80,8 +79,8 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     split, seed, config = asked.split, asked.seed, asked.scoring()
     out = storage.absolute(asked.out)
     start_processes(config.scale)
-    models = load_models(asked.model, asked.posterior)
-    config = config.resolved(models.first.model.config.dropout_site, posterior=models.posterior)
+    models = models_of(config)
+    config = config.resolved(models.site, posterior=models.posterior)
     check_method(config, models)
     table = read_manifest(storage.absolute(asked.manifest))
     rows = _labelled(config, table, models.preprocessing, split)

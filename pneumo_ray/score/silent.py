@@ -14,9 +14,9 @@ from pneumo_ray.data.manifest import SCHEMA, read_manifest, write_manifest
 from pneumo_ray.dicomweb.images import private_of
 from pneumo_ray.run_folder import RunFolder
 from pneumo_ray.score.batches import RECORD, manifest_of, scores_of
+from pneumo_ray.score.begin import models_of
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.listing import list_images
-from pneumo_ray.score.model_set import load_models
 from pneumo_ray.score.silent_config import SilentConfig
 
 _TRIED_AGAIN = ("truncated", "empty", "unreadable")
@@ -33,7 +33,7 @@ def score_new(config: SilentConfig) -> int:
         PneumoError: in one sentence; what is scored is kept, and the same command continues.
     """
     folder = RunFolder(storage.absolute(config.out), RECORD)
-    models = load_models(config.model, config.posterior)
+    models = models_of(config.explaining("", folder.out))
     with folder.held():
         record = folder.read(("model", "batches")) or {"model": models.hash, "batches": []}
         folder.refuse_other("the silent trial of another model", record["model"], models.hash)

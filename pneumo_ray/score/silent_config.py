@@ -12,11 +12,11 @@ from pneumo_ray.score.config import ExplainConfig, ScoringScale
 class SilentConfig:
     """Score what is new in an archive each time it runs, write nothing back, and report by week of scoring."""
 
-    archive: tuple[str, ...]
+    archive: tuple[str, ...] = field(kw_only=True)
     """Folders, tar or zip files, DICOM, local or s3://, gs://, or a PACS (dicomweb+https://...), into which images arrive."""
-    model: str | tuple[str, ...]
+    model: str | tuple[str, ...] = ()
     """Folder of the model that jobs/train.py wrote, or several, as jobs/explain.py takes them."""
-    out: str
+    out: str = field(kw_only=True)
     """Folder of the trial: the scores of each run in batches/, weeks.csv, weeks.json and silent.html."""
     site: str | None = None
     """site.json of jobs/commission.py."""
@@ -33,11 +33,16 @@ class SilentConfig:
     scale: ScoringScale = field(default_factory=ScoringScale)
     posterior: PosteriorName | None = None
     """What the weights vary by, as for jobs/explain.py."""
+    foreign: str | None = None
+    """MODULE:FUNCTION that returns a network of your own, instead of --model, as for jobs/explain.py."""
+    layer: str | None = None
+    """With --foreign, the module that returns the feature maps."""
 
     def __post_init__(self) -> None:
         check_archives(self.archive, None)
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")
         require(0 < self.level < 0.5, f"level must lie between 0 and 0.5, got {self.level}")
+        self.explaining("manifest", self.out)  # its checks hold here as well
 
     def explaining(self, manifest: str, out: str) -> ExplainConfig:
         """Return the options under which jobs/explain.py scores one batch."""
@@ -50,4 +55,6 @@ class SilentConfig:
             seed=self.seed,
             site=self.site,
             scale=self.scale,
+            foreign=self.foreign,
+            layer=self.layer,
         )

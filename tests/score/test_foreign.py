@@ -1,5 +1,6 @@
 """A network of others in a scoring job: made by the user's function, in the same table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from pneumo_ray.config import load_config, save_config
 from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain.foreign import ForeignGradCAM
-from pneumo_ray.score.config import ExplainConfig
+from pneumo_ray.images.corruptions import CONDITIONS
+from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.foreign import ForeignSet, ForeignSource
+from pneumo_ray.score.silent_config import SilentConfig
 
 
 def foreign(factory: str = "their_net:whole", layer: str = "0") -> ForeignSet:
@@ -86,3 +89,43 @@ def test_an_archive_is_scored_into_the_same_table(ray_cluster: object, phantom_a
     assert table["cam_std"].null_count == 0
     assert (table["logit_std"].to_numpy() > 0).all()
     assert explain_archive(config).num_rows == summary.num_rows  # finished: nothing is scored twice
+
+
+def test_other_jobs_take_either_kind_of_model() -> None:
+    for make in (
+        lambda **options: RobustnessConfig(manifest="m", out="o", **options),
+        lambda **options: SilentConfig(archive=("x",), out="o", **options),
+    ):
+        with pytest.raises(ConfigError, match="either --model, or --foreign"):
+            make()
+        with pytest.raises(ConfigError, match="--foreign and --layer belong together"):
+            make(foreign="their_net:whole")
+        with pytest.raises(ConfigError, match="either --model, or --foreign"):
+            make(model="m", foreign="their_net:whole", layer="0")
+        make(foreign="their_net:whole", layer="0")
+
+
+@pytest.mark.ray
+def test_a_split_is_scored_under_corruptions(ray_cluster: object, phantom_run: Path, tmp_path: Path) -> None:
+    from pneumo_ray.score.robustness import measure_robustness
+
+    options = {"foreign": "their_net:whole", "layer": "0", "passes": 2, "amp": "off"}
+    manifest = str(phantom_run / "manifest.parquet")
+    facts = measure_robustness(RobustnessConfig(manifest=manifest, out=str(tmp_path), **options))  # type: ignore[arg-type]
+    assert facts["model_hash"] == foreign().hash
+    assert facts["method"]["foreign"] == "their_net:whole"
+    table = pq.read_table(tmp_path / "robustness.parquet")
+    assert len(table) == facts["pictures"] * len(CONDITIONS)
+    assert table["prob_mean"].null_count == 0
+
+
+@pytest.mark.ray
+def test_a_silent_trial_is_of_one_network(ray_cluster: object, phantom_archive: Path, tmp_path: Path) -> None:
+    from pneumo_ray.score.silent import score_new
+
+    archive = str(phantom_archive / "test")
+    config = SilentConfig(archive=(archive,), out=str(tmp_path), foreign="their_net:whole", layer="0", passes=2)
+    assert score_new(config) > 0
+    assert score_new(config) == 0
+    with pytest.raises(ConfigError, match="silent trial of another model"):
+        score_new(replace(config, layer="0.2"))

@@ -53,7 +53,7 @@ def marked(phantom_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def measured(ray_cluster, marked, model, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("robustness")
-    measure_robustness(RobustnessConfig(str(model), str(marked), str(out), amp="off"))
+    measure_robustness(RobustnessConfig(str(model), manifest=str(marked), out=str(out), amp="off"))
     return out
 
 
@@ -121,7 +121,11 @@ def test_batches_actors_and_the_order_of_the_manifest_change_nothing_but_roundin
     write_manifest(shuffled, str(tmp_path / "shuffled.parquet"))
     scale = ScoringScale(num_actors=2, batch_size=7)
     asked = RobustnessConfig(
-        str(model), str(tmp_path / "shuffled.parquet"), str(tmp_path / "out"), amp="off", scale=scale
+        str(model),
+        manifest=str(tmp_path / "shuffled.parquet"),
+        out=str(tmp_path / "out"),
+        amp="off",
+        scale=scale,
     )
     measure_robustness(asked)
     keys = [("image_id", "ascending"), ("condition", "ascending"), ("severity", "ascending")]
@@ -154,7 +158,9 @@ def test_one_class_alone_is_measured_as_far_as_it_goes(ray_cluster, phantom_run,
     keep = pc.or_(pc.equal(manifest["label"], 1), pc.not_equal(manifest["split"], "test"))
     write_manifest(manifest.filter(pc.fill_null(keep, False)), str(tmp_path / "manifest.parquet"))
     numbers = measure_robustness(
-        RobustnessConfig(str(model), str(tmp_path / "manifest.parquet"), str(tmp_path / "out"), passes=2, amp="off")
+        RobustnessConfig(
+            str(model), manifest=str(tmp_path / "manifest.parquet"), out=str(tmp_path / "out"), passes=2, amp="off"
+        )
     )
     assert (numbers["normal"], numbers["pneumonia"]) == (0, numbers["pictures"])
     for record in numbers["conditions"]:
@@ -169,9 +175,9 @@ def test_what_cannot_work_is_said_in_one_sentence_before_anything_is_written(mar
     write_manifest(unlabelled, str(tmp_path / "unlabelled.parquet"))
     out = str(tmp_path / "out")
     with pytest.raises(ModelError, match="not a complete"):
-        measure_robustness(RobustnessConfig(str(tmp_path / "nowhere"), str(marked), out))
+        measure_robustness(RobustnessConfig(str(tmp_path / "nowhere"), manifest=str(marked), out=out))
     with pytest.raises(ManifestError, match="no labelled images in the split test"):
-        measure_robustness(RobustnessConfig(str(model), str(tmp_path / "unlabelled.parquet"), out))
+        measure_robustness(RobustnessConfig(str(model), manifest=str(tmp_path / "unlabelled.parquet"), out=out))
     with pytest.raises(ConfigError, match="split must be"):
-        RobustnessConfig(str(model), str(marked), out, "holdout")
+        RobustnessConfig(str(model), manifest=str(marked), out=out, split="holdout")
     assert not (tmp_path / "out").exists()

@@ -150,13 +150,16 @@ def test_the_job_writes_and_ends_with_the_alarm(archive, write_scores, tmp_path)
     write_drift(replace(config, alarm=False))
 
 
-def test_scores_of_another_model_are_refused(archive, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [(b"model_hash", b"other", "two models"), (b"map_shape", b"[4, 1]", "the same --maps")]
+)
+def test_scores_of_another_model_or_other_maps_are_refused(archive, tmp_path, name, value, words):
     scores = read_scores(str(archive))
-    other = scores.table.replace_schema_metadata({**scores.table.schema.metadata, b"model_hash": b"other"})
+    other = scores.table.replace_schema_metadata({**scores.table.schema.metadata, name: value})
     (tmp_path / "s").mkdir()
     pa.parquet.write_table(other, tmp_path / "s" / "part-000000.parquet")
     (tmp_path / "s" / "_run.json").write_text("{}")
-    with pytest.raises(ConfigError, match="two models"):
+    with pytest.raises(ConfigError, match=words):
         write_drift(DriftConfig(str(archive), str(tmp_path / "s"), str(tmp_path / "out")))
 
 
