@@ -1,12 +1,15 @@
 """Phantoms in a PACS, scored from it, and results back: `python benchmarks/pacs_demo.py --model runs/demo/model --out runs/demo-pacs`.
 
 The PACS is an Orthanc on loopback with a folder of its own. It renders sources, maps and captures onto one contact sheet.
+Beside the sheet lies the first report as text. Each run begins with an empty PACS.
 """
 
 import argparse
 import io
+import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -25,6 +28,12 @@ from orthanc import Orthanc, missing  # noqa: E402
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 SIDE, GAP = 250, 6
+TITLES = (
+    "source",
+    "map of the mean, to its own maximum",
+    "map of the standard deviation, likewise",
+    "capture, as Orthanc renders it",
+)
 
 
 def phantom(index: int, pneumonia: bool) -> bytes:
@@ -96,7 +105,7 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
     lefts = [GAP + (SIDE + GAP) * column for column in range(4)]
     canvas = Image.new("RGB", (lefts[3] + wide + GAP, 24 + (SIDE + GAP) * len(rows)), "black")
     pen = ImageDraw.Draw(canvas)
-    for left, words in zip(lefts, ("source", "map, mean", "map, standard deviation", "capture"), strict=True):
+    for left, words in zip(lefts, TITLES, strict=True):
         pen.text((left, 6), words, "white")
     for number, images in enumerate(rows):
         for left, image, width in zip(lefts, images, (SIDE, SIDE, SIDE, wide), strict=True):
@@ -105,26 +114,46 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
     canvas.save(path)
 
 
+def report(server: Orthanc, path: Path) -> None:
+    """Write the first report of the PACS as text, as dcmtk prints it."""
+    found = (uid for uid in server.rest("/instances") if server.rest(f"/instances/{uid}/simplified-tags")["Modality"] == "SR")
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+        file.write(server.file(next(found)))
+        file.flush()
+        done = subprocess.run(["dsrdump", file.name], capture_output=True, check=True)
+    path.write_bytes(done.stdout)
+
+
 def main() -> None:
     """Run the whole path."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="runs/demo/model")
-    parser.add_argument("--out", default="runs/demo-pacs", type=Path)
+    parser.add_argument("--out", default="runs/demo-pacs", type=Path, help="what an earlier run left there is removed")
     parser.add_argument("--images", default=6, type=int)
     parser.add_argument("--port", default=8942, type=int)
     options = parser.parse_args()
     if reason := missing():
         sys.exit(reason)
-    server = Orthanc(options.out / "orthanc", options.port)
+    if options.out.exists() and any(options.out.iterdir()) and not (options.out / "orthanc" / "orthanc.json").exists():
+        sys.exit(f"{options.out} holds something else than an earlier demonstration; choose another --out")
+    shutil.rmtree(options.out, ignore_errors=True)
+    try:
+        server = Orthanc(options.out / "orthanc", options.port)
+    except RuntimeError as error:
+        sys.exit(f"{error}; if another process listens on port {options.port}, choose another --port")
     try:
         server.store(phantom(index, pneumonia=index % 3 < 2) for index in range(options.images))
+        print(f"{options.images} phantoms are in an Orthanc at {server.address}", flush=True)
         archive, scores = f"{server.address}?Modality=CR", str(options.out / "scores")
         job("explain", "--archive", archive, "--model", options.model, "--out", scores, "--target", "pneumonia")
         publishing = ("--scores", scores, "--model", options.model, "--to", server.address, "--include-doubtful")
         job("publish", *publishing)
         job("publish", *publishing)  # changes nothing
         sheet(rows_of(server), options.out / "sheet.png")
-        print(f"contact sheet {options.out / 'sheet.png'}; {len(server.rest('/instances')):,} instances in the PACS")
+        print(f"{len(server.rest('/instances')):,} instances are in the PACS now; it renders {options.out / 'sheet.png'}")
+        if shutil.which("dsrdump"):
+            report(server, options.out / "report.txt")
+            print(f"the first report as text: {options.out / 'report.txt'}")
     finally:
         server.stop()
 
