@@ -14,19 +14,15 @@ import urllib.request
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumo_ray.pacs.objects import OWN
-from pneumo_ray.pacs.uids import derived_uid
-from pneumo_ray.phantom.synthetic import draw_radiograph
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "builders"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "builders")]
 from orthanc import Orthanc, missing  # noqa: E402
 
-CR = "1.2.840.10008.5.1.4.1.1.1"
+from benchmarks.pacs_rows import cr_file, phantom  # noqa: E402
+
 SIDE, GAP = 250, 6
 TITLES = (
     "source",
@@ -34,37 +30,6 @@ TITLES = (
     "map of the standard deviation, likewise",
     "capture, as Orthanc renders it",
 )
-
-
-def phantom(index: int, pneumonia: bool) -> bytes:
-    """Return a CR file of a phantom patient."""
-    pixels, _ = draw_radiograph(0, index, pneumonia=pneumonia, image_size=320, difficulty=0.0)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CR
-    uid = derived_uid("phantom", str(index))
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (
-        derived_uid("study", str(index)),
-        derived_uid("series", str(index)),
-    )
-    dataset.PatientName, dataset.PatientID = f"PHANTOM^{index:03d}", f"P{index:03d}"
-    dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyID = "20200101", "O", str(index)
-    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20260105", "101112", f"A{index:03d}"
-    dataset.ReferringPhysicianName, dataset.Manufacturer, dataset.Modality = "", "phantom", "CR"
-    dataset.BodyPartExamined, dataset.ViewPosition, dataset.PatientOrientation = "CHEST", "AP", ["L", "F"]
-    dataset.SeriesNumber = dataset.InstanceNumber = 1
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.WindowCenter, dataset.WindowWidth = 128, 256
-    dataset.PixelData = pixels.tobytes()
-    dataset["PixelData"].VR = "OB"
-    stream = io.BytesIO()
-    dcmwrite(stream, dataset, enforce_file_format=True)
-    return stream.getvalue()
 
 
 def job(name: str, *words: str) -> None:
@@ -116,7 +81,9 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
 
 def report(server: Orthanc, path: Path) -> None:
     """Write the first report of the PACS as text, as dcmtk prints it."""
-    found = (uid for uid in server.rest("/instances") if server.rest(f"/instances/{uid}/simplified-tags")["Modality"] == "SR")
+    found = (
+        uid for uid in server.rest("/instances") if server.rest(f"/instances/{uid}/simplified-tags")["Modality"] == "SR"
+    )
     with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
         file.write(server.file(next(found)))
         file.flush()
@@ -142,7 +109,7 @@ def main() -> None:
     except RuntimeError as error:
         sys.exit(f"{error}; if another process listens on port {options.port}, choose another --port")
     try:
-        server.store(phantom(index, pneumonia=index % 3 < 2) for index in range(options.images))
+        server.store(cr_file(index, phantom(index, pneumonia=index % 3 < 2)) for index in range(options.images))
         print(f"{options.images} phantoms are in an Orthanc at {server.address}", flush=True)
         archive, scores = f"{server.address}?Modality=CR", str(options.out / "scores")
         job("explain", "--archive", archive, "--model", options.model, "--out", scores, "--target", "pneumonia")
@@ -150,7 +117,9 @@ def main() -> None:
         job("publish", *publishing)
         job("publish", *publishing)  # changes nothing
         sheet(rows_of(server), options.out / "sheet.png")
-        print(f"{len(server.rest('/instances')):,} instances are in the PACS now; it renders {options.out / 'sheet.png'}")
+        print(
+            f"{len(server.rest('/instances')):,} instances are in the PACS now; it renders {options.out / 'sheet.png'}"
+        )
         if shutil.which("dsrdump"):
             report(server, options.out / "report.txt")
             print(f"the first report as text: {options.out / 'report.txt'}")

@@ -17,7 +17,6 @@ from pydicom.dataset import Dataset
 
 from pneumo_ray.pacs.objects import file_bytes
 
-
 _PIXELS = {"B": (0x7FE00010, b"OB"), "H": (0x7FE00010, b"OW"), "f": (0x7FE00008, b"OF")}
 """Tag and VR of pixels, by the character of their type: Pixel Data, or Float Pixel Data."""
 
