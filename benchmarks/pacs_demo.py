@@ -1,61 +1,35 @@
 """Phantoms in a PACS, scored from it, and results back: `python benchmarks/pacs_demo.py --model runs/demo/model --out runs/demo-pacs`.
 
 The PACS is an Orthanc on loopback with a folder of its own. It renders sources, maps and captures onto one contact sheet.
+Beside the sheet lies the first report as text. Each run begins with an empty PACS.
 """
 
 import argparse
 import io
+import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from pydicom import dcmwrite
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
 from pneumo_ray.pacs.objects import OWN
-from pneumo_ray.pacs.uids import derived_uid
-from pneumo_ray.phantom.synthetic import draw_radiograph
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "builders"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "builders")]
 from orthanc import Orthanc, missing  # noqa: E402
 
-CR = "1.2.840.10008.5.1.4.1.1.1"
+from benchmarks.pacs_rows import cr_file, phantom  # noqa: E402
+
 SIDE, GAP = 250, 6
-
-
-def phantom(index: int, pneumonia: bool) -> bytes:
-    """Return a CR file of a phantom patient."""
-    pixels, _ = draw_radiograph(0, index, pneumonia=pneumonia, image_size=320, difficulty=0.0)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CR
-    uid = derived_uid("phantom", str(index))
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = uid
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (
-        derived_uid("study", str(index)),
-        derived_uid("series", str(index)),
-    )
-    dataset.PatientName, dataset.PatientID = f"PHANTOM^{index:03d}", f"P{index:03d}"
-    dataset.PatientBirthDate, dataset.PatientSex, dataset.StudyID = "20200101", "O", str(index)
-    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber = "20260105", "101112", f"A{index:03d}"
-    dataset.ReferringPhysicianName, dataset.Manufacturer, dataset.Modality = "", "phantom", "CR"
-    dataset.BodyPartExamined, dataset.ViewPosition, dataset.PatientOrientation = "CHEST", "AP", ["L", "F"]
-    dataset.SeriesNumber = dataset.InstanceNumber = 1
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    dataset.WindowCenter, dataset.WindowWidth = 128, 256
-    dataset.PixelData = pixels.tobytes()
-    dataset["PixelData"].VR = "OB"
-    stream = io.BytesIO()
-    dcmwrite(stream, dataset, enforce_file_format=True)
-    return stream.getvalue()
+TITLES = (
+    "source",
+    "map of the mean, to its own maximum",
+    "map of the standard deviation, likewise",
+    "capture, as Orthanc renders it",
+)
 
 
 def job(name: str, *words: str) -> None:
@@ -96,7 +70,7 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
     lefts = [GAP + (SIDE + GAP) * column for column in range(4)]
     canvas = Image.new("RGB", (lefts[3] + wide + GAP, 24 + (SIDE + GAP) * len(rows)), "black")
     pen = ImageDraw.Draw(canvas)
-    for left, words in zip(lefts, ("source", "map, mean", "map, standard deviation", "capture"), strict=True):
+    for left, words in zip(lefts, TITLES, strict=True):
         pen.text((left, 6), words, "white")
     for number, images in enumerate(rows):
         for left, image, width in zip(lefts, images, (SIDE, SIDE, SIDE, wide), strict=True):
@@ -105,26 +79,50 @@ def sheet(rows: list[list[Image.Image]], path: Path) -> None:
     canvas.save(path)
 
 
+def report(server: Orthanc, path: Path) -> None:
+    """Write the first report of the PACS as text, as dcmtk prints it."""
+    found = (
+        uid for uid in server.rest("/instances") if server.rest(f"/instances/{uid}/simplified-tags")["Modality"] == "SR"
+    )
+    with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+        file.write(server.file(next(found)))
+        file.flush()
+        done = subprocess.run(["dsrdump", file.name], capture_output=True, check=True)
+    path.write_bytes(done.stdout)
+
+
 def main() -> None:
     """Run the whole path."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="runs/demo/model")
-    parser.add_argument("--out", default="runs/demo-pacs", type=Path)
+    parser.add_argument("--out", default="runs/demo-pacs", type=Path, help="what an earlier run left there is removed")
     parser.add_argument("--images", default=6, type=int)
     parser.add_argument("--port", default=8942, type=int)
     options = parser.parse_args()
     if reason := missing():
         sys.exit(reason)
-    server = Orthanc(options.out / "orthanc", options.port)
+    if options.out.exists() and any(options.out.iterdir()) and not (options.out / "orthanc" / "orthanc.json").exists():
+        sys.exit(f"{options.out} holds something else than an earlier demonstration; choose another --out")
+    shutil.rmtree(options.out, ignore_errors=True)
     try:
-        server.store(phantom(index, pneumonia=index % 3 < 2) for index in range(options.images))
+        server = Orthanc(options.out / "orthanc", options.port)
+    except RuntimeError as error:
+        sys.exit(f"{error}; if another process listens on port {options.port}, choose another --port")
+    try:
+        server.store(cr_file(index, phantom(index, pneumonia=index % 3 < 2)) for index in range(options.images))
+        print(f"{options.images} phantoms are in an Orthanc at {server.address}", flush=True)
         archive, scores = f"{server.address}?Modality=CR", str(options.out / "scores")
         job("explain", "--archive", archive, "--model", options.model, "--out", scores, "--target", "pneumonia")
         publishing = ("--scores", scores, "--model", options.model, "--to", server.address, "--include-doubtful")
         job("publish", *publishing)
         job("publish", *publishing)  # changes nothing
         sheet(rows_of(server), options.out / "sheet.png")
-        print(f"contact sheet {options.out / 'sheet.png'}; {len(server.rest('/instances')):,} instances in the PACS")
+        print(
+            f"{len(server.rest('/instances')):,} instances are in the PACS now; it renders {options.out / 'sheet.png'}"
+        )
+        if shutil.which("dsrdump"):
+            report(server, options.out / "report.txt")
+            print(f"the first report as text: {options.out / 'report.txt'}")
     finally:
         server.stop()
 

@@ -11,10 +11,12 @@ import tyro
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.job import run_job
 
-Part = Literal["data", "train", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "goals", "gpu"]
+Part = Literal[
+    "data", "train", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "goals", "gpu", "pacs"
+]
 """Part X is `bench_X` in benchmarks/X.py."""
 WITH_THEIR_OWN_HEAD = ("scale", "requests")
-WITHOUT_IMAGES = ("gpu",)
+WITHOUT_IMAGES = ("gpu", "pacs")
 """Parts that can be measured without the radiographs."""
 
 
@@ -23,7 +25,7 @@ class BenchConfig:
     """Print a Markdown table for each part: ratios of two measurements made side by side.
 
     `goals` are the ratios that the project holds itself to, `feed` is the stream of training images, `gpu` a self-test of a
-    machine with CUDA, `scale` a million images (half an hour, 15 GB), `requests` those to a bucket.
+    machine with CUDA, `pacs` needs Orthanc, `scale` a million images (half an hour, 15 GB), `requests` those to a bucket.
     """
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")

@@ -1,6 +1,7 @@
 """Make the images of README and docs from a run of the demo: `python docs/images/make.py --demo runs/demo`.
 
 panels.webp is one explained phantom radiograph, report.webp the first screen of the report in a headless Chromium.
+pacs.webp is the upper half of the contact sheet of `make demo-pacs`, and is made where that has run.
 """
 
 import argparse
@@ -51,6 +52,12 @@ def make(demo: Path, case: str) -> None:
         sys.exit(f"the images have {total:,} bytes; at most {BUDGET:,} are allowed")
 
 
+def make_pacs(sheet: Path) -> None:
+    """Write pacs.webp: three of the six rows of a contact sheet."""
+    with Image.open(sheet) as opened:
+        opened.crop((0, 0, opened.width, 24 + 3 * 256)).save(HERE / "pacs.webp", "WEBP", quality=82, method=6)
+
+
 def write(source: Path, target: Path) -> None:
     """Cut the white border off, scale the image down to `WIDTH` and write it as WebP."""
     with Image.open(source) as opened:
@@ -65,4 +72,6 @@ if __name__ == "__main__":
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="folder of the demo")
     parser.add_argument("--case", default="suspicious-001.png", help="which explained image to show")
     arguments = parser.parse_args()
+    if (arguments.demo.parent / "demo-pacs" / "sheet.png").is_file():
+        make_pacs(arguments.demo.parent / "demo-pacs" / "sheet.png")
     make(arguments.demo, arguments.case)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,8 @@ read_picture = read_image
 def read_images(places: Sequence[tuple[str, str | None, Span | None]]) -> Iterator[bytes | PneumoError | OSError]:
     """Yield the bytes of images in the order asked for, or for each the error that `read_image` raises.
 
-    Files in a bucket and instances of a PACS are read ahead: their requests take longer than decoding the file.
+    Files in a bucket and instances of a PACS are read ahead: their requests take longer than decoding the file. What is
+    asked for several times in a row, as the frames of a file are, is read once.
 
     Args:
         places: URI, member and span of each.
@@ -81,7 +83,13 @@ def read_images(places: Sequence[tuple[str, str | None, Span | None]]) -> Iterat
         except (PneumoError, OSError) as error:
             return error
 
+    runs = [(place, sum(1 for _ in same)) for place, same in itertools.groupby(places)]
+    once = [place for place, _ in runs]
     if all(is_index(uri) for uri, _, _ in places):
-        return storage.ahead(read, places, AT_ONCE)
-    apart = all(member is None and not storage.is_local(uri) for uri, member, _ in places)
-    return storage.ahead(read, places) if apart else map(read, places)
+        contents = storage.ahead(read, once, AT_ONCE)
+    elif all(member is None and not storage.is_local(uri) for uri, member, _ in places):
+        contents = storage.ahead(read, once)
+    else:
+        contents = map(read, once)
+    for (_, count), content in zip(runs, contents, strict=True):
+        yield from itertools.repeat(content, count)

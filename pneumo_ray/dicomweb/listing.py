@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pneumo_ray import storage
 from pneumo_ray.dicomweb.multipart import BrokenAnswerError
 from pneumo_ray.dicomweb.query import SEVERAL, Query
+from pneumo_ray.dicomweb.seen import Seen
 from pneumo_ray.dicomweb.web import JSON, Answer, ResourceError, ServerError, Web
 from pneumo_ray.errors import ArchiveError, ConfigError, DecodeError
 from pneumo_ray.images.dicom import RADIOGRAPHY, SECONDARY_CAPTURE, check_modality
@@ -69,7 +70,7 @@ def find(web: Web, query: Query, passed_over: Counter[str]) -> Iterator[Instance
         ArchiveError: if it refuses the query.
     """
     query = query.or_of("Modality", RADIOGRAPHY)
-    seen: set[int] = set()
+    seen = Seen()
     for search in query.searches():
         yield from _wanted(web, query, _items(web, search), seen, passed_over)
 
@@ -88,7 +89,7 @@ def find_uids(web: Web, query: Query, uids: Sequence[str], passed_over: Counter[
         ArchiveError: as `find` does.
     """
     query = query.or_of("Modality", RADIOGRAPHY)
-    seen: set[int] = set()
+    seen = Seen()
     order = list(_LEVELS)
 
     def items_of(uid: str) -> list[JsonObject]:
@@ -106,7 +107,7 @@ def find_uids(web: Web, query: Query, uids: Sequence[str], passed_over: Counter[
 
 
 def _wanted(
-    web: Web, query: Query, items: Iterator[JsonObject], seen: set[int], passed_over: Counter[str]
+    web: Web, query: Query, items: Iterator[JsonObject], seen: Seen, passed_over: Counter[str]
 ) -> Iterator[Instance]:
     """Yield the instances among the answers of searches that the query asks for and that are radiographs."""
     for item in items:
@@ -121,8 +122,7 @@ def _wanted(
             passed_over["no_radiograph"] += 1
             continue
         found = _instance(web, item)
-        if (key := hash(found.instance)) not in seen:
-            seen.add(key)
+        if seen.add(found.instance):
             yield found
 
 

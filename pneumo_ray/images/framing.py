@@ -133,13 +133,30 @@ def over_image(
     Returns:
         float32 [H, W]; NaN outside of the window.
     """
-    x0, y0, x1, y1 = box
-    fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-    rows, columns = shape
-    out = np.full((rows, columns), np.nan, np.float32)
-    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
-    out[top:bottom, left:right] = fine[top - y0 : bottom - y0, left - x0 : right - x0]
+    part, fine = inside(values, box, shape)
+    out = np.full(shape, np.nan, np.float32)
+    out[part] = fine
     return out
+
+
+def inside(
+    values: NDArray[np.float32], box: tuple[int, int, int, int], shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
+    """Return which part of the image a map of a window covers, and the map there, upsampled bilinearly.
+
+    Args:
+        values: float32 [h, w].
+        box: as for `over_image`.
+        shape: rows and columns (H, W) of the image.
+
+    Returns:
+        Rows and columns of the image, and float32 of their size.
+    """
+    x0, y0, x1, y1 = box
+    rows, columns = shape
+    fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
+    top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
+    return (slice(top, bottom), slice(left, right)), fine[top - y0 : bottom - y0, left - x0 : right - x0]
 
 
 def window_in_pixels(window: Box, shape: tuple[int, int]) -> tuple[int, int, int, int]:

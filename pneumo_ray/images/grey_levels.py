@@ -7,10 +7,13 @@ takes little time and no float64 image. Operations on all pixels work block by b
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
-_BLOCK = 1 << 20
-"""Pixels that are counted or looked up at once."""
+_COUNTED = 1 << 20
+"""Pixels that are counted at once: fewer than 2**24, up to which OpenCV's float32 counts are exact."""
+_LOOKED_UP = 1 << 16
+"""Pixels that are looked up at once: few enough that what NumPy makes of them stays in the cache."""
 
 
 def rms_contrast(image: np.ndarray) -> float:
@@ -49,16 +52,20 @@ def split_levels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def look_up(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return the entry of `table` [K] for each index, [H, W]."""
     result = np.empty(index.shape, table.dtype)
-    for source, target in zip(_blocks(index), _blocks(result), strict=True):
-        target[:] = table[source]
+    for source, target in zip(_blocks(index, _LOOKED_UP), _blocks(result, _LOOKED_UP), strict=True):
+        np.take(table, source, out=target, mode="clip")  # other modes make a copy of `out` first
     return result
 
 
 def count_levels(index: np.ndarray, num_levels: int) -> np.ndarray:
     """Return how many pixels have each level, [K], from the index of each pixel's level."""
     counts = np.zeros(num_levels, np.intp)
-    for block in _blocks(index):
-        counts += np.bincount(block, minlength=num_levels)
+    for block in _blocks(index, _COUNTED):
+        if index.dtype.itemsize <= 2:
+            found = cv2.calcHist([block.reshape(1, -1)], [0], None, [num_levels], [0, num_levels])
+            counts += found.ravel().astype(np.intp)
+        else:
+            counts += np.bincount(block, minlength=num_levels)
     return counts
 
 
@@ -90,7 +97,7 @@ def to_uint8(unit: np.ndarray) -> np.ndarray:
     return np.rint(255.0 * unit).astype(np.uint8)
 
 
-def _blocks(image: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the pixels of a contiguous image in views of `_BLOCK`."""
+def _blocks(image: np.ndarray, length: int) -> Iterator[np.ndarray]:
+    """Yield the pixels of a contiguous image in views of a length."""
     flat = image.reshape(-1)
-    return (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+    return (flat[start : start + length] for start in range(0, flat.size, length))

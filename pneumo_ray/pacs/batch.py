@@ -13,9 +13,9 @@ from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.explain.panels import draw_pixels
 from pneumo_ray.images.decode import format_of
 from pneumo_ray.images.dicom import check_modality, decode_frame, read_dataset
-from pneumo_ray.pacs.capture import capture
+from pneumo_ray.pacs.capture import Captures
 from pneumo_ray.pacs.maps import Maps
-from pneumo_ray.pacs.objects import file_bytes, instance_uid, series_uid
+from pneumo_ray.pacs.objects import instance_uid, series_uid
 from pneumo_ray.pacs.outlets import Outlet
 from pneumo_ray.pacs.reports import Reports
 from pneumo_ray.pacs.result import NOTICE, Algorithm, Part
@@ -78,6 +78,7 @@ class Publisher:
         """
         self._plan = plan
         self._reports, self._maps = Reports(plan.algorithm), Maps(plan.algorithm)
+        self._captures = Captures(plan.algorithm)
 
     def publish(self, scored: pa.Table, listed: pa.Table) -> Outcome:
         """Publish rows.
@@ -152,7 +153,7 @@ class Publisher:
         if "capture" in missing and not plan.dry_run:
             grey = decode_frame(dataset, listed["frame"] or 0).pixels
             panels = draw_pixels(case_of(row, listed, plan.facts, grey), NOTICE, verdict(result))
-            makers["capture"] = lambda: file_bytes(capture(source, panels, plan.algorithm))
+            makers["capture"] = lambda: self._captures.file(source, panels)
         return {part: makers.get(part, bytes) for part in missing}
 
 

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from pneumo_ray.pacs.objects import dated, identity
+from pneumo_ray.pacs.objects import dated, identity, refill
 from pneumo_ray.pacs.result import NOTICE, Algorithm
 from pneumo_ray.pacs.source import Source
+from pneumo_ray.pacs.templates import Templates
 
 
 def capture(source: Source, panels: NDArray[np.uint8], algorithm: Algorithm) -> Dataset:
@@ -49,9 +50,39 @@ def capture(source: Source, panels: NDArray[np.uint8], algorithm: Algorithm) -> 
     made.ImageComments = NOTICE
     made.LossyImageCompression = header.LossyImageCompression
     made.DerivationDescription = f"{NOTICE}: image, evidence and its uncertainty"
+    made.SourceImageSequence = [_reference(source)]
+    return dated(made, algorithm)
+
+
+class Captures:
+    """The captures of a job, filled into those that `capture` made (see `templates`)."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        """Begin without a capture.
+
+        Args:
+            algorithm: what found what they show.
+        """
+        self._algorithm = algorithm
+        self._templates = Templates(limit=8)
+
+    def file(self, source: Source, panels: NDArray[np.uint8]) -> bytes:
+        """Return the file of a capture, as that of `capture`."""
+        return self._templates.file(
+            (panels.shape, source.lossy),
+            lambda: capture(source, panels, self._algorithm),
+            lambda template: self._fill(template, source),
+            panels,
+        )
+
+    def _fill(self, template: Dataset, source: Source) -> None:
+        refill(template, source, self._algorithm, "capture")
+        template.SourceImageSequence = [_reference(source)]
+
+
+def _reference(source: Source) -> Dataset:
     reference = source.reference()
     reference.PurposeOfReferenceCodeSequence = [
         CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
     ]
-    made.SourceImageSequence = [reference]
-    return dated(made, algorithm)
+    return reference

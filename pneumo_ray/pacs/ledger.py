@@ -1,7 +1,6 @@
 """The file that says which object is of which image. Only its owner may read it, as it leads from a row to a patient's study."""
 
 import csv
-import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ def map_folder(config: PublishConfig, scores: str) -> str | None:
 def map_file(folder: str | None) -> Iterator[Any]:
     """Yield a writer of the map's rows; the file takes its name when the block ends."""
     if folder is None:
-        yield csv.writer(io.StringIO())
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            yield csv.writer(nowhere)
         return
     with storage.atomic_file(storage.join(folder, MAP)) as temporary:
         descriptor = os.open(storage.local_path(temporary), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

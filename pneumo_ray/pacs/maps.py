@@ -15,7 +15,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from pneumo_ray.images.framing import over_image, window_in_pixels
+from pneumo_ray.images.framing import inside, window_in_pixels
 from pneumo_ray.pacs.codes import LOGIT_PER_CELL, METHOD
 from pneumo_ray.pacs.objects import dated, identity, refill
 from pneumo_ray.pacs.result import NOTICE, Algorithm, Part, Result
@@ -26,6 +26,8 @@ from pneumo_ray.pacs.uids import derived_uid
 LABELS = {"mean": "Mean of the evidence over the passes", "std": "Standard deviation of the evidence over the passes"}
 """LUT labels of the frames, in their order, and what they are."""
 _WORD = 65535
+_STRIP = 32
+"""Rows of an image that are rounded at once."""
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -60,12 +62,14 @@ def image_frames(source: Source, result: Result) -> Frames:
     """Return the maps at the resolution of the image, uint16 [2, H, W]; 0 outside of the network's input."""
     shape = source.rows, source.columns
     box = window_in_pixels(result.window, shape)
-    slopes, fine = [], np.empty((2, *shape), np.uint16)
+    slopes, fine = [], np.zeros((2, *shape), np.uint16)
     for place, values in enumerate((result.cam_mean, result.cam_std)):
         slopes.append((float(values.max()) or 1.0) / _WORD)
-        over = np.nan_to_num(over_image((values / slopes[-1]).astype(np.float32), box, shape), copy=False)
-        over += np.float32(0.5)
-        fine[place] = np.minimum(over, _WORD, out=over)
+        part, over = inside((values / slopes[-1]).astype(np.float32), box, shape)
+        for start in range(0, len(over), _STRIP):  # which stays in the cache
+            strip = over[start : start + _STRIP]
+            strip += np.float32(0.5)
+            fine[place][part][start : start + _STRIP] = np.minimum(strip, _WORD, out=strip)
     return Frames(_as_stored(fine, source), (slopes[0], slopes[1]), float(_WORD), source.spacing, (0.0, 0.0))
 
 
@@ -113,6 +117,7 @@ class Maps:
             structure,
             lambda: map_object(source, self._algorithm, part, frames),
             lambda template: self._fill(template, source, part, frames),
+            frames.values,
         )
 
     def _fill(self, template: Dataset, source: Source, part: Part, frames: Frames) -> None:
@@ -130,11 +135,6 @@ class Maps:
             frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = source.uid
             frame.PlanePositionSequence = _position(frames)
             frame.RealWorldValueMappingSequence[0].RealWorldValueSlope = slope
-        content = np.ascontiguousarray(frames.values).tobytes()
-        if frames.values.dtype == np.float32:
-            template.FloatPixelData = content
-        else:
-            template.PixelData = content + b"\0" * (len(content) % 2)
 
 
 def _as_stored(maps: NDArray[Any], source: Source) -> NDArray[Any]:

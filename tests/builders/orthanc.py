@@ -35,6 +35,7 @@ class Orthanc:
             options: of its configuration.
         """
         self.port = port
+        folder = folder.resolve()  # Orthanc takes a relative path as one below its configuration file
         self.log = folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
         config = {
@@ -80,6 +81,12 @@ class Orthanc:
         """Store DICOM files; return Orthanc's own identifiers of the instances."""
         contents = (file if isinstance(file, bytes) else file.read_bytes() for file in files)
         return [self.rest("/instances", content)["ID"] for content in contents]
+
+    def file(self, instance: str) -> bytes:
+        """Return the DICOM file of an instance by Orthanc's own identifier."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/instances/{instance}/file", timeout=60) as answer:
+            content: bytes = answer.read()
+        return content
 
     def empty(self) -> None:
         """Remove all that is stored."""

@@ -4,9 +4,11 @@ import threading
 from dataclasses import replace
 from io import BytesIO
 
+import numpy as np
 import pydicom
 import pytest
 from dicom_builders import by_dcmtk
+from dicomweb_server import DicomwebServer
 
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.dataset import load_squares
@@ -77,6 +79,19 @@ def test_images_of_a_manifest_are_read_by_name(pacs, folder_of, tmp_path):
     )
     assert there["content_sha256"].to_pylist() == here["content_sha256"].to_pylist()
     assert (load_squares(there, 64) == load_squares(here, 64)).all()
+
+
+def test_all_frames_of_an_instance_are_one_retrieval(quick_web, make_radiograph, tmp_path):
+    """Frames are rows of their own; the file around them is moved once, and read as often as there are rows."""
+    frames = np.arange(3 * 60 * 50, dtype=np.uint16).reshape(3, 60, 50) % 4096
+    many = make_radiograph(8, pixels=frames, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3")
+    with DicomwebServer([make_radiograph(0), many, make_radiograph(1)]) as server:
+        entries = listed(server.address, tmp_path)
+        rows = [entry for entry in entries for _ in range(entry.frames or 1)]
+        assert len(rows) == 5
+        server.seen.clear()
+        assert read(rows) == [server.files[0][1], many, many, many, server.files[2][1]]
+        assert sum(map(is_retrieval, server.seen)) == 3
 
 
 def test_missing_uids_are_entries_with_an_error(pacs, tmp_path):

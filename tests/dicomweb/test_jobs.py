@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from dicomweb_server import DicomwebServer
@@ -15,6 +16,8 @@ from pneumo_ray.errors import ConfigError, StorageError
 from pneumo_ray.records import Row
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
+from pneumo_ray.score.silent import score_new
+from pneumo_ray.score.silent_config import SilentConfig
 
 ELSEWHERE = {"image_id", "uri", "member"}
 """Columns that say where an image is, and differ."""
@@ -137,6 +140,50 @@ def test_explain_continues_where_the_pacs_left_it(ray_cluster, many, model, tmp_
         explain_archive(
             ExplainConfig(model=config.model, archive=config.archive, out=config.out, uids=str(tmp_path / "uids.txt"))
         )
+
+
+def test_explain_retrieves_each_instance_once(ray_cluster, make_radiograph, model, tmp_path):
+    """Lungs, pixels and facts of an image, and all frames of an instance, come from one retrieval."""
+    frames = np.random.default_rng(0).integers(0, 4096, (3, 60, 50), np.uint16)
+    files = [make_radiograph(number) for number in range(8)]
+    files.append(make_radiograph(8, pixels=frames, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.3"))
+    with DicomwebServer(files) as server:
+        explain_archive(
+            ExplainConfig(model=str(model), archive=(server.address,), out=str(tmp_path), amp="off", zones="lungs")
+        )
+        retrieved = [path for path in server.seen if "/instances/" in path and not path.endswith("/metadata")]
+    assert len(scores_of(tmp_path)) == 11
+    assert len(retrieved) == len({*retrieved}) == 9
+
+
+def test_a_silent_trial_scores_what_is_new_in_a_pacs(
+    ray_cluster, orthanc, make_radiograph, model, private_words, tmp_path, capfd
+):
+    """The second run scores the two images that came since; the PACS has what it had; nobody is named."""
+    config = SilentConfig(archive=(f"{orthanc.address}?Modality=CR",), model=str(model), out=str(tmp_path))
+    orthanc.store(make_radiograph(number) for number in range(4))
+    assert score_new(config) == 4
+    orthanc.store(make_radiograph(number) for number in (4, 5))
+    changes = orthanc.rest("/changes?last")["Last"]
+    assert score_new(config) == 2
+    assert score_new(config) == 0
+    assert orthanc.rest("/changes?last")["Last"] == changes, "nothing was stored, changed or removed"
+    assert orthanc.rest("/statistics")["CountInstances"] == 6
+
+    batches = sorted((tmp_path / "batches").iterdir())
+    scored = [scores_of(batch / "scores") for batch in batches]
+    assert [len(rows) for rows in scored] == [4, 2]
+    assert not {*scored[0]} & {*scored[1]}
+    assert {row["status"] for rows in scored for row in rows.values()} == {"ok"}
+    said = capfd.readouterr()
+    texts = {"stdout": said.out, "stderr": said.err, "names": repr(list(tmp_path.rglob("*")))}
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.suffix != ".pacs":
+            content = path.read_bytes()
+            texts[str(path)] = repr(pq.read_table(path).to_pylist() if path.suffix == ".parquet" else content)
+    for place, text in texts.items():
+        for word in private_words:
+            assert word not in text, f"{word!r} in {place}"
 
 
 def test_prepare_ends_with_the_pacs_and_writes_no_manifest(ray_cluster, many, tmp_path):

@@ -393,7 +393,8 @@ def test_the_limit_counts_bands_and_depth(monkeypatch):
     "dtype", [np.uint8, np.int8, np.uint16, ">u2", np.int16, ">i2", np.uint32, np.int32, np.float32]
 )
 def test_levels_and_index_restore_the_image(dtype, monkeypatch):
-    monkeypatch.setattr(grey_levels, "_BLOCK", 7)
+    monkeypatch.setattr(grey_levels, "_COUNTED", 7)
+    monkeypatch.setattr(grey_levels, "_LOOKED_UP", 5)
     lowest, highest = (-1e6, 1e6) if np.dtype(dtype).kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     image = np.random.default_rng(0).uniform(lowest, highest, (9, 11)).astype(dtype)
     image[0, :2] = lowest, highest
