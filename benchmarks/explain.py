@@ -1,16 +1,12 @@
-"""Cost of an explanation relative to a plain forward, to other packages and to the arithmetic minimum.
+"""Cost of an explanation relative to a plain forward, to other packages (`peers`) and to the arithmetic minimum."""
 
-The packages are used in three ways: as their documentation shows; batched, with frozen weights and only dropout in
-training mode; and optimised by hand, with the feature maps computed once and only the head repeated.
-"""
-
-import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.peers import against_peers
 from benchmarks.timing import Row, rates
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.explain.posterior import LaplacePosterior
@@ -32,7 +28,7 @@ def bench_explain(_: Path) -> Iterator[Row]:
     yield from _without_passes(net, x)
     yield _tail(tail.to(memory_format=torch.channels_last).eval(), x, "in the tail", ">= 0.87")
     yield from key_rows()
-    yield from _peers(net, x)
+    yield from against_peers(net, x, PASSES)
 
 
 def key_rows() -> Iterator[Row]:
@@ -139,141 +135,3 @@ def _tail(net: PneumoniaNet, x: Tensor, what: str, goal: str) -> Row:
         found["ours"] / found["minimum"],
         goal,
     )
-
-
-class _Classes(nn.Module):
-    """The network with one output column, as other packages expect."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).unsqueeze(1)
-
-
-class _Head(nn.Module):
-    """From ready feature maps to the output: the part that is repeated."""
-
-    def __init__(self, net: PneumoniaNet) -> None:
-        super().__init__()
-        self.maps = nn.Identity()
-        self.net = net
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.net.head(self.maps(maps)).unsqueeze(1)
-
-
-def _peers(net: PneumoniaNet, x: Tensor) -> Iterator[Row]:
-    """Measure 20 passes by torch-cam, captum and pytorch-grad-cam, in the three ways; few images, because they are slow."""
-    engine = BayesGradCAM(net, PASSES)
-    few = x[:4]
-
-    def ours() -> int:
-        engine(x)
-        return BATCH
-
-    ways: dict[str, Callable[[], int]] = {}
-    for package, maps_of in _packages().items():
-        ways[f"{package}, as documented"] = _documented(net, few, maps_of)
-        ways[f"{package}, batched and frozen"] = _batched(net, few, maps_of)
-        ways[f"{package}, feature maps cached"] = _cached(net, few, maps_of)
-    found = rates({"ours": ours} | ways, rounds=2)
-    tiers = {"one or two": ("documented", "frozen"), "three": ("cached",)}
-    for tier, words in tiers.items():
-        name, rate = max(
-            ((name, rate) for name, rate in found.items() if name.endswith(words)), key=lambda item: item[1]
-        )
-        yield Row(
-            f"20 passes against the best other use, tier {tier}",
-            f"{found['ours']:.1f} img/s",
-            f"{rate:.2f} img/s, {name}",
-            found["ours"] / rate,
-            ">= 15" if tier == "one or two" else "reported",
-        )
-
-
-Maps = Callable[[nn.Module, nn.Module, Tensor], object]
-"""From a model, its layer and a batch to the maps of one pass."""
-
-
-def _packages() -> dict[str, Maps]:
-    from captum.attr import LayerGradCam
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    from torchcam.methods import GradCAM as TorchCAM
-
-    def torch_cam(model: nn.Module, layer: nn.Module, x: Tensor) -> object:
-        training = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-        for m in training:  # it rejects models in training mode, so dropout is switched on afterwards
-            m.training = False
-        extractor = TorchCAM(model, layer)
-        for m in training:
-            m.training = True
-        with extractor:
-            scores = model(x)
-            return extractor([0] * len(x), scores)
-
-    def captum(model: nn.Module, layer: nn.Module, x: Tensor) -> object:
-        return LayerGradCam(model, layer).attribute(x, target=0, relu_attributions=True)
-
-    def grad_cam(model: nn.Module, layer: nn.Module, x: Tensor) -> object:
-        training = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
-        with GradCAM(model, [layer]) as cam:
-            for m in training:  # its constructor calls eval()
-                m.training = True
-            return cam(x, [ClassifierOutputTarget(0)] * len(x))
-
-    return {"torch-cam": torch_cam, "captum": captum, "pytorch-grad-cam": grad_cam}
-
-
-def _documented(net: PneumoniaNet, x: Tensor, maps_of: Maps) -> Callable[[], int]:
-    def work() -> int:
-        model = _Classes(net)
-        with _dropout_on(net):
-            for _ in range(PASSES):
-                maps_of(model, net.tail, x[:1].clone().requires_grad_())
-        return 1
-
-    return work
-
-
-def _batched(net: PneumoniaNet, x: Tensor, maps_of: Maps) -> Callable[[], int]:
-    def work() -> int:
-        model = _Classes(net)
-        frozen = [p for p in net.parameters() if p.requires_grad]
-        for p in frozen:
-            p.requires_grad_(False)
-        try:
-            with _dropout_on(net):
-                for _ in range(PASSES):
-                    maps_of(model, net.tail, x.clone().requires_grad_())
-        finally:
-            for p in frozen:
-                p.requires_grad_(True)
-        return len(x)
-
-    return work
-
-
-def _cached(net: PneumoniaNet, x: Tensor, maps_of: Maps) -> Callable[[], int]:
-    def work() -> int:
-        with torch.no_grad():
-            maps = net.feature_maps(x)
-        head = _Head(net)
-        with _dropout_on(net):
-            for _ in range(PASSES):
-                maps_of(head, head.maps, maps.clone().requires_grad_())
-        return len(x)
-
-    return work
-
-
-@contextlib.contextmanager
-def _dropout_on(net: PneumoniaNet) -> Iterator[None]:
-    net.eval()
-    net.dropout.training = True
-    try:
-        yield
-    finally:
-        net.eval()

@@ -5,6 +5,7 @@
     python -m benchmarks.goals eager --rounds 1
     python -m benchmarks.goals compiled --rounds 1
     python -m benchmarks.goals plain-scoring --rounds 1 --images 3000
+    python -m benchmarks.goals daft --rounds 1 --images 3000 --peers ../peers
     python -m benchmarks.goals start-up passes --rounds 3
 
 Baselines use the system's allocator, as people have it; what is ours is the job as it comes. Each of the lines above takes at
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.score import bare_rate, run_job, saved_network
@@ -100,6 +102,21 @@ def _scoring(size: Size, name: str, compile_options: tuple[str], goal: str) -> R
 
 def plain_scoring(size: Size) -> Iterator[Row]:
     """The job as it comes, maps and passes included, against the script that people would write, start-up included."""
+    yield _against(size, "plain_scoring", "a plain script with a DataLoader")
+
+
+def daft(size: Size) -> Iterator[Row]:
+    """The same against a query of Daft, where it is installed."""
+    if find_spec("daft") is None:
+        yield Row("scoring an archive against Daft", "", "daft is not installed", float("nan"), "")
+    else:
+        yield _against(size, "plain_daft", "a query of Daft")
+
+
+def _against(size: Size, script: str, name: str) -> Row:
+    """Measure the job against a script of this folder that writes probabilities only, start-up included."""
+    # The script finds what this process finds, wherever that lies.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with tempfile.TemporaryDirectory() as folder:
         saved_network(folder)
         archive, ours, theirs = _archive(size, folder), [], []
@@ -107,13 +124,17 @@ def plain_scoring(size: Size) -> Iterator[Row]:
             job = run_job(archive, folder, f"scores-{number}")
             ours.append(job.rate)
             start = time.perf_counter()
-            words = ["-m", "benchmarks.plain_scoring", str(archive), f"{folder}/model", f"{folder}/plain.csv"]
-            subprocess.run([sys.executable, *words], cwd=ROOT, check=True, capture_output=True)
+            words = ["-m", f"benchmarks.{script}", str(archive), f"{folder}/model", f"{folder}/plain-{number}"]
+            done = subprocess.run(
+                [sys.executable, *words], cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise RuntimeError(done.stderr)
             theirs.append(job.rows / (time.perf_counter() - start))
-    yield Row(
+    return Row(
         f"scoring {job.rows:,} images with maps and 200 passes, start-up included",
         f"{statistics.median(ours):.1f} img/s",
-        f"{statistics.median(theirs):.1f} img/s, a plain script with a DataLoader, probabilities only",
+        f"{statistics.median(theirs):.1f} img/s, {name}, probabilities only",
         statistics.median(ours) / statistics.median(theirs),
         "",
     )
@@ -174,6 +195,7 @@ GOALS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "eager": eager,
     "compiled": compiled,
     "plain-scoring": plain_scoring,
+    "daft": daft,
     "start-up": start_up,
     "passes": passes,
 }
@@ -186,6 +208,7 @@ def _main() -> None:
     parser.add_argument("--rounds", type=int, default=Size.rounds)
     parser.add_argument("--steps", type=int, default=Size.steps)
     parser.add_argument("--images", type=int, default=Size.images)
+    parser.add_argument("--peers", type=Path, help="folder of packages to compare with, beside what is installed")
     parser.add_argument("--passes-here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.passes_here:
@@ -193,6 +216,8 @@ def _main() -> None:
 
         print(json.dumps(head_rates(options.rounds)))
         return
+    if options.peers:
+        sys.path.append(str(options.peers.resolve()))
     print(HEADER, flush=True)
     for name in options.goals or GOALS:
         if name not in GOALS:

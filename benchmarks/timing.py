@@ -1,5 +1,6 @@
 """Compare rates on a noisy machine: run the candidates in turn, several times, and take medians."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,11 +15,13 @@ class Row:
     ours: str
     other: str
     ratio: float
+    """Not a number where nothing was measured."""
     goal: str
 
     def __str__(self) -> str:
         """Return the row in Markdown."""
-        return f"| {self.what} | {self.ours} | {self.other} | {self.ratio:.2f} | {self.goal} |"
+        ratio = "" if math.isnan(self.ratio) else f"{self.ratio:.2f}"
+        return f"| {self.what} | {self.ours} | {self.other} | {ratio} | {self.goal} |"
 
 
 HEADER = "| what | ours | compared with | ratio | goal |\n| --- | --- | --- | --- | --- |"

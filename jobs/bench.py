@@ -32,6 +32,8 @@ class BenchConfig:
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
+    peers: Path | None = None
+    """Folder of packages to compare with, beside what is installed (docs/benchmarks.md)."""
     page: Path | None = None
     """Also put each table into this Markdown file, in the place of the part's former one."""
 
@@ -42,6 +44,8 @@ def main(config: BenchConfig) -> None:
             f"--shared {config.shared} has no kermany224 folder; the measurements are made on real radiographs"
         )
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/ lies beside jobs/, outside the wheel
+    if config.peers is not None:
+        sys.path.append(str(config.peers.resolve()))  # at the end: what is installed is not replaced
     from benchmarks.page import replaced, stamp
     from benchmarks.timing import HEADER
     from pneumo_ray.console import log
