@@ -49,8 +49,7 @@ class BayesGradCAM:
             float32 in any case.
         max_bytes: rough bound on the memory of the tail passes that run at once (sites `tail` and `keys`; at least one does).
         posterior: over the head; None takes the network's own dropout.
-        maps: `last` explains by the maps of the last stage; `fused` divides them among the finer cells of the stage before
-            (`explain/fused.py`), which needs images, not feature maps.
+        maps: of the last stage, or `fused` with the stage before (`explain/fused.py`), which needs images, not feature maps.
 
     Attributes:
         masks: what was drawn, float32. Of dropout scaled masks {0, 1 / (1 - p)}: [T, K] at site `head`; at the others a
