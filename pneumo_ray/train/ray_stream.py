@@ -48,18 +48,23 @@ class StreamConfig(DataConfig):
         self._source, self._epochs, self._first_epoch = source, epochs, first_epoch
         self._cpus_per_task, self._reserved = cpus_per_task, reserved
 
-    def stream(self, world_size: int) -> ray.data.Dataset:
-        """Return the tickets of all workers, from where the run continues."""
-        return ticket_stream(
+    def shares(self, world_size: int) -> list[ray.data.DataIterator]:
+        """Return each worker's tickets, from where the run continues.
+
+        A process of its own deals them, even to a single worker. Ray Data's scheduler in the worker's process would take
+        the interpreter's lock from the operations of every step.
+        """
+        tickets = ticket_stream(
             self._source, self._first_epoch(), self._epochs, world_size, self._cpus_per_task, self._reserved
         )
+        return tickets.streaming_split(world_size, equal=True)
 
     def configure(
         self, datasets: dict[str, ray.data.Dataset], world_size: int, *args: object, **kwargs: object
     ) -> list[dict[str, ray.data.DataIterator]]:
         """Return each worker's share of the stream, under the name of the placeholder dataset given to the trainer."""
         (name,) = datasets
-        return [{name: share} for share in self.stream(world_size).streaming_split(world_size, equal=True)]
+        return [{name: share} for share in self.shares(world_size)]
 
 
 def ticket_stream(

@@ -75,7 +75,8 @@ def run_workers(
             resources_per_worker={"CPU": reservation.shares.per_worker} | gpus,
         ),
         # A placeholder: the stream depends on the epoch where the run continues, so `StreamConfig` makes it at that time.
-        datasets={STREAM: stream.stream(1) if reservation.in_process else ray.data.range(1)},
+        # Ray Train hands it unchanged to a worker in this process.
+        datasets={STREAM: stream.shares(1)[0] if reservation.in_process else ray.data.range(1)},
         dataset_config=stream,
         run_config=ray.train.RunConfig(
             name="ray_train",
