@@ -20,7 +20,7 @@ class DemoConfig:
     out: str = "runs/demo"
     """Folder for everything that the demo makes."""
     phantom: PhantomConfig = field(default_factory=lambda: PhantomConfig(difficulty=0.0))
-    image_size: int = 112
+    image_size: int = 160
     """Rows and columns of the network's input, in pixels."""
     epochs: int = 8
     """Epochs of training."""

@@ -47,7 +47,7 @@ def test_maps_have_the_stride_of_the_stage(stride: int, side: int) -> None:
     assert map_size(shorter(stride=stride), 224) == (side, side)
 
 
-def test_every_second_cell_is_a_cell_of_the_coarse_map() -> None:
+def test_every_second_cell_is_coarse() -> None:
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     coarse, fine = PneumoniaNet(shorter()).double().eval(), PneumoniaNet(shorter(stride=8)).double().eval()
     fine.load_state_dict(coarse.state_dict())
@@ -83,7 +83,7 @@ def test_bundles_keep_their_stages(tmp_path: Path) -> None:
         assert torch.equal(loaded(x), net(x))
 
 
-def test_weights_of_all_stages_are_not_those_of_three(tmp_path: Path) -> None:
+def test_weights_of_four_stages_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(
         PneumoniaNet(ModelConfig("resnet18", "none")).state_dict(), tmp_path / "four.safetensors"
     )

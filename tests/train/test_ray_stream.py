@@ -10,7 +10,7 @@ from pneumo_ray.train.ray_stream import TicketBlocks, tickets_in
 
 
 @given(turns=st.integers(0, 40), each=st.integers(0, 60), world_size=st.integers(1, 9), per_block=st.integers(1, 8))
-def test_blocks_dealt_in_turn_give_every_rank_its_tickets(turns, each, world_size, per_block):
+def test_dealt_blocks_give_every_rank_its_tickets(turns, each, world_size, per_block):
     first = turns * world_size
     blocks = TicketBlocks(first, each, world_size, per_block)
     dealt: list[list[int]] = [[] for _ in range(world_size)]
@@ -29,7 +29,7 @@ def test_blocks_of_one_turn_are_equally_long(each, per_block):
     ]
 
 
-def test_a_ticket_that_cannot_be_made_ends_the_block_in_its_place():
+def test_a_failed_ticket_ends_its_block():
     block = {"ticket": np.array([[4, 6, 8]]), "row": np.arange(6).reshape(1, 3, 2), "error": np.array(["no such file"])}
     tickets = tickets_in(block)
     assert [next(tickets)["row"].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
