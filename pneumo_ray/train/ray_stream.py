@@ -1,5 +1,6 @@
 """The Ray dataset that training consumes: the tickets of `batches`, in order, dealt to the workers."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from pneumo_ray.train.batches import Schedule, TicketSource
 
 _BLOCK_BYTES, _BLOCK_TICKETS = 1 << 24, 8
 """Bounds of a block: more tickets would not be cheaper, and the first of them would come later."""
+
+
+_PAUSE_SECONDS = 0.01
+"""A turn of the scheduler takes over all blocks that are ready, so more turns in a second would not be faster."""
 
 
 class StreamConfig(DataConfig):
@@ -67,6 +72,26 @@ class StreamConfig(DataConfig):
         return [{name: share} for share in self.shares(world_size)]
 
 
+class Unhurried:
+    """Has Ray Data's scheduler of a dataset pause at every turn.
+
+    While more is made than is read, its loop turns without a pause and takes a core that the training needs.
+    """
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Do nothing."""
+
+    def on_execution_step(self, executor: object) -> None:
+        """Pause."""
+        time.sleep(_PAUSE_SECONDS)
+
+    def after_execution_succeeds(self, executor: object) -> None:
+        """Do nothing."""
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None:
+        """Do nothing."""
+
+
 def ticket_stream(
     source: "ray.ObjectRef[TicketSource]",
     first_epoch: int,
@@ -95,6 +120,8 @@ def ticket_stream(
     dataset.context.target_max_block_size = 1
     dataset.context.execution_options.preserve_order = True
     dataset.context.memory_usage_poll_interval_s = None
+    callbacks = dataset.context.custom_execution_callback_classes
+    dataset.context.custom_execution_callback_classes = [*callbacks, Unhurried]
     return dataset
 
 
