@@ -23,7 +23,7 @@ def study(write_truth, tmp_path_factory) -> Path:
     label = np.array([0] * 30 + [1] * 50)
     prob = np.where(label == 1, 0.9, 0.1)
     prob[:WRONG] = 0.99 - 0.01 * np.arange(WRONG)
-    manifest = read_manifest(str(write_truth(folder / "m.parquet", label, images=folder / "images")))
+    manifest = read_manifest(str(write_truth(folder / "m.parquet", label, len(label), images=folder / "images")))
     for name, values in (("image_id", [HOSTILE]), ("split", ["train"] * len(label))):
         column = pa.array([*values, *manifest[name].to_pylist()[len(values) :]], manifest.schema.field(name).type)
         manifest = manifest.set_column(manifest.column_names.index(name), manifest.schema.field(name), column)
