@@ -21,6 +21,7 @@ from pneumo_ray.data.manifest import (
     CONTRAST_FIELD,
     LUNG_FIELDS,
     SHAPE_FIELDS,
+    SPAN_FIELD,
     apply_labels,
     read_labels,
     read_manifest,
@@ -93,7 +94,7 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     manifest = pa.concat_tables(tables).combine_chunks()
     unused = {field.name for field in CACHE_FIELDS if folder is None}
     unused |= {field.name for field in LUNG_FIELDS if config.lungs == "none"}
-    where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+    where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD, SPAN_FIELD)
     unused |= {field.name for field in where_known if not manifest[field.name].null_count < len(manifest)}
     if labels is not None and "view" in labels.column_names:  # the projection, say; lung_quality tells as much as ours
         unused.add("view")
@@ -106,7 +107,7 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:
         manifest = write_copies(manifest, out, config.seed)
-    at_end = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+    at_end = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD, SPAN_FIELD)
     last = [field.name for field in at_end if field.name not in unused]
     last = [name for name in last if name in manifest.column_names]
     manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)

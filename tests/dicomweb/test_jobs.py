@@ -16,7 +16,7 @@ from pneumo_ray.records import Row
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.job import explain_archive
 
-ELSEWHERE = {"image_id", "uri", "member"}
+ELSEWHERE = {"image_id", "uri", "member", "member_span"}
 """Columns that say where an image is, and differ."""
 
 
