@@ -65,7 +65,9 @@ def against_peers(net: PneumoniaNet, x: Tensor, passes: int, rounds: int = 2) ->
 
 
 def _row(what: str, found: dict[str, float], name: str, other: str, goal: str) -> Row:
-    return Row(what, f"{found['ours']:.1f} img/s", f"{found[name]:.2f} img/s, {other}", found["ours"] / found[name], goal)
+    return Row(
+        what, f"{found['ours']:.1f} img/s", f"{found[name]:.2f} img/s, {other}", found["ours"] / found[name], goal
+    )
 
 
 class _Plain(nn.Module):

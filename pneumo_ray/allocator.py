@@ -2,17 +2,26 @@
 
 glibc returns every large tensor to the kernel and faults its pages in again at the next step. jemalloc with these options
 keeps them: a ResNet-50 trains 1.16 times and scores 1.35 times as fast (docs/benchmarks.md). It must be there before the
-process starts, so it is part of the environment that a process is started with.
+process starts, so it is part of the environment that a process is started with. Tasks that read images run in processes
+that Ray has started before: there glibc itself is told to keep freed memory.
 """
 
+import ctypes
 import ctypes.util
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 OPTIONS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"
 """Of jemalloc: freed pages stay with the process, and are huge where the kernel has huge pages."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt(3)."""
+_KEPT_BYTES = 256 << 20
+_LARGEST_KEPT = 32 << 20
+"""Bytes of the largest block that is kept: glibc accepts no more."""
 
 _SEPARATORS = set(" :$")
 """What LD_PRELOAD cannot hold in a path, or Ray would expand."""
@@ -39,3 +48,14 @@ def preloaded(libraries: Iterable[str | None]) -> dict[str, str]:
     """
     found = dict.fromkeys(library for library in libraries if library is not None)
     return {"LD_PRELOAD": ":".join(("${LD_PRELOAD}", *found)), "MALLOC_CONF": OPTIONS} if found else {}
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 256 MB of what it has freed, instead of having its pages zeroed again for each image.
+
+    It changes nothing where the C library is not glibc, or jemalloc is preloaded.
+    """
+    with suppress(OSError, AttributeError):  # another system, another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)

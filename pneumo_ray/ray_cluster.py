@@ -26,7 +26,7 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pneumo_ray.allocator import find_jemalloc, preloaded
+from pneumo_ray.allocator import find_jemalloc, keep_freed_memory, preloaded
 from pneumo_ray.config import Allocator
 from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares
@@ -285,6 +285,7 @@ def map_blocks(tables: Sequence[pa.Table], function: Callable[[pa.Table], pa.Tab
 
 def _single_threaded(block: pa.Table, function: Callable[[pa.Table], pa.Table]) -> pa.Table:
     cv2.setNumThreads(1)
+    keep_freed_memory()
     return function(block)
 
 

@@ -6,9 +6,11 @@ hash of all of it. Nothing in it is a pickle.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -28,6 +30,8 @@ from pneumo_ray.records import JsonObject
 
 FORMAT = "pneumo_ray.lungs"
 FORMAT_VERSION = 1
+
+Array = TypeVar("Array", bound=NDArray[Any])
 
 _BATCH = 32
 """Images in one forward: more do not fit the caches of a core."""
@@ -56,18 +60,21 @@ class LungSegmenter:
         Raises:
             ValueError: if the images are not of this type and size.
         """
-        return self.logits(images) > 0
+        return self._of_batches(images, np.empty(images.shape, np.bool_), lambda logits: logits > 0)
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits behind `find`, float32 [N, S, S]. Same arguments and errors."""
+        return self._of_batches(images, np.empty(images.shape, np.float32), Tensor.float)
+
+    def _of_batches(self, images: NDArray[np.uint8], out: Array, take: Callable[[Tensor], Tensor]) -> Array:
+        """Fill `out` with what is taken of the logits of each batch."""
         if images.dtype != np.uint8 or images.shape[1:] != (MASK_SIZE, MASK_SIZE):
             raise ValueError(f"expected uint8 [N, {MASK_SIZE}, {MASK_SIZE}], got {images.dtype} {list(images.shape)}")
-        out = np.empty(images.shape, np.float32)
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
                 # A copy, because batches of Ray Data are read-only, which torch warns of.
                 batch = torch.from_numpy(images[start : start + _BATCH].copy())
-                out[start : start + _BATCH] = self.network(batch).float().numpy()
+                out[start : start + _BATCH] = take(self.network(batch)).numpy()
         return out
 
 

@@ -10,6 +10,7 @@ from pneumo_ray.data.cache import Key, write_shard
 from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
 from pneumo_ray.data.find_lungs import GivenLungs
 from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_entries
+from pneumo_ray.data.manifest import SPAN_FIELD
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
 from pneumo_ray.ray_cluster import Shared, block_size, fetch_once, is_retry, map_blocks, share
@@ -64,8 +65,7 @@ def inspect_archive(
 def _inspect_block(block: pa.Table, config: Shared) -> pa.Table:
     try:
         entries = [
-            Entry(**row | {"span": row["span"] and Span(*row["span"])})
-            for row in block.select(_ENTRY_SCHEMA.names).to_pylist()
+            Entry(**row | {"span": Span.of(row["span"])}) for row in block.select(_ENTRY_SCHEMA.names).to_pylist()
         ]
         given = None
         if _GIVEN_FIELDS[0][0] in block.column_names:
@@ -86,7 +86,8 @@ def cache_images(rows: pa.Table, folder: str) -> Iterator[dict[Key, tuple[str, i
         StorageError: if the folder cannot be written.
     """
     block = block_size(len(rows))
-    columns = rows.select(["image_id", "uri", "member", "frame", "content_sha256"]).replace_schema_metadata()
+    names = ["image_id", "uri", "member", "frame", "content_sha256", SPAN_FIELD.name]
+    columns = rows.select([name for name in names if name in rows.column_names]).replace_schema_metadata()
     tables = [columns.slice(start, block).combine_chunks() for start in range(0, len(rows), block)]
     for table in map_blocks(tables, partial(_cache_block, folder=folder)):
         made = table.to_pylist()

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from pneumo_ray import storage
 from pneumo_ray.data.names import CONTAINER, LOOK_BYTES, Found, Sieve, slashed
@@ -81,7 +81,7 @@ def list_members(uri: str, sieve: Sieve) -> Iterator[Listed]:
             while path in seen:  # `a\b.png` beside `a/b.png`
                 path += "~"
             seen.add(path)
-            yield Listed(path or "unnamed", name, span=span_of(container, info, MAX_FILE_BYTES))
+            yield Listed(path or "unnamed", name, span=span_of(info, MAX_FILE_BYTES))
     except _BrokenOffError as broken:
         yield Listed("", None, f"the archive ends early: {broken}")
     except PneumoError:
@@ -253,8 +253,11 @@ def _index(uri: str) -> dict[str, Member]:
 
 @lru_cache(maxsize=8)
 def _opened(uri: str) -> IO[bytes]:
-    """Return a container, kept open for the members that follow: what is read ahead of one may hold the next."""
-    return _open(uri)
+    """Return a tar file, unpacked, and kept open for the members that follow: what is read ahead of one may hold the next."""
+    if uri.lower().endswith(".tar"):  # to look whether it is compressed would be a request
+        return _open(uri)
+    stream = tarfile.open(fileobj=_open(uri), mode="r:*").fileobj  # noqa: SIM115 (kept open)
+    return cast(IO[bytes], stream)
 
 
 def _member_bytes(uri: str, member: str, span: Span | None) -> bytes:

@@ -10,8 +10,9 @@ from pneumo_ray.console import progress
 from pneumo_ray.data.dataset import CACHE_SIZE
 from pneumo_ray.data.find_lungs import find_lungs, lung_values, segmenter_input
 from pneumo_ray.data.image_bytes import read_image
-from pneumo_ray.data.manifest import usable
+from pneumo_ray.data.manifest import SPAN_FIELD, usable
 from pneumo_ray.data.sampling import virtual_copies
+from pneumo_ray.data.spans import Span
 from pneumo_ray.images.augment import materialise_copy, resize_grey
 from pneumo_ray.images.augment_config import AugmentConfig
 from pneumo_ray.images.decode import decode_image
@@ -41,7 +42,8 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
     with progress("copies", int((copies > 0).sum())) as tick:
         for row, copy in zip(rows[copies > 0].tolist(), copies[copies > 0].tolist(), strict=True):
             source = sources[row]
-            image = decode_image(read_image(source["uri"], source["member"]), frame=source["frame"] or 0)
+            span = Span.of(source.get(SPAN_FIELD.name))
+            image = decode_image(read_image(source["uri"], source["member"], span), frame=source["frame"] or 0)
             key = image_key(source["content_sha256"])
             made = materialise_copy(image, AugmentConfig(), seed, key, copy)
             encoded = cv2.imencode(".png", made)[1].tobytes()
@@ -59,6 +61,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
                     "image_id": f"copies/{name}",
                     "uri": uri,
                     "member": None,
+                    SPAN_FIELD.name: None,
                     "frame": None,
                     "content_sha256": hashlib.sha256(encoded).hexdigest(),
                     "width": image.shape[1],

@@ -13,6 +13,8 @@ from pneumo_ray.data.cache import read_cached
 from pneumo_ray.data.image_bytes import read_image
 from pneumo_ray.data.inspect import describe
 from pneumo_ray.data.lungs import windows
+from pneumo_ray.data.manifest import SPAN_FIELD
+from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.images.augment import base_size, center_crop, resize_grey
 from pneumo_ray.images.decode import decode_image
@@ -128,6 +130,8 @@ def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> 
         ManifestError: naming a file that can no longer be read.
     """
     columns = {name: rows[name].to_pylist() for name in ("image_id", "uri", "member", "frame")}
+    has_spans = SPAN_FIELD.name in rows.column_names
+    spans = [Span.of(span) for span in rows[SPAN_FIELD.name].to_pylist()] if has_spans else [None] * len(rows)
     images = np.empty((len(rows), size, size), np.uint8)
     cached = [False] * len(rows)
     if cache_folder is not None and size == CACHE_SIZE and "cache_file" in rows.column_names:
@@ -141,7 +145,7 @@ def load_squares(rows: pa.Table, size: int, cache_folder: str | None = None) -> 
     for position in range(len(rows)):
         if not cached[position]:
             try:
-                data = read_image(columns["uri"][position], columns["member"][position])
+                data = read_image(columns["uri"][position], columns["member"][position], spans[position])
                 images[position] = square(data, size, columns["frame"][position] or 0)
             except (PneumoError, OSError) as error:
                 raise ManifestError(

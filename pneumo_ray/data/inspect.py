@@ -14,7 +14,15 @@ from pneumo_ray.data.cache import Key, read_cached, write_shard
 from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, segmenter_input
 from pneumo_ray.data.image_bytes import read_images
 from pneumo_ray.data.kermany import read_path
-from pneumo_ray.data.manifest import CACHE_FIELDS, CONTRAST_FIELD, LUNG_FIELDS, NOTE_FIELD, SCHEMA, SHAPE_FIELDS
+from pneumo_ray.data.manifest import (
+    CACHE_FIELDS,
+    CONTRAST_FIELD,
+    LUNG_FIELDS,
+    NOTE_FIELD,
+    SCHEMA,
+    SHAPE_FIELDS,
+    SPAN_FIELD,
+)
 from pneumo_ray.data.person import PERSON_FIELDS
 from pneumo_ray.errors import DecodeError, StorageError
 from pneumo_ray.images.augment import resize_grey
@@ -24,7 +32,7 @@ from pneumo_ray.images.isolation import DECODE_SECONDS, Call, guarded
 from pneumo_ray.records import Row
 
 INSPECTED_SCHEMA = pa.schema(
-    [*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD]
+    [*SCHEMA, NOTE_FIELD, *CACHE_FIELDS, *SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD, SPAN_FIELD]
 )
 
 
@@ -164,6 +172,7 @@ def _inspect(
         "uri": entry.uri,
         "member": entry.member,
         "frame": None,
+        SPAN_FIELD.name: entry.span,
         **facts._asdict(),
         "status": "ok",
     }

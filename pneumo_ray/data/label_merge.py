@@ -20,7 +20,7 @@ from pneumo_ray.errors import ManifestError
 RESERVED_COLUMNS = (
     *("cache_file", "cache_row", "copy_of", "folder", "decode_note"),
     *("lung_box", "lung_right_box", "lung_left_box", "lung_area", "lung_quality", "lung_mask"),
-    *("contrast", "label_soft", "label_weight", "num_readers"),
+    *("contrast", "member_span", "label_soft", "label_weight", "num_readers"),
 )
 """Columns that a manifest may get later, beside those that it has."""
 LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")

@@ -62,6 +62,10 @@ SHAPE_FIELDS = (pa.field("shape_width", pa.float32()), pa.field("shape_height", 
 CONTRAST_FIELD = pa.field("contrast", pa.float32())
 """Standard deviation of the grey levels of the image at 256 x 256, white being 1; null for failed rows."""
 
+SPAN_FIELD = pa.field("member_span", pa.list_(pa.int64(), 2))
+"""Where a member lies in its tar file (`spans.Span`), so that no process searches it; null elsewhere. A table without this
+column, of an earlier version say, is read by the names of the members."""
+
 LUNG_FIELDS = (
     pa.field("lung_box", pa.list_(pa.float32(), 4)),
     pa.field("lung_right_box", pa.list_(pa.float32(), 4)),
@@ -124,6 +128,8 @@ def validate(table: pa.Table, name: str) -> None:
     if missing:
         raise ManifestError(f"manifest {name} lacks the column(s) {', '.join(missing)}; make it with jobs/prepare.py")
     wrong = [f.name for f in SCHEMA if not _same_kind(table.schema.field(f.name).type, f.type)]
+    if SPAN_FIELD.name in table.column_names and not _holds_places(table.schema.field(SPAN_FIELD.name).type):
+        wrong.append(SPAN_FIELD.name)
     if wrong:
         raise ManifestError(
             f"manifest {name} has columns of the wrong type: {', '.join(wrong)}; make it with jobs/prepare.py"
@@ -148,6 +154,11 @@ def _same_kind(found: pa.DataType, wanted: pa.DataType) -> bool:
     if pa.types.is_string(wanted):
         return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
     return pa.types.is_integer(found) or pa.types.is_null(found)
+
+
+def _holds_places(found: pa.DataType) -> bool:
+    is_list = pa.types.is_fixed_size_list(found) or pa.types.is_list(found) or pa.types.is_large_list(found)
+    return pa.types.is_null(found) or (is_list and pa.types.is_integer(found.value_type))
 
 
 def fingerprint(table: pa.Table) -> str:

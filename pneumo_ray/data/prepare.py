@@ -21,6 +21,7 @@ from pneumo_ray.data.manifest import (
     CONTRAST_FIELD,
     LUNG_FIELDS,
     SHAPE_FIELDS,
+    SPAN_FIELD,
     apply_labels,
     read_labels,
     read_manifest,
@@ -33,7 +34,7 @@ from pneumo_ray.dicomweb.images import private_of
 from pneumo_ray.errors import ArchiveError, ManifestError
 from pneumo_ray.run_folder import salt_of
 
-AT_END = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+AT_END = (*SHAPE_FIELDS, *LUNG_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD, SPAN_FIELD)
 """Columns that stand behind those of a label table."""
 
 Opinions = Callable[[pa.Table, str], pa.Table]
@@ -154,7 +155,7 @@ def _unused(config: PrepareConfig, manifest: pa.Table, labels: pa.Table | None) 
     """Return the columns of the inspection that this manifest does not have: not asked for, known of no image, or given."""
     unused = {field.name for field in CACHE_FIELDS if not config.cache}
     unused |= {field.name for field in LUNG_FIELDS if config.lungs == "none"}
-    where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD)
+    where_known = (*SHAPE_FIELDS, *PERSON_FIELDS, CONTRAST_FIELD, SPAN_FIELD)
     unused |= {field.name for field in where_known if manifest[field.name].null_count == len(manifest)}
     if (
         labels is not None and "view" in labels.column_names

@@ -101,7 +101,7 @@ class Publisher:
                 outcome.left_out[DOUBTFUL] += 1
             else:
                 chosen.append((row, image))
-        places = [(image["uri"], image["member"], _span(image)) for _, image in chosen]
+        places = [(image["uri"], image["member"], Span.of(image.get("span"))) for _, image in chosen]
         for (row, image), content in zip(chosen, read_images(places), strict=True):
             self._publish_one(row, image, content, outcome)
         return outcome
@@ -155,9 +155,3 @@ class Publisher:
             panels = draw_pixels(case_of(row, listed, plan.facts, grey), NOTICE, verdict(result))
             makers["capture"] = lambda: self._captures.file(source, panels)
         return {part: makers.get(part, bytes) for part in missing}
-
-
-def _span(listed: Row) -> Span | None:
-    """Return where the image of a row of the list lies in its tar file, if the list has it."""
-    span = listed.get("span")
-    return None if span is None else Span(*span)

@@ -70,4 +70,4 @@ def _pixel_element(pixels: NDArray[Any]) -> tuple[bytes, memoryview, bytes]:
     (tag, vr), padding = _PIXELS[pixels.dtype.char], pixels.nbytes % 2
     head = struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, pixels.nbytes + padding)
     value = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
-    return head, memoryview(value).cast("B"), b"\0" * padding
+    return head, value.data.cast("B"), b"\0" * padding

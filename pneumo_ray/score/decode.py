@@ -88,7 +88,9 @@ def load_images(
         ServerError: if the PACS that has one is not there.
     """
     decoded: list[Decoded | Failure] = []
-    contents = read_images([(row["uri"], row["member"], _span(row)) for row in listed if row["error"] is None])
+    contents = read_images(
+        [(row["uri"], row["member"], Span.of(row.get("span"))) for row in listed if row["error"] is None]
+    )
     with guarded(decode_seconds, careful=careful) as call:
         for row in listed:
             if row["error"] is not None:
@@ -166,12 +168,6 @@ def load_shard(
             **_fact_columns(listed, frames),
         }
     )
-
-
-def _span(row: Row) -> Span | None:
-    """Return where the image of a row of the list lies in its tar file, if the list has it."""
-    span = row.get("span")
-    return None if span is None else Span(*span)
 
 
 def _fact_columns(listed: list[Row], frames: list[Framed | None]) -> dict[str, pa.Array]:

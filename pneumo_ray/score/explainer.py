@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pneumo_ray.errors import ClusterError
 from pneumo_ray.explain import ZONES, BayesGradCAM, Explanation, zone_operator
 from pneumo_ray.explain.ensemble import EnsembleGradCAM
 from pneumo_ray.explain.foreign import ForeignGradCAM
@@ -165,8 +166,13 @@ class Explainer:
                 measures = None if functionals is None else functionals[start:stop]
                 parts.append(self._columns(pixels[start:stop], boxes[start:stop], measures))
             except Exception as error:
-                if self.at_once == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
+                if self.at_once == 1:
+                    raise ClusterError(
+                        "a process that explains has too little memory for one image; repeat the command with fewer "
+                        "--scale.num-actors, or where there is more memory"
+                    ) from error
                 torch.cuda.empty_cache()
                 self.at_once = max(1, self.at_once // 2)
                 continue

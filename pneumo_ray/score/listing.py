@@ -12,7 +12,7 @@ from pneumo_ray import storage
 from pneumo_ray.console import Ticker, log, progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.frames import count_frames, may_hold_frames
-from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.data.manifest import SPAN_FIELD, read_manifest
 from pneumo_ray.data.person import PERSON_FIELDS, person_columns
 from pneumo_ray.data.spans import Span
 from pneumo_ray.dicomweb.images import Private
@@ -71,10 +71,13 @@ def manifest_images(manifest: str, preprocessing: Preprocessing, *, boxes: bool)
     of_others = {
         "span",
         *(field.name for field in PERSON_FIELDS),
-    }  # span is of a listing; a manifest may have any such column
+    }  # a manifest's own column of a place is SPAN_FIELD; it may have any column of the name span
     for name in SCHEMA.names:
         if name in table.column_names and name not in of_others:
             listed[name] = _taken(table, name, manifest)
+    if SPAN_FIELD.name in table.column_names:
+        places = table[SPAN_FIELD.name]  # a list of any length where another program has written the table again
+        listed["span"] = places if places.type == SPAN_FIELD.type else pa.array(places.to_pylist(), SPAN_FIELD.type)
     listed |= person_columns(table)
     listed["error"] = pa.nulls(len(table), pa.string())  # the manifest's is of an earlier attempt
     if boxes:

@@ -15,6 +15,7 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
+from pneumo_ray.allocator import keep_freed_memory
 from pneumo_ray.cpu_shares import ActorShares, Node, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError, StorageError
 from pneumo_ray.evaluate.scores import CROP
@@ -260,6 +261,7 @@ def _decode(
     batch: dict[str, np.ndarray], shared: "ray.ObjectRef[SharedArguments]", numbers: "ray.ObjectRef[list[int]]"
 ) -> Iterator[pa.Table]:
     cv2.setNumThreads(1)
+    keep_freed_memory()
     arguments: SharedArguments = fetch_once(shared)
     for position in batch["id"]:
         shard = int(fetch_once(numbers)[position])

@@ -143,7 +143,8 @@ def test_an_archive_is_the_same_in_every_form(nasty_tree, tmp_path, bucket, ray_
     for form, place in places.items():
         out = str(tmp_path / f"run-{form}")
         prepare(PrepareConfig(archive=(place,), out=out, keep_identifiers=True))
-        table = storage.read_table(f"{out}/manifest.parquet").drop_columns(["uri", "member"]).sort_by("image_id")
+        table = storage.read_table(f"{out}/manifest.parquet").sort_by("image_id")
+        table = table.select([name for name in table.column_names if name not in ("uri", "member", "member_span")])
         manifests[form] = table.replace_schema_metadata().to_pylist()
         audits[form] = {k: v for k, v in storage_json(f"{out}/audit.json").items() if k not in ("archive", "shortcut")}
     for form in places:

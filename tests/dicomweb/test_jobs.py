@@ -19,7 +19,7 @@ from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.silent import score_new
 from pneumo_ray.score.silent_config import SilentConfig
 
-ELSEWHERE = {"image_id", "uri", "member"}
+ELSEWHERE = {"image_id", "uri", "member", "member_span"}
 """Columns that say where an image is, and differ."""
 
 
