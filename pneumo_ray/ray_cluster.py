@@ -320,12 +320,12 @@ def map_actors(
             zero_copy_batch=True,
             compute=ray.data.ActorPoolStrategy(min_size=actors.count, max_size=actors.most),
             num_cpus=actors.num_cpus,
-            num_gpus=actors.num_gpus,
             runtime_env={"env_vars": dict(environment)} if environment else None,
-            # Ray Data would restart an actor that died without end, and wait for ever for the node that it was on.
-            ray_remote_args_fn=_no_restarts,
+            ray_remote_args_fn=partial(_actor_options, actors.num_gpus),
         )
 
 
-def _no_restarts() -> dict[str, int]:
-    return {"max_restarts": 0, "max_task_retries": 0}
+def _actor_options(num_gpus: float) -> dict[str, float]:
+    # Ray Data would restart an actor that died without end, and wait for ever for the node that it was on. GPUs are given
+    # here because `map_batches` refuses them for whole blocks.
+    return {"max_restarts": 0, "max_task_retries": 0, "num_gpus": num_gpus}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from orthanc import Orthanc
 
-OWN_RAY = ("test_jobs.py", "test_loopback.py", "test_s3.py")
+OWN_RAY = ("test_jobs.py", "test_loopback.py", "test_s3.py", "test_gpu_actors.py")
 """Test files whose processes start a Ray of their own."""
 SLOW_FIXTURES = {
     "ray_cluster": "ray",

@@ -170,5 +170,6 @@ def test_operating_point_survives_strict_json(labels: list[int]) -> None:
     ],
 )
 def test_config_error_names_the_option(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"operating_point\.{field}"):
+    option = field.replace("_", "-")
+    with pytest.raises(ConfigError, match=rf"operating-point\.{option}"):
         OperatingPointConfig(**{field: value})

@@ -402,7 +402,8 @@ def test_unknown_architecture_suggests_the_nearest(wrong: str, nearest: str) -> 
     ],
 )
 def test_bad_options_are_refused_by_name(field: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.{field}"):
+    option = field.replace("_", "-")
+    with pytest.raises(ConfigError, match=rf"model\.{option}"):
         ModelConfig(**{field: value})  # type: ignore[arg-type]
 
 
