@@ -28,7 +28,7 @@ def test_outlines_lie_on_the_edges_of_each_lung():
         assert not line[inner].any()
 
 
-def test_masks_that_are_not_plausible_are_drawn_as_found():
+def test_implausible_masks_are_drawn_as_found():
     found = LUNGS[::-1].copy()
     canvas = draw_overlay(Overlay("a", GREY, lungs_of(found), found))
     assert coloured(canvas, OTHER_COLOUR).sum() > 100

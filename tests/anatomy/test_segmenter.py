@@ -42,7 +42,7 @@ def header(data: bytes) -> dict:
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
-def test_shipped_file_is_small_and_named_by_its_hash():
+def test_shipped_file_is_small_and_states_its_hash():
     assert SHIPPED.stat().st_size < 1_500_000
     description = json.loads(header(SHIPPED.read_bytes())["__metadata__"]["description"])
     assert own_segmenter().hash == description["hash"]

@@ -54,7 +54,7 @@ def test_orthanc_is_listed_in_pages(orthanc, make_radiograph, tmp_path, monkeypa
         listed(f"{orthanc.address}?StudyDate=20270101-", tmp_path)
 
 
-def test_the_same_image_has_the_same_name_in_one_folder_only(pacs, tmp_path):
+def test_image_names_are_stable_in_one_folder_only(pacs, tmp_path):
     first, again, elsewhere = (
         [entry.image_id for entry in listed(pacs.address, tmp_path / name)] for name in ("a", "a", "b")
     )
@@ -110,7 +110,7 @@ def test_an_image_survives_faults(pacs, tmp_path, faults):
 
 
 @pytest.mark.parametrize("fault", [503, "drop", 404, 403, "html"])
-def test_an_image_that_cannot_be_had_is_one_failure(pacs, tmp_path, private_words, fault):
+def test_an_unavailable_image_is_one_failure(pacs, tmp_path, private_words, fault):
     entries = listed(pacs.address, tmp_path)
     third = pacs.files[2][0]["00080018"]["Value"][0]
     pacs.spoils, pacs.faults = lambda path: path.endswith(third), [fault] * 99

@@ -29,7 +29,7 @@ def uri(tmp_path) -> str:
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 2500])
-def test_every_image_is_found_by_row_and_by_name(uri, count):
+def test_images_are_found_by_row_and_name(uri, count):
     write(uri, count)
     for number in {0, count // 2, count - 1}:
         assert find_instance(uri, f"i{number}", number) == (SERVER, instance(number))

@@ -54,7 +54,7 @@ def command_lines() -> Iterator[set[bytes]]:
     thread.join()
 
 
-def test_rows_of_a_pacs_are_those_of_a_folder_and_name_nobody(
+def test_pacs_rows_equal_folder_rows_and_name_nobody(
     ray_cluster, orthanc, model, make_radiograph, folder_of, private_words, tmp_path, capfd
 ):
     files = [make_radiograph(number) for number in range(10)]
@@ -156,7 +156,7 @@ def test_explain_retrieves_each_instance_once(ray_cluster, make_radiograph, mode
     assert len(retrieved) == len({*retrieved}) == 9
 
 
-def test_a_silent_trial_scores_what_is_new_in_a_pacs(
+def test_a_silent_trial_scores_only_new_images(
     ray_cluster, orthanc, make_radiograph, model, private_words, tmp_path, capfd
 ):
     """The second run scores the two images that came since; the PACS has what it had; nobody is named."""
@@ -186,7 +186,7 @@ def test_a_silent_trial_scores_what_is_new_in_a_pacs(
             assert word not in text, f"{word!r} in {place}"
 
 
-def test_prepare_ends_with_the_pacs_and_writes_no_manifest(ray_cluster, many, tmp_path):
+def test_pacs_failure_stops_prepare_without_a_manifest(ray_cluster, many, tmp_path):
     many.faults = [None] * 10 + [401] * 999
     with pytest.raises(StorageError, match="asks for credentials"):
         prepare(PrepareConfig(archive=(many.address,), out=str(tmp_path), lungs="none"))

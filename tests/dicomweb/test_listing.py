@@ -47,7 +47,7 @@ def test_a_server_without_offset_is_listed_once(pacs, quick_web, monkeypatch):
         listed(quick_web(pacs))
 
 
-def test_without_a_modality_those_of_radiography_are_asked_for(pacs, quick_web):
+def test_radiography_modalities_are_queried_by_default(pacs, quick_web):
     listed(quick_web(pacs))
     assert {path.split("Modality=")[1][:2] for path in pacs.seen} == {"CR", "DX", "RG"}
 
@@ -87,7 +87,7 @@ def test_frames_are_known_before_pixels_are_moved(quick_web, make_radiograph):
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_uids_of_every_level_are_found_once_in_order(pacs, quick_web, at_once):
+def test_uids_of_all_levels_match_once_in_order(pacs, quick_web, at_once):
     study, series, instance = (pacs.files[5][0][tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
     first = pacs.files[0][0]["00080018"]["Value"][0]
     uids = ["1.2.3", instance, first, series, study]

@@ -52,7 +52,7 @@ def test_a_query_names_no_patient(key):
     assert "5550173" not in str(caught.value)
 
 
-def test_credentials_in_an_address_are_refused_and_not_repeated():
+def test_address_credentials_are_refused_and_not_repeated():
     with pytest.raises(ConfigError, match="DICOMWEB_PASSWORD") as caught:
         check_archives(("dicomweb+https://zelda:secret@host/dicom-web",), None)
     assert "secret" not in str(caught.value)

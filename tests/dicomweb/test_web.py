@@ -76,7 +76,7 @@ def test_a_large_answer_is_refused(pacs, quick_web):
 
 
 @pytest.mark.parametrize(("asked", "kept"), [("3", 3.0), ("3600", 7.0)])
-def test_the_wait_that_a_server_asks_for_is_kept(pacs, quick_web, monkeypatch, asked, kept):
+def test_waits_requested_by_a_server_are_kept(pacs, quick_web, monkeypatch, asked, kept):
     waits: list[float] = []
     monkeypatch.setattr(web, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
     pacs.faults, pacs.retry_after = [503], asked

@@ -40,7 +40,7 @@ def test_two_channels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_signed_map_sums_to_the_logit_without_its_bias(memory_format: torch.memory_format) -> None:
+def test_signed_map_sums_to_logit_without_bias(memory_format: torch.memory_format) -> None:
     net = headed(torch.randn(512).tolist(), 0.7)
     with torch.no_grad():
         maps = torch.randn(3, 512, 5, 4).to(memory_format=memory_format)

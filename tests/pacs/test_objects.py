@@ -201,7 +201,7 @@ def frames_of(made: Dataset) -> np.ndarray:
     return read.pixel_array * np.array(slopes)[:, None, None]
 
 
-def test_the_native_map_holds_the_values_of_the_scores():
+def test_the_native_map_holds_the_score_values():
     about = result()
     made = native_map(source(), about, ALGORITHM)
     assert np.array_equal(frames_of(made), np.stack([about.cam_mean, about.cam_std]))
@@ -211,7 +211,7 @@ def test_the_native_map_holds_the_values_of_the_scores():
     assert mapping.QuantityDefinitionSequence[0].ConceptCodeSequence[0].CodeValue == "130403"
 
 
-def test_the_image_map_is_the_bilinear_map_within_half_a_step():
+def test_image_map_is_bilinear_within_half_a_step():
     """A plane is its own bilinear interpolation between the centres of the outermost cells."""
     x, y = np.meshgrid(np.arange(7), np.arange(7))
     plane = (1 + 2 * x + 3 * y).astype(np.float32)
@@ -231,7 +231,7 @@ def test_the_image_map_is_the_bilinear_map_within_half_a_step():
 
 
 @pytest.mark.parametrize("orientation", [None, ["L", "F"], ["R", "F"], ["L", "H"], ["R", "H"]])
-def test_a_corner_of_the_map_lies_on_that_corner_of_the_image(orientation):
+def test_map_corners_lie_on_matching_image_corners(orientation):
     """A bright corner of the decoded image, and the map's cell there: in the stored image both lie on the same pixels."""
     stored = dataset(**({} if orientation is None else {"PatientOrientation": orientation}))
     marked = np.zeros((ROWS, COLUMNS), np.uint16)
@@ -247,7 +247,7 @@ def test_a_corner_of_the_map_lies_on_that_corner_of_the_image(orientation):
 
 
 @pytest.mark.parametrize("orientation", [["L", "F"], ["R", "H"]])
-def test_cells_of_the_native_map_lie_over_the_window(orientation):
+def test_native_map_cells_lie_over_the_window(orientation):
     """The corner of a map of a window is the window's corner, in millimetres from the image's own corner."""
     of = source(PixelSpacing=[0.2, 0.3], PatientOrientation=orientation)
     made = native_map(of, result(window=(0.1, -0.2, 0.8, 1.1)), ALGORITHM)
@@ -264,7 +264,7 @@ def test_cells_of_the_native_map_lie_over_the_window(orientation):
     assert y - down / 2 + 0.1 == pytest.approx(top * ROWS * 0.2)
 
 
-def test_outside_of_the_window_the_image_map_is_zero():
+def test_image_map_is_zero_outside_the_window():
     made = read_back(image_map(source(), result(window=(0.5, 0.25, 1.5, 0.75)), ALGORITHM))
     mean = np.frombuffer(made.PixelData, np.uint16).reshape(2, ROWS, COLUMNS)[0]
     assert mean[30:90, 45:].min() > 0

@@ -61,7 +61,7 @@ def test_a_second_publication_changes_nothing(scored, radiographs, model, tmp_pa
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.glob("*.dcm")}
 
 
-def test_what_is_missing_is_made_again_to_the_byte(scored, radiographs, model, tmp_path):
+def test_missing_objects_are_remade_with_equal_bytes(scored, radiographs, model, tmp_path):
     scores, out = scored(radiographs), tmp_path / "out"
     run(scores, model, out)
     whole = files_of(out)
@@ -110,7 +110,7 @@ def test_images_that_are_no_dicom_are_left_out(scored, radiographs, model, tmp_p
         run(scored({"a.png": b"\x89PNG\r\n\x1a\n rest"}, "png"), model, tmp_path / "other")
 
 
-def test_frames_of_one_file_have_objects_of_their_own(scored, model, tmp_path):
+def test_frames_of_one_file_have_separate_objects(scored, model, tmp_path):
     frames = np.random.default_rng(0).integers(0, 4096, (2, 60, 50), np.uint16)
     file = to_bytes(radiograph(frames, BitsStored=12, StudyInstanceUID="1.2.3", SeriesInstanceUID="1.2.4"))
     outcome = run(scored({"many.dcm#0": file, "many.dcm#1": file}, frames=True), model, tmp_path / "out")
@@ -144,7 +144,7 @@ def test_unfinished_scores_are_refused(scored, radiographs, model, tmp_path):
         run(scores, model, tmp_path / "out")
 
 
-def test_a_source_that_is_gone_is_counted_and_tried_again(scored, radiographs, model, tmp_path):
+def test_a_missing_source_is_counted_and_retried(scored, radiographs, model, tmp_path):
     scores, out = scored(radiographs), tmp_path / "out"
     lost = tmp_path / "archive" / "1.dcm"
     content = lost.read_bytes()

@@ -6,7 +6,7 @@ import uuid
 from pneumo_ray.pacs.uids import derived_uid
 
 
-def test_a_uid_is_that_of_a_uuid_of_version_5():
+def test_a_uid_encodes_a_version_5_uuid():
     uid = derived_uid("sr", "model", "1.2.3")
     assert re.fullmatch(r"2\.25\.(0|[1-9]\d*)", uid)
     assert len(uid) <= 64

@@ -66,7 +66,7 @@ def test_numbers_by_hand():
     assert found.negative == pytest.approx(30 / 45)
 
 
-def test_a_rare_class_makes_kappa_small_and_not_pabak():
+def test_a_rare_class_lowers_kappa_but_not_pabak():
     cells = [(1, 1)] * 2 + [(1, 0)] * 4 + [(0, 1)] * 4 + [(0, 0)] * 90
     found = cohen(np.array(cells, float), alone(100))
     assert found.observed.value == pytest.approx(0.92)

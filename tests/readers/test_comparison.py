@@ -104,7 +104,7 @@ def test_the_model_is_measured_against_each_reader(found, truth):
     assert found.others[0].kappa.value > found.others[2].kappa.value
 
 
-def test_answers_that_saw_the_model_do_not_judge_it(truth):
+def test_unblinded_answers_do_not_judge_the_model(truth):
     rows = rows_of(truth)
     seen = [row | {"blinded": False} if row["reader"] == "Ann" else row for row in rows]
     found = compare_readers(readings_of(seen), facts(truth))

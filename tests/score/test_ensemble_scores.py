@@ -26,7 +26,7 @@ def scores(out: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted(Path(out).glob("*.parquet"))])
 
 
-def test_an_ensemble_is_one_row_per_image_under_one_hash(ray_cluster, config, members, tmp_path):
+def test_each_image_has_one_row_with_ensemble_hash(ray_cluster, config, members, tmp_path):
     """In any order of the members, and with the parts of its variance."""
     explain_archive(config)
     other = replace(config, model=tuple(reversed(members)), out=str(tmp_path / "b"))
@@ -48,7 +48,7 @@ def test_an_ensemble_is_one_row_per_image_under_one_hash(ray_cluster, config, me
 
 
 @pytest.mark.faults
-def test_a_set_of_one_scores_as_the_model_itself(ray_cluster, config, members, tmp_path):
+def test_a_set_of_one_scores_as_its_model(ray_cluster, config, members, tmp_path):
     alone = replace(config, model=members[1])
     explain_archive(alone)
     explain_archive(replace(config, model=(members[1],), out=str(tmp_path / "b")))

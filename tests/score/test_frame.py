@@ -72,7 +72,7 @@ def test_lungs_that_are_not_plausible_are_padded(found):
     assert input_window(fits[1], Shape(3, 4), found, 256) == input_window(fits[0], Shape(3, 4), None, 256)
 
 
-def test_the_input_is_the_window_of_the_square_and_black_outside():
+def test_inputs_show_the_square_and_black_outside():
     image = Decoded(noise(), Shape(200, 100))
     (padded,) = frame_images([image], [None], Preprocessing(128, 146, fit="pad"), find=False)
     assert not padded.pixels[:32].any()
@@ -85,7 +85,7 @@ def test_the_input_is_the_window_of_the_square_and_black_outside():
     ).all()
 
 
-def test_a_squashed_input_has_the_pixels_that_it_always_had(phantom_archive):
+def test_pixels_of_squashed_inputs_are_unchanged(phantom_archive):
     path = next(phantom_archive.glob("train/NORMAL/*.jpeg"))
     (found,) = load_images([NOTHING | {"uri": str(path)}], Preprocessing(64, 73), find=False)
     assert isinstance(found, Framed)
@@ -105,7 +105,7 @@ def test_scoring_and_training_see_the_same_pixels(fit, phantom_run):
 
 
 @pytest.mark.parametrize("fit", OF_LUNGS)
-def test_an_image_without_a_list_is_cropped_to_its_lungs(fit, phantom_archive):
+def test_unlisted_images_are_cropped_to_their_lungs(fit, phantom_archive):
     path, preprocessing = next(phantom_archive.rglob("*.jpeg")), Preprocessing(64, 73, fit=fit)
     (found,) = load_images([NOTHING | {"uri": str(path)}], preprocessing, find=True)
     assert found.lungs.quality == "plausible"
@@ -115,13 +115,13 @@ def test_an_image_without_a_list_is_cropped_to_its_lungs(fit, phantom_archive):
 @pytest.mark.parametrize(
     ("fit", "zones"), [("squash", "image"), ("pad", "image"), *((fit, "lungs") for fit in OF_LUNGS)]
 )
-def test_zones_are_of_the_lungs_that_the_input_shows(fit, zones):
+def test_zones_are_of_lungs_shown_in_the_input(fit, zones):
     config = ExplainConfig(model="m", out="o", archive=("a",))
     assert zones_of(config, Preprocessing(64, 73, fit=fit)) == zones
     assert config.finds_lungs(fit) == (zones == "lungs")
 
 
-def test_lungs_of_the_list_are_taken_and_a_damaged_mask_is_looked_for():
+def test_listed_lungs_are_used_unless_mask_is_damaged():
     row = {"lung_quality": "plausible", "lung_mask": encode_mask(lungs().mask)}
     assert (known_lungs(row).mask == lungs().mask).all()
     assert known_lungs(row | {"lung_quality": "one_lung"}) == Lungs(None, None, "one_lung")
@@ -130,7 +130,7 @@ def test_lungs_of_the_list_are_taken_and_a_damaged_mask_is_looked_for():
 
 
 @pytest.mark.parametrize("window", [(0.0, 0.0, 1.0, 1.0), (0.1, -0.2, 0.9, 1.1), (0.125, 0.25, 0.875, 0.75)])
-def test_measures_of_a_map_are_those_of_the_upsampled_map_in_the_open(window):
+def test_map_measures_equal_those_of_the_upsampled_map(window):
     """The mask is sampled at 64 points a pixel of the input, as a person would draw it there."""
     size, cells = 40, (5, 5)
     frame = Framed(np.zeros((size, size), np.uint8), window, lungs(), Decoded(noise(), Shape(1, 1)))
@@ -165,7 +165,7 @@ def test_measures_of_a_map_are_those_of_the_upsampled_map_in_the_open(window):
     assert found[8].tolist() == inside
 
 
-def test_without_plausible_lungs_nothing_is_measured_and_a_lung_outside_the_window_is_nan():
+def test_implausible_lungs_give_none_and_lungs_outside_nan():
     image = Decoded(noise(), Shape(1, 1))
     blank = np.zeros((40, 40), np.uint8)
     for found in (None, Lungs(None, None, "no_lungs"), Lungs(lungs().right, None, "one_lung")):
@@ -175,7 +175,7 @@ def test_without_plausible_lungs_nothing_is_measured_and_a_lung_outside_the_wind
     assert np.isfinite(right_half[0:6:2]).all()
 
 
-def test_boxes_of_the_image_become_pixels_of_the_input():
+def test_image_boxes_become_input_pixels():
     assert box_in_input((0.25, 0.25, 0.75, 0.75), (0.0, -0.5, 1.0, 1.5), 64) == (16, 24, 48, 40)
     assert box_in_input((0.0, 0.0, 0.1, 0.1), (0.5, 0.5, 1.0, 1.0), 64) is None
 
@@ -226,7 +226,7 @@ def rows(ray_cluster, archive, cropping, tmp_path_factory) -> dict[str, dict]:
     return {row["image_id"].rpartition("/")[2]: row for row in table.to_pylist()}
 
 
-def test_an_archive_without_a_manifest_is_cropped_to_its_lungs(rows, archive):
+def test_images_without_a_manifest_are_cropped_to_lungs(rows, archive):
     for number in range(12):
         row = rows[f"{number}.png"]
         assert (row["lung_quality"], row["view"]) == ("plausible", "frontal")
@@ -236,7 +236,7 @@ def test_an_archive_without_a_manifest_is_cropped_to_its_lungs(rows, archive):
         assert (x1 - x0) < 1
 
 
-def test_what_cannot_be_lungs_is_padded_scored_and_marked(rows):
+def test_images_without_lungs_are_padded_scored_and_marked(rows):
     for name in ("blank.png", "head.png"):
         assert rows[name]["status"] == "ok"
         assert rows[name]["view"] == "doubtful"
@@ -252,7 +252,7 @@ def test_a_failed_row_says_nothing_of_lungs(rows):
     assert all(row[name] is None for name in ("crop_x0", "lung_quality", "view", "lung_share", "peak_in_lungs"))
 
 
-def test_zones_and_shares_are_those_of_the_map_in_the_lungs(rows, archive):
+def test_zones_and_shares_measure_the_map_in_lungs(rows, archive):
     """Drawn in the open: the stored map is upsampled, the lungs are found again, and both are multiplied pixel by pixel."""
     for number in range(0, 12, 3):
         row = rows[f"{number}.png"]
@@ -274,9 +274,7 @@ def test_zones_and_shares_are_those_of_the_map_in_the_lungs(rows, archive):
             assert row[f"zone_mean_{zone}"] == pytest.approx((weight * fine).sum() / weight.sum(), rel=0.05)
 
 
-def test_a_model_that_wants_lungs_without_a_segmenter_is_one_sentence(
-    ray_cluster, archive, cropping, tmp_path, monkeypatch
-):
+def test_a_missing_segmenter_is_reported_in_one_sentence(ray_cluster, archive, cropping, tmp_path, monkeypatch):
     def gone(package: str) -> Path:
         return tmp_path / "nowhere"
 
@@ -291,9 +289,7 @@ def test_a_model_that_wants_lungs_without_a_segmenter_is_one_sentence(
 
 
 @pytest.mark.faults
-def test_zones_are_of_lungs_where_they_are_known_and_of_the_image_elsewhere(
-    ray_cluster, phantom_run, phantom_archive, model, tmp_path
-):
+def test_zones_are_of_known_lungs_or_the_image(ray_cluster, phantom_run, phantom_archive, model, tmp_path):
     shared = {"model": str(model), "amp": "off", "passes": 2}
     explain_archive(ExplainConfig(**shared, out=str(tmp_path / "a"), manifest=str(phantom_run / "manifest.parquet")))
     explain_archive(ExplainConfig(**shared, out=str(tmp_path / "b"), archive=(str(phantom_archive / "test"),)))
@@ -312,7 +308,7 @@ def test_zones_are_of_lungs_where_they_are_known_and_of_the_image_elsewhere(
     assert modes["a"][2] == modes["b"][2] == pytest.approx(4 / 73)
 
 
-def test_a_view_of_the_labels_and_that_of_the_scores_do_not_get_in_each_other_s_way(phantom_run, cropping, tmp_path):
+def test_label_and_score_views_do_not_conflict(phantom_run, cropping, tmp_path):
     """Projection of a label table: AP and PA are subgroups of the evaluation."""
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     place = manifest.column_names.index("view")

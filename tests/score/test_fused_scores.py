@@ -43,7 +43,7 @@ def test_columns_hold_fused_maps(model: Path) -> None:
         np.testing.assert_allclose(found[name], plain[name], rtol=1e-3, atol=1e-5)
 
 
-def test_maps_of_the_last_stage_are_no_part_of_the_method(model: Path) -> None:
+def test_the_method_omits_last_stage_maps(model: Path) -> None:
     """So that scoring folders of earlier versions are continued, and their site.json fits."""
     config = asked(model, maps="last")
     assert set(config.method) == {"passes", "seed", "target", "zones", "refer_z", "amp", "posterior"}
@@ -65,7 +65,7 @@ def test_what_cannot_be_fused_is_refused(model: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.ray
-def test_an_archive_is_scored_and_read_with_fused_maps(
+def test_archives_are_scored_and_read_with_fused_maps(
     ray_cluster: object, model: Path, phantom_archive: Path, tmp_path: Path
 ) -> None:
     from pneumo_ray.score.job import explain_archive

@@ -26,9 +26,7 @@ def archive(phantom_archive, dicom_file, tmp_path_factory):
 
 @pytest.mark.parametrize("job", ["prepare", "explain"])
 @pytest.mark.faults
-def test_a_image_that_hangs_its_decoder_is_a_failed_row_and_all_others_are_fine(
-    job, ray_cluster, archive, model, tmp_path
-):
+def test_an_image_that_hangs_its_decoder_fails_alone(job, ray_cluster, archive, model, tmp_path):
     if job == "prepare":
         prepare(PrepareConfig(archive=(str(archive),), out=str(tmp_path), cache=True, decode_seconds=SECONDS))
         table = pq.read_table(tmp_path / "manifest.parquet")

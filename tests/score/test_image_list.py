@@ -29,7 +29,7 @@ def manifest(n: int, **columns) -> pa.Table:
 
 
 @given(st.integers(1, 30_000_000), st.sampled_from([32, 224, 1024, 2048]))
-def test_shards_cover_the_list_fit_into_memory_and_are_never_cut_by_a_row_group(n, size):
+def test_shards_fit_memory_row_groups_and_the_list(n, size):
     length = shard_length(n, size)
     assert ROW_GROUP % length == 0
     assert length * size**2 <= 2**26
@@ -49,7 +49,7 @@ def test_every_shard_reads_its_own_rows(tmp_path):
     assert names == [f"{i}.jpg" for i in range(n)]
 
 
-def test_a_process_reads_the_footer_of_the_list_once_and_not_for_every_shard(tmp_path):
+def test_a_process_reads_the_list_footer_once(tmp_path):
     """It grows with the list: read for each shard it would cost the square of the archive. Here it is gone after the first."""
     write_manifest(manifest(3 * ROW_GROUP), str(tmp_path / "m.parquet"))
     listed = manifest_images(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
@@ -67,7 +67,7 @@ def test_a_process_reads_the_footer_of_the_list_once_and_not_for_every_shard(tmp
 
 
 @pytest.mark.parametrize("lost", [None, 0, 1, 2, 3])
-def test_lung_boxes_are_carried_over_to_the_crop_and_none_is_made_up(tmp_path, lost):
+def test_only_known_lung_boxes_become_crop_boxes(tmp_path, lost):
     """An image of 200 x 100 becomes 256 x 256, and the crop of 224 begins at 16."""
     corners = [[50, 25, 100, 75], [50, 25, 100, 75], [0, 0, 2, 2]]
     if lost is not None:
@@ -79,7 +79,7 @@ def test_lung_boxes_are_carried_over_to_the_crop_and_none_is_made_up(tmp_path, l
     assert listed["box"].to_pylist() == [expected, expected if lost is None else None, None]
 
 
-def test_the_fingerprint_of_a_list_knows_places_and_boxes_and_not_labels():
+def test_list_fingerprints_cover_places_and_boxes_not_labels():
     before = pa.Table.from_pylist([{"image_id": "a", "uri": "/x", "box": [0, 0, 9, 9]}], schema=source.SCHEMA)
     moved = pa.Table.from_pylist([{"image_id": "a", "uri": "/y", "box": [0, 0, 9, 9]}], schema=source.SCHEMA)
     other = pa.Table.from_pylist([{"image_id": "a", "uri": "/x", "box": [0, 0, 9, 8]}], schema=source.SCHEMA)
@@ -93,7 +93,7 @@ def test_an_empty_manifest_is_named(tmp_path):
         manifest_images(str(tmp_path / "m.parquet"), Preprocessing(), boxes=False)
 
 
-def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp_path, monkeypatch):
+def test_repeated_names_are_refused_and_leave_no_file(ray_cluster, tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         info = tarfile.TarInfo("1.jpg")
         tar.addfile(info, io.BytesIO(b""))
@@ -104,7 +104,7 @@ def test_a_name_that_comes_twice_is_refused_and_nothing_is_left(ray_cluster, tmp
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_what_a_listing_passed_over_is_kept_with_the_list(ray_cluster, tmp_path, capsys):
+def test_the_list_counts_files_passed_over(ray_cluster, tmp_path, capsys):
     for name in ("1.jpg", ".2.jpg", "Thumbs.db", "notes.txt", "3.xmp", "4.xmp"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"x")
@@ -118,12 +118,12 @@ def test_what_a_listing_passed_over_is_kept_with_the_list(ray_cluster, tmp_path,
         list_images([str(tmp_path / "in")], str(tmp_path / "list.parquet"), 224)
 
 
-def test_a_list_of_an_earlier_version_says_nothing_of_it(tmp_path):
+def test_older_lists_count_no_files_passed_over(tmp_path):
     write_list(source.SCHEMA.empty_table(), str(tmp_path / "new.parquet"), 224)
     pq.write_table(source.SCHEMA.empty_table(), tmp_path / "old.parquet")
     assert open_source(str(tmp_path / "old.parquet"), 224).passed_over == {}
 
 
-def test_the_hash_of_names_is_the_one_that_finds_twins():
+def test_the_name_hash_finds_repeated_names():
     names = [f"{i}" for i in range(10_000)]
     assert len(np.unique([source.name_hash(name) for name in [*names, "7"]])) == len(names)

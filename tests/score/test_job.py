@@ -68,7 +68,7 @@ def phantom_config(phantom_run: Path, model: Path, out: Path, **changes) -> Expl
     return replace(config, **changes)
 
 
-def test_every_image_is_exactly_one_row_and_a_failure_says_where_and_why(nasty_scores, nasty):
+def test_images_are_single_rows_and_failures_are_explained(nasty_scores, nasty):
     table = scores(nasty_scores)
     found = {
         row["image_id"]: "ok" if row["status"] == "ok" else f"{row['error_stage']}: {row['error'].split(':')[0]}"
@@ -83,7 +83,7 @@ def test_every_image_is_exactly_one_row_and_a_failure_says_where_and_why(nasty_s
     assert table.filter(pa.compute.equal(table["status"], "ok"))["cam_mean"].null_count == 0
 
 
-def test_nothing_leaves_the_archive_and_no_patient_is_named(nasty_scores, nasty):
+def test_no_file_or_patient_name_leaves_the_archive(nasty_scores, nasty):
     assert not (nasty[0].parent.parent / "evil.jpg").exists()
     assert not (nasty[0].parent / "evil.jpg").exists()
     for path in nasty_scores.rglob("*"):
@@ -101,7 +101,7 @@ def test_the_run_file_counts_what_happened(nasty_scores, nasty):
     assert facts["passed_over"] == {"hidden": 1, "other_type": 1}
 
 
-def test_a_row_is_what_the_engine_says_of_the_image(phantom_scores, phantom_run, model):
+def test_rows_equal_the_results_of_the_engine(phantom_scores, phantom_run, model):
     bundle, table = load_bundle(model), scores(phantom_scores)
     manifest = {row["image_id"]: row for row in read_manifest(str(phantom_run / "manifest.parquet")).to_pylist()}
     engine = BayesGradCAM(bundle.model, passes=200, seed=0, temperature=bundle.temperature, intercept=bundle.intercept)
@@ -143,9 +143,7 @@ def test_a_finished_job_says_so_and_does_nothing(phantom_scores, phantom_run, mo
     assert {path: path.stat().st_mtime_ns for path in phantom_scores.glob("*.parquet")} == before
 
 
-def test_another_model_config_or_archive_into_the_same_folder_is_refused(
-    phantom_scores, phantom_run, model, nasty, tmp_path
-):
+def test_a_folder_refuses_another_model_config_or_archive(phantom_scores, phantom_run, model, nasty, tmp_path):
     config = phantom_config(phantom_run, model, phantom_scores)
     with pytest.raises(ConfigError, match="passes 200 and not 21"):
         explain_archive(replace(config, passes=21))
@@ -176,14 +174,14 @@ def test_what_cannot_work_is_one_sentence(ray_cluster, phantom_run, model, tmp_p
 
 
 @pytest.mark.faults
-def test_a_folder_that_cannot_be_written_ends_the_job_with_a_sentence(ray_cluster, phantom_run, model, tmp_path):
+def test_unwritable_folders_end_jobs_with_a_sentence(ray_cluster, phantom_run, model, tmp_path):
     """A disk that fills up while the job runs: here the name of a shard is taken by a folder."""
     (tmp_path / "out" / "part-000001.parquet" / "x").mkdir(parents=True)
     with pytest.raises(StorageError, match="cannot write"):
         explain_archive(phantom_config(phantom_run, model, tmp_path / "out"))
 
 
-def test_lung_boxes_divide_the_lungs_and_rows_without_one_have_no_zones(ray_cluster, phantom_run, model, tmp_path):
+def test_rows_have_zones_only_with_lung_boxes(ray_cluster, phantom_run, model, tmp_path):
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     width, height = manifest["width"].to_numpy(), manifest["height"].to_numpy()
     for name, values in zip(
@@ -218,9 +216,7 @@ def test_images_are_those_of_the_highest_rows(phantom_scores, phantom_run, model
 
 
 @pytest.mark.parametrize("lost", ["_job/job.json", "_run.json", "part-000001.parquet", "_job/pictures.parquet"])
-def test_a_job_that_died_between_two_files_continues_or_says_why_not(
-    lost, phantom_scores, phantom_run, model, tmp_path
-):
+def test_an_interrupted_job_continues_or_says_why_not(lost, phantom_scores, phantom_run, model, tmp_path):
     """Before job.json is written nothing is scored; the other states are those between the last shard and the end."""
     shutil.copytree(phantom_scores, tmp_path / "out")
     (tmp_path / "out" / lost).unlink()
@@ -235,7 +231,7 @@ def test_a_job_that_died_between_two_files_continues_or_says_why_not(
 
 
 @pytest.mark.faults
-def test_a_listing_that_was_cut_off_is_made_again(phantom_run, model, phantom_scores, tmp_path):
+def test_an_incomplete_listing_is_made_again(phantom_run, model, phantom_scores, tmp_path):
     (tmp_path / "_job").mkdir()
     shutil.copy(phantom_scores / "_job" / "pictures.parquet", tmp_path / "_job")
     explain_archive(phantom_config(phantom_run, model, tmp_path))
@@ -252,7 +248,7 @@ def test_a_part_of_another_job_does_not_count(phantom_run, model, phantom_scores
         explain_archive(phantom_config(phantom_run, model, tmp_path / "out"))
 
 
-def test_a_model_without_dropout_is_refused_before_anything_is_written(phantom_run, tmp_path):
+def test_a_model_without_dropout_is_refused_before_writing(phantom_run, tmp_path):
     net = PneumoniaNet(ModelConfig(arch="resnet18", weights="none", dropout=0.0))
     save_bundle(tmp_path / "model", net, preprocessing=Preprocessing(64, 73))
     with pytest.raises(ModelError, match="no dropout"):
@@ -260,7 +256,7 @@ def test_a_model_without_dropout_is_refused_before_anything_is_written(phantom_r
     assert not (tmp_path / "out").exists()
 
 
-def test_a_compiled_trunk_gives_the_same_scores_also_where_it_cannot_be_compiled(model, monkeypatch):
+def test_compiled_and_uncompilable_trunks_give_equal_scores(model, monkeypatch):
     bundle = load_bundle(model)
     config = ExplainConfig(model="", out="", archive=("x",), amp="off").resolved("head")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64)).astype(np.uint8)
@@ -298,7 +294,7 @@ def test_the_scores_are_read_without_ray(reader, phantom_scores):
     assert result.stdout.split() == [str(expected), "4"]
 
 
-def test_a_row_is_under_a_kilobyte_besides_the_footer_of_its_file(phantom_scores):
+def test_rows_take_under_a_kilobyte_without_footer(phantom_scores):
     """A footer is as large for 64 rows as for 4,096."""
     paths = list(phantom_scores.glob("*.parquet"))
     size = sum(path.stat().st_size - pq.read_metadata(path).serialized_size for path in paths)
@@ -311,7 +307,7 @@ def test_a_row_is_under_a_kilobyte_besides_the_footer_of_its_file(phantom_scores
     ids=["once", "five-times"],
 )
 @pytest.mark.faults
-def test_a_driver_killed_again_and_again_loses_nothing_and_scores_nothing_twice(
+def test_a_repeatedly_killed_driver_loses_and_rescores_nothing(
     phantom_archive, model, tmp_path, shards_before_the_kill
 ):
     """Killed before anything is written, and after some shards; 320 images are 20 shards."""

@@ -83,9 +83,7 @@ def limited_actor(folder: str) -> type:
     return Limited
 
 
-def test_a_worker_with_too_little_memory_loses_no_image(
-    ray_cluster, phantom_archive, save_member, tmp_path, monkeypatch
-):
+def test_workers_with_little_memory_lose_no_image(ray_cluster, phantom_archive, save_member, tmp_path, monkeypatch):
     """16 images of 512 pixels need 268 MB for the first layer's maps alone, in any network that has these layers."""
     model = save_member(tmp_path / "model", 0, size=512)
     some = tmp_path / "some"
@@ -117,7 +115,7 @@ def test_a_worker_with_too_little_memory_loses_no_image(
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_too_little_memory_for_one_image_is_a_sentence(members, monkeypatch):
+def test_too_little_memory_for_one_image_is_reported(members, monkeypatch):
     """Memory that does not suffice for one image cannot be mended by a smaller batch."""
     config = ExplainConfig(model="", out="", archive=("x",), amp="off", scale=ScoringScale(batch_size=4)).resolved(
         "head"

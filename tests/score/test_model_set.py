@@ -72,7 +72,7 @@ def test_no_member_stays_compiled_where_one_cannot_be(members: list[str], monkey
     assert equal(explainer.columns(pixels, [None] * 5), columns(models))
 
 
-def test_a_set_predicts_by_the_mean_of_its_thresholds(members: list[str]) -> None:
+def test_a_set_predicts_by_its_mean_threshold(members: list[str]) -> None:
     models = load_models(tuple(members))
     assert models.operating_point["threshold"] == pytest.approx((0.3 + 0.4 + 0.5) / 3)
     found, alone = columns(models), [columns(load_models(path)) for path in members]

@@ -73,7 +73,7 @@ def write_archive(root: Path) -> None:
         (root / "NORMAL" / file).write_bytes(data)
 
 
-def test_no_patient_is_named_in_what_prepare_and_explain_say_and_write(ray_cluster, model, tmp_path, capfd):
+def test_prepare_and_explain_output_names_no_patient(ray_cluster, model, tmp_path, capfd):
     write_archive(tmp_path / "archive")
     prepare(PrepareConfig(archive=(str(tmp_path / "archive"),), out=str(tmp_path / "run"), cache=True))
     scores = ExplainConfig(

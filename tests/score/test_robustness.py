@@ -61,7 +61,7 @@ def rows(out: Path) -> pa.Table:
     return pq.read_table(out / "robustness.parquet")
 
 
-def test_every_labelled_image_has_one_row_a_condition_and_a_cut_file_is_counted(measured, marked):
+def test_even_cut_images_have_one_row_per_condition(measured, marked):
     table, facts = rows(measured), json.loads((measured / "robustness.json").read_text())
     manifest = read_manifest(str(marked))
     names = set(manifest.filter(pc.equal(manifest["split"], "test"))["image_id"].to_pylist())
@@ -90,7 +90,7 @@ def test_undisturbed_images_score_what_jobs_explain_gives_them(measured, marked,
         assert plain[name].is_null().equals(explained[name].is_null())
 
 
-def test_a_condition_scores_what_the_engine_says_of_the_image_with_its_own_lungs(measured, marked, model):
+def test_condition_scores_equal_the_engine_with_own_lungs(measured, marked, model):
     """A phantom becomes 73 x 73, and the crop of 64 begins at 4: a corner of the box is round(73 c / side) - 4."""
     bundle, manifest = load_bundle(model), read_manifest(str(marked)).to_pylist()
     engine = BayesGradCAM(bundle.model, passes=200, seed=0, temperature=bundle.temperature, intercept=bundle.intercept)
@@ -115,7 +115,7 @@ def test_a_condition_scores_what_the_engine_says_of_the_image_with_its_own_lungs
         assert np.allclose(e.prob_mean, expected, atol=1e-5)
 
 
-def test_batches_actors_and_the_order_of_the_manifest_change_nothing_but_rounding(measured, marked, model, tmp_path):
+def test_batches_actors_and_order_change_only_rounding(measured, marked, model, tmp_path):
     manifest = read_manifest(str(marked))
     shuffled = manifest.take(np.random.default_rng(0).permutation(len(manifest)))
     write_manifest(shuffled, str(tmp_path / "shuffled.parquet"))
@@ -138,7 +138,7 @@ def test_batches_actors_and_the_order_of_the_manifest_change_nothing_but_roundin
         assert np.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def test_the_files_agree_with_one_another_and_name_the_model(measured, model):
+def test_the_files_agree_and_name_the_model(measured, model):
     facts = json.loads((measured / "robustness.json").read_text())
     assert facts["model_hash"] == load_bundle(model).hash
     assert rows(measured).schema.metadata[b"model_hash"].decode() == facts["model_hash"]
@@ -153,7 +153,7 @@ def test_the_files_agree_with_one_another_and_name_the_model(measured, model):
     assert float(cells[0]["auc"]) == facts["conditions"][0]["values"]["auc"]
 
 
-def test_one_class_alone_is_measured_as_far_as_it_goes(ray_cluster, phantom_run, model, tmp_path):
+def test_a_single_class_is_measured_where_possible(ray_cluster, phantom_run, model, tmp_path):
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
     keep = pc.or_(pc.equal(manifest["label"], 1), pc.not_equal(manifest["split"], "test"))
     write_manifest(manifest.filter(pc.fill_null(keep, False)), str(tmp_path / "manifest.parquet"))
@@ -169,7 +169,7 @@ def test_one_class_alone_is_measured_as_far_as_it_goes(ray_cluster, phantom_run,
     assert "one class" in numbers["metadata_only"]["reason"]
 
 
-def test_what_cannot_work_is_said_in_one_sentence_before_anything_is_written(marked, model, tmp_path):
+def test_unusable_settings_give_one_sentence_and_no_files(marked, model, tmp_path):
     table = read_manifest(str(marked))
     unlabelled = table.set_column(table.column_names.index("label"), "label", pa.nulls(len(table), table["label"].type))
     write_manifest(unlabelled, str(tmp_path / "unlabelled.parquet"))

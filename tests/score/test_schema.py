@@ -33,7 +33,7 @@ def explanation() -> Explanation:
     return BayesGradCAM(net, temperature=2.0)(torch.randn(5, 3, 64, 64))
 
 
-def test_failed_rows_lie_between_the_others_and_are_null(explanation):
+def test_failed_rows_are_null_and_in_order(explanation):
     columns = to_columns(explanation, facts(), 1.96, None)
     failures = [None, ("read", "empty: x"), None, None, None, ("decode", "truncated: y"), None]
     table = facts().table(list("abcdefg"), failures, columns)
@@ -46,13 +46,13 @@ def test_failed_rows_lie_between_the_others_and_are_null(explanation):
         assert table[f"zone_std_{ZONES[3]}"][row].as_py() == pytest.approx(float(explanation.zone_std[number, 3]))
 
 
-def test_a_shard_of_failures_alone_has_the_same_schema():
+def test_shards_of_only_failures_keep_the_schema():
     table = facts().table(["a"], [("read", "empty: x")], {})
     assert table.schema.equals(facts().schema(), check_metadata=True)
     assert table["prob_mean"].to_pylist() == [None]
 
 
-def test_the_threshold_is_calibrated_and_the_logit_is_raw():
+def test_threshold_is_calibrated_and_logit_is_raw():
     """P = sigmoid(logit / T + b): p = 0.9 at T = 2 is the raw logit 2 (ln 9 - b)."""
     assert facts(threshold=0.9).threshold_logit == pytest.approx(2 * np.log(9))
     assert facts(threshold=np.nextafter(1, 2)).threshold_logit == np.inf
@@ -60,7 +60,7 @@ def test_the_threshold_is_calibrated_and_the_logit_is_raw():
     assert float(facts(intercept=0.25).schema().metadata[b"intercept"]) == 0.25
 
 
-def test_who_is_predicted_and_referred_follows_from_the_passes(explanation):
+def test_predictions_and_referrals_follow_from_the_passes(explanation):
     columns = to_columns(explanation, facts(), 1.96, None)
     assert columns["predicted"].tolist() == [int(p >= 0.5) for p in explanation.prob_mean.tolist()]
     near = (explanation.logit_mean.abs() <= 0.7 * explanation.logit_std).tolist()
@@ -88,7 +88,7 @@ def test_notes_stand_before_the_columns_of_the_lungs(explanation):
     assert table["decode_note"].to_pylist() == notes
 
 
-def test_a_shard_carries_notes_from_the_files_to_the_scores(tmp_path):
+def test_shards_copy_file_notes_to_scores(tmp_path):
     data = to_bytes(radiograph(ramp(), BitsStored=12, WindowCenter="40000", WindowWidth="100"))
     (tmp_path / "a.dcm").write_bytes(data)
     row = {"image_id": "a.dcm", "uri": str(tmp_path / "a.dcm")}

@@ -29,7 +29,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_rows_failures_and_notes_are_counted_over_all_shards(folder):
+def test_rows_failures_and_notes_are_summed_over_shards(folder):
     found = summarise(str(folder), SOURCE, "m", "c")
     assert (found.num_rows, found.num_failed, found.failures) == (6, 2, {"decode: truncated": 2})
     assert found.decode_notes == {"window_left_one_grey": 2, "overlays_left_out": 2}
@@ -49,7 +49,7 @@ def test_a_shard_of_another_model_is_refused(folder):
         summarise(str(folder), SOURCE, "m", "c")
 
 
-def test_a_finished_job_of_an_earlier_version_has_no_notes(tmp_path):
+def test_finished_jobs_of_older_versions_have_no_notes(tmp_path):
     facts = {"rows": 3, "failed": 1, "failures": {"read: empty": 1}}
     (tmp_path / "_run.json").write_text(json.dumps(facts))
     assert read_summary(str(tmp_path)) == ScoreSummary(str(tmp_path), 3, 1, {"read: empty": 1}, {})

@@ -28,7 +28,7 @@ def rows(labels: list[int]) -> pa.Table:
     )
 
 
-def test_a_probability_comes_from_the_trials_that_left_the_image_out(tmp_path):
+def test_probabilities_come_from_trials_without_the_image(tmp_path):
     """Two folds with two seeds each; the fourth image is of no fold."""
     fold, trials = np.array([0, 0, 1, -1]), []
     for number, (k, seed) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
@@ -107,7 +107,7 @@ def study(phantom_run, ray_cluster, tmp_path_factory) -> Path:
     return out
 
 
-def test_a_study_of_labels_ranks_what_no_trial_has_seen(phantom_run, study):
+def test_a_label_study_ranks_held_out_images(phantom_run, study):
     out = study
     doubt = pq.read_table(out / "doubtful.parquet").to_pylist()
     manifest = read_manifest(str(phantom_run / "manifest.parquet"))
