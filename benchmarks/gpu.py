@@ -276,7 +276,7 @@ def jobs(shared: Path, ready: Row) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         prepared(shared, folder)
         count = torch.cuda.device_count()
-        options = ["--model.weights", "none", "--epochs", "3", "--balance", "none", "--scaling.use-gpu",
+        options = ["--model.weights", "none", "--epochs", "3", "--balance", "none", "--recipe", "paper", "--scaling.use-gpu",
                    "--scaling.num-workers", str(count), "--batch-size", str(64 * count)]  # fmt: skip
         _run("train", "--manifest", f"{folder}/manifest.parquet", "--out", f"{folder}/run", *options)
         lines = Path(folder, "run", "history.jsonl").read_text().splitlines()

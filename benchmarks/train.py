@@ -111,6 +111,9 @@ def _pipeline(manifest: str, out: str, arch: str, size: int) -> list[float]:
         "3",
         "--balance",
         "none",
+        # The network of the baselines: all of its stages, without guidance.
+        "--recipe",
+        "paper",
     ]
     subprocess.run(
         [sys.executable, "jobs/train.py", "--manifest", manifest, "--out", out, "--batch-size", str(BATCH), *options],

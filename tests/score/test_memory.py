@@ -63,7 +63,7 @@ def test_too_little_memory_halves_the_batch(members, count):
 
 
 def limited_actor(folder: str) -> type:
-    """The actor of the job; from its first block on it may have 96 MB more than it has when its model is ready."""
+    """The actor of the job; from its first block on it may have 256 MB more than it has when its model is ready."""
 
     class Limited(workers._ExplainActor):
         def __call__(self, block: pa.Table) -> pa.Table:
@@ -75,7 +75,7 @@ def limited_actor(folder: str) -> type:
                 self._explainer.at_once = len(block)
                 lines = Path("/proc/self/status").read_text().splitlines()
                 now = next(line for line in lines if line.startswith("VmSize"))
-                resource.setrlimit(resource.RLIMIT_AS, ((int(now.split()[1]) << 10) + (96 << 20), -1))
+                resource.setrlimit(resource.RLIMIT_AS, ((int(now.split()[1]) << 10) + (256 << 20), -1))
             reports = super().__call__(block)
             Path(folder, "at_once").write_text(str(self._explainer.at_once))
             return reports

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pneumo_ray.errors import ManifestError
-from pneumo_ray.train.ray_stream import TicketBlocks, tickets_in
+from pneumo_ray.train.ray_stream import TicketBlocks, Unhurried, tickets_in
 
 
 @given(turns=st.integers(0, 40), each=st.integers(0, 60), world_size=st.integers(1, 9), per_block=st.integers(1, 8))
@@ -37,3 +38,9 @@ def test_a_failed_ticket_ends_its_block():
         next(tickets)
     whole = list(tickets_in(block | {"error": np.array([""])}))
     assert [int(ticket["ticket"]) for ticket in whole] == [4, 6, 8]
+
+
+def test_the_pause_answers_every_event_of_ray_data():
+    events = {name for name in vars(ExecutionCallback) if not name.startswith("_")}
+    assert events
+    assert events <= set(vars(Unhurried))
