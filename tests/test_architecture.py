@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"errors", "console", "storage", "records"},
-    {"config", "job", "run_folder", "cpu_shares", "allocator", "ray_cluster", "ray_datasets"},
+    {"config", "job", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"dicomweb"},
     {"model"},
@@ -34,7 +34,7 @@ LAYERS = (
 )
 """From the bottom; a module imports from its own layer or a lower one."""
 
-ROOMS_OF_RAY = ("train.", "tune.", "score.", "data.cluster_tasks", "ray_cluster", "ray_datasets")
+ROOMS_OF_RAY = ("train.", "tune.", "score.", "data.cluster_tasks", "ray_cluster")
 """Where `import ray` may stand at the top of a module; the rest works in a notebook without Ray."""
 
 # ---- what is known to be wrong: take a line out when its reason is gone; a line without one fails --------------------

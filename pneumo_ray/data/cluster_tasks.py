@@ -13,8 +13,7 @@ from pneumo_ray.data.inspect import INSPECTED_SCHEMA, InspectConfig, inspect_ent
 from pneumo_ray.data.manifest import SPAN_FIELD
 from pneumo_ray.data.spans import Span
 from pneumo_ray.errors import ManifestError, ModelError, PneumoError, StorageError
-from pneumo_ray.ray_cluster import is_retry
-from pneumo_ray.ray_datasets import Shared, block_size, fetch_once, map_blocks, share
+from pneumo_ray.ray_cluster import Shared, block_size, fetch_once, is_retry, map_blocks, share
 
 _ABORTED = "aborted"
 """Status of a row that ends the job; it is never written to a manifest."""

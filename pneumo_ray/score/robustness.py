@@ -29,8 +29,7 @@ from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_ro
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import Preprocessing
-from pneumo_ray.ray_cluster import is_retry
-from pneumo_ray.ray_datasets import fetch_once, map_actors, range_dataset
+from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, models_of
 from pneumo_ray.score.compilation import measured_rate, worth_compiling

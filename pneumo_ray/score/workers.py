@@ -19,8 +19,16 @@ from pneumo_ray.allocator import keep_freed_memory
 from pneumo_ray.cpu_shares import ActorShares, Node, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError, StorageError
 from pneumo_ray.evaluate.scores import CROP
-from pneumo_ray.ray_cluster import available_cpus, compute_environment, is_retry, living_nodes, wait_for
-from pneumo_ray.ray_datasets import fetch_once, map_actors, range_dataset
+from pneumo_ray.ray_cluster import (
+    available_cpus,
+    compute_environment,
+    fetch_once,
+    is_retry,
+    living_nodes,
+    map_actors,
+    range_dataset,
+    wait_for,
+)
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import Explainer, ModelPayload

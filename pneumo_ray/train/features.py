@@ -20,7 +20,7 @@ from pneumo_ray.errors import ManifestError, PneumoError
 from pneumo_ray.model import Bundle, ModelConfig, Preprocessing
 from pneumo_ray.model.network import restored
 from pneumo_ray.model.precision import amp_dtype, autocast
-from pneumo_ray.ray_datasets import Shared, fetch_once, map_actors, range_dataset
+from pneumo_ray.ray_cluster import Shared, fetch_once, map_actors, range_dataset
 from pneumo_ray.score.workers import collected, decoding_cpus, environment_of, plan_actors, worker_device
 from pneumo_ray.train.posterior_config import PosteriorConfig
 

@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pneumo_ray.errors import ManifestError, PneumoError
-from pneumo_ray.ray_datasets import fetch_once, range_dataset
+from pneumo_ray.ray_cluster import fetch_once, range_dataset
 from pneumo_ray.train.batches import Schedule, TicketSource
 
 _BLOCK_BYTES, _BLOCK_TICKETS = 1 << 24, 8

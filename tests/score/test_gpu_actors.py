@@ -9,8 +9,7 @@ import json
 import pyarrow as pa
 import ray
 from pneumo_ray.cpu_shares import ActorShares
-from pneumo_ray.ray_cluster import quiet_ray_data
-from pneumo_ray.ray_datasets import map_actors
+from pneumo_ray.ray_cluster import map_actors, quiet_ray_data
 from pneumo_ray.score.workers import collected
 
 class Actor:
