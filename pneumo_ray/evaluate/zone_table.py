@@ -15,11 +15,11 @@ from scipy.stats import t as student
 from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.zones import ALIASES
+from pneumo_ray.model.config import CLASSES
 from pneumo_ray.records import named
 
 OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 """Number 2 label + predicted."""
-CLASSES = ("normal", "pneumonia")
 ZONES_OF = {
     "image": "thirds of the height by halves of the width of what the network sees",
     "box": "thirds of the height by halves of the width of the box of the lungs",

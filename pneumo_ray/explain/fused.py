@@ -26,7 +26,6 @@ from pneumo_ray.errors import ModelError
 from pneumo_ray.explain.zones import upsampling
 from pneumo_ray.model.config import ModelConfig
 from pneumo_ray.model.network import PneumoniaNet
-from pneumo_ray.model.trunks import find_trunk
 
 _LEAST = 1e-6
 """Added to activations as a share of the largest, so that cells without any still divide what is theirs."""
@@ -46,7 +45,7 @@ def finer_step(config: ModelConfig, image_size: int) -> tuple[str, tuple[int, in
     Raises:
         ModelError: if no step is finer.
     """
-    last_axis = find_trunk(config.arch).channels_last
+    last_axis = config.trunk.channels_last
     sizes: dict[str, tuple[int, int]] = {}
     with torch.device("meta"):
         net = PneumoniaNet(config).eval()
@@ -82,7 +81,7 @@ def watched(net: PneumoniaNet, image_size: int) -> Iterator[list[Tensor]]:
     Raises:
         ModelError: if no stage before is finer than its maps.
     """
-    channels = 3 if find_trunk(net.config.arch).channels_last else 1
+    channels = 3 if net.config.trunk.channels_last else 1
     found: list[Tensor] = []
 
     def keep(_: object, __: object, output: Tensor) -> None:

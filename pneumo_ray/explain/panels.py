@@ -19,13 +19,13 @@ from pneumo_ray.explain.case import WHOLE, Case
 from pneumo_ray.explain.render import INPUT_COLOUR, LUNG_COLOUR, MEAN_COLOURS, OPAQUE, SPREAD_COLOURS
 from pneumo_ray.explain.zones import ZONES, Box
 from pneumo_ray.images.framing import over_image, resized
+from pneumo_ray.model.config import CLASSES
 
 Rgb = NDArray[np.uint8]
 
 SIDE = 336
 """Longer side of a panel's image, in pixels."""
 _GAP, _HEAD, _TITLE, _FOOT = 10, 58, 40, 24
-_CLASSES = ("normal", "pneumonia")
 _LEGEND = "the patient's right is on the left · white line: half of the maximum · logit per cell of the map"
 
 
@@ -56,7 +56,7 @@ def draw_pixels(case: Case, notice: str, verdict: str) -> Rgb:
     canvas = np.zeros((_HEAD + _TITLE + rows + _FOOT, 4 * SIDE + 5 * _GAP, 3), np.uint8)
     floor = np.maximum(case.cam_mean - 1.96 * case.cam_std, 0)
     top, spread = float(case.cam_mean.max()), float(case.cam_std.max())
-    target = _CLASSES[case.target]
+    target = CLASSES[case.target]
     panels = (
         (_with_zones(case), "image, mean evidence by zone", ""),
         (_overlaid(case, case.cam_mean, top, MEAN_COLOURS), f"evidence for {target}", f"up to {top:.3g}"),

@@ -22,12 +22,12 @@ from pneumo_ray.anatomy.lungs import Lungs, Mask, zone_masks
 from pneumo_ray.explain.case import WHOLE, Case
 from pneumo_ray.explain.zones import ZONES
 from pneumo_ray.images.framing import over_image
+from pneumo_ray.model.config import CLASSES
 from pneumo_ray.records import Row
 
 NOTICE = "research use only · not a medical device"
 MEAN_COLOURS, SPREAD_COLOURS = "inferno", "viridis"
 INPUT_COLOUR, LUNG_COLOUR = "#56B4E9", "#009E73"
-_CLASSES = ("normal", "pneumonia")
 OPAQUE = 0.65
 """Opacity of the highest value of a map that lies over an image."""
 _LEGEND = (
@@ -49,7 +49,7 @@ def draw_case(case: Case) -> bytes:
     _draw_zones(plain, case)
     plain.set_title("radiograph with BayesGrad-CAM by zone", fontsize=10)
     top = float(max(case.cam.max(), case.cam_mean.max()))  # one scale for both, for comparison
-    evidence = f"evidence for {_CLASSES[case.target]} (logit per cell)"
+    evidence = f"evidence for {CLASSES[case.target]} (logit per cell)"
     for axes, values, name, limit, colours, unit in (
         (cam, case.cam, "Grad-CAM", top, MEAN_COLOURS, evidence),
         (mean, case.cam_mean, "BayesGrad-CAM, mean of the passes", top, MEAN_COLOURS, evidence),
@@ -128,7 +128,7 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
         _draw_zones(row[0], case)
         row[0].set_title(f"{_shortened(case.title, 40)}\n{_verdict(case, short=True)}", fontsize=7.5)
         for axes, values, limit, colours, text in (
-            (row[1], case.cam_mean, top, MEAN_COLOURS, f"evidence for {_CLASSES[case.target]}, up to {top:.2g}"),
+            (row[1], case.cam_mean, top, MEAN_COLOURS, f"evidence for {CLASSES[case.target]}, up to {top:.2g}"),
             (row[2], case.cam_std, spread, SPREAD_COLOURS, f"standard deviation, up to {spread:.2g}"),
             (row[3], floor, top, MEAN_COLOURS, f"mean - 1.96 sd, up to {floor.max():.2g}"),
         ):
@@ -218,10 +218,10 @@ def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, 
 
 def _verdict(case: Case, short: bool = False) -> str:
     interval = f"{case.prob_mean:.2f} ({case.prob_low:.2f} to {case.prob_high:.2f})"
-    truth = "" if case.label is None else f" · truth: {_CLASSES[case.label]}"
+    truth = "" if case.label is None else f" · truth: {CLASSES[case.label]}"
     if short:
         return f"p {interval}{truth}"
-    called = _CLASSES[int(case.prob_mean >= case.threshold)]
+    called = CLASSES[int(case.prob_mean >= case.threshold)]
     return (
         f"probability of pneumonia {interval}, normal 95 % interval of the passes · called {called} at the threshold {case.threshold:.2f}"
         f"{truth} · mutual information {case.mutual_information:.3f} nats"

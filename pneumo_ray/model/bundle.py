@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from pneumo_ray import storage
 from pneumo_ray.errors import ModelError, PneumoError, StorageError
 from pneumo_ray.model.calibrated import Calibration
-from pneumo_ray.model.config import ModelConfig
+from pneumo_ray.model.config import CLASSES, ModelConfig
 from pneumo_ray.model.network import PneumoniaNet
 from pneumo_ray.model.preprocessing import Preprocessing
 from pneumo_ray.model.stored_posterior import StoredPosterior
@@ -31,7 +31,6 @@ so it refuses version 2."""
 WITH_POSTERIOR = 3
 """Version of a bundle with a `posterior`, which a reader of version 2 must not leave out silently either."""
 _READABLE = (1, FORMAT_VERSION, WITH_POSTERIOR)
-CLASSES = ("normal", "pneumonia")
 _WEIGHTS = "weights.safetensors"
 _DESCRIPTION = "model.json"
 _POSTERIOR = "posterior.safetensors"

@@ -9,6 +9,9 @@ from pneumo_ray.model.trunks import BUILT_IN, Trunk, find_trunk, with_keys
 ARCHITECTURES = BUILT_IN
 """The trunks that come with the package, by torchvision name."""
 
+CLASSES = ("normal", "pneumonia")
+"""Names of label 0 and label 1."""
+
 DropoutSite = Literal["head", "tail", "keys"]
 Freeze = Literal["none", "early", "backbone"]
 OutputStride = Literal[32, 16, 8]

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SPLITS, read_manifest
+from pneumo_ray.model.config import CLASSES
 from pneumo_ray.report.reading_page import read_jpegs
 from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, CellValue, percent_text
@@ -20,7 +21,6 @@ SHOWN = 60
 """Images of the page."""
 MAX_SIDE = 640
 """Longest side of an image, in pixels."""
-_CLASSES = ("normal", "pneumonia")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_doubt_page(out: str) -> None:
         Card(
             row["rank"],
             row["image_id"],
-            _CLASSES[row["label"]],
+            CLASSES[row["label"]],
             row["prob"],
             row["split"] or "",
             row["doubtful"],
@@ -112,7 +112,7 @@ def _number_of(doubt: pa.Table, label: int) -> dict[str, str]:
     count = pc.sum(mine["doubtful"]).as_py() or 0
     share = percent_text(count / len(mine)) if len(mine) else "none"
     return {
-        "name": f"labelled {_CLASSES[label]}",
+        "name": f"labelled {CLASSES[label]}",
         "value": f"{count:,}",
         "interval": f"doubtful, {share} of {len(mine):,}",
     }
@@ -123,7 +123,7 @@ def _groups(doubt: pa.Table) -> list[list[CellValue]]:
     rows: list[list[CellValue]] = []
     splits = pc.fill_null(doubt["split"], "")
     for split in (*SPLITS, ""):
-        for label, name in enumerate(_CLASSES):
+        for label, name in enumerate(CLASSES):
             mine = doubt.filter(pc.and_(pc.equal(splits, split), pc.equal(doubt["label"], label)))
             if not len(mine):
                 continue

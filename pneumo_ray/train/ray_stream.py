@@ -21,7 +21,6 @@ from pneumo_ray.train.batches import Schedule, TicketSource
 _BLOCK_BYTES, _BLOCK_TICKETS = 1 << 24, 8
 """Bounds of a block: more tickets would not be cheaper, and the first of them would come later."""
 
-
 _PAUSE_SECONDS = 0.01
 """A turn of the scheduler takes over all blocks that are ready, so more turns in a second would not be faster."""
 
@@ -109,7 +108,7 @@ def ticket_stream(
     loaded = ray.get(source)
     schedule = loaded.schedule(world_size)
     first = first_epoch * schedule.tickets_per_epoch
-    each = epochs * schedule.tickets_per_epoch // world_size - first // world_size
+    each = (epochs * schedule.tickets_per_epoch - first) // world_size
     num_bytes = sum(value.nbytes for value in loaded.empty_batch(0, schedule).values())
     per_block = int(np.clip(_BLOCK_BYTES // num_bytes, 1, _BLOCK_TICKETS))
     blocks = TicketBlocks(first, each, world_size, per_block)
@@ -166,7 +165,7 @@ def _make_blocks(
                 made.append(loaded.empty_batch(ticket, schedule))
                 error = str(reason)
                 break
-        columns = {name: np.stack([batch[name] for batch in made])[None] for name in made[0]}
+        columns = {name: np.stack([each[name] for each in made])[None] for name in made[0]}
         yield columns | {"error": np.array([error])}
 
 

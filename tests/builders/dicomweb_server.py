@@ -8,20 +8,20 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from loopback_server import LoopbackServer
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 
 _INSTANCE = {"StudyInstanceUID": "0020000D", "SeriesInstanceUID": "0020000E", "SOPInstanceUID": "00080018"}
 
 
-class DicomwebServer(ThreadingHTTPServer):
+class DicomwebServer(LoopbackServer):
     """Some DICOM files on a free port of loopback; a context manager that serves while it is open."""
 
-    daemon_threads = True
     request_queue_size = 64
 
     def __init__(self, files: Iterable[bytes] = (), certificate: str | None = None) -> None:
@@ -48,21 +48,13 @@ class DicomwebServer(ThreadingHTTPServer):
         self.at_once = self.most_at_once = 0
         self.delay = 0.0
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True)
             self.scheme = "https"
-
-    def __enter__(self) -> "DicomwebServer":
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
 
     @property
     def address(self) -> str:

@@ -1,18 +1,17 @@
 """A stand-in for the search of a PACS of any size: it makes its answers as they are asked for, and holds no instance."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, urlsplit
+
+from loopback_server import LoopbackServer
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 _ROOT = "1.2.826.0.1.3680043.8.498"
 
 
-class QidoServer(ThreadingHTTPServer):
+class QidoServer(LoopbackServer):
     """So many CR instances on a free port of loopback, two to a study; a context manager that serves while it is open."""
-
-    daemon_threads = True
 
     def __init__(self, count: int) -> None:
         """Open the port.
@@ -21,15 +20,7 @@ class QidoServer(ThreadingHTTPServer):
             count: of instances.
         """
         self.count = count
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def __enter__(self) -> "QidoServer":
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
+        super().__init__(_Handler)
 
     @property
     def address(self) -> str:
