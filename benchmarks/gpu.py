@@ -154,7 +154,9 @@ def scoring(work: Workload) -> Iterator[Row]:
     pixels = _pixels(work, work.score_batch)
     for compiled in (False, True):
         payload, config = _payload(work, "auto")
-        scorer = Explainer(payload, config, work.device, compiled=compiled)
+        scorer = Explainer(payload, config, work.device)
+        if compiled:
+            scorer.compile()
         ours = work.score_batch / work.seconds(lambda scorer=scorer: scorer.columns(pixels, [None] * len(pixels)))
         yield Row(
             f"scoring {work.arch}, {work.size} px, batch {work.score_batch}, {'compiled' if compiled else 'eager'}",

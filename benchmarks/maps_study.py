@@ -50,7 +50,7 @@ def measure(study: str, archives: dict[str, tuple[str, str]], patterns: Sequence
     from pneumo_ray.ray_cluster import start_ray
     from pneumo_ray.score.job import explain_archive
 
-    start_ray(importing="torchvision")
+    start_ray("torchvision")
     scale = ScoringScale(compile="off", batch_size=32)
     for trial in finished(study):
         folder = Path(study) / "trials" / trial.name

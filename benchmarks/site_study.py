@@ -23,7 +23,7 @@ from pneumo_ray.site.commission import read_site
 from pneumo_ray.site.config import CommissionConfig
 from pneumo_ray.site.labels import Labelled, site_images
 from pneumo_ray.site.prevalence import estimate_prevalence
-from pneumo_ray.site.recalibration import choose
+from pneumo_ray.site.recalibration_fit import choose
 from pneumo_ray.site.threshold import choose_threshold
 from pneumo_ray.site.triage import Triage, find_triage
 

@@ -56,7 +56,7 @@ def main(config: DemoConfig) -> None:
     log(
         f"drew {config.phantom.num_images:,} phantom radiographs in {archive}, with the true boxes of their opacities in boxes.parquet"
     )
-    start_ray(importing="torchvision")
+    start_ray("torchvision")
     prepare(PrepareConfig(archive=(str(archive),), out=str(out), protocol="official", cache=True))
     fit(training)
     explain_archive(ExplainConfig(model=model, out=scores, manifest=manifest, target="pneumonia", render=True))

@@ -6,9 +6,10 @@ from pneumo_ray.score.config import ExplainConfig
 
 def main(config: ExplainConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision", "pneumo_ray.score.explainer")
     from pneumo_ray.score.job import explain_archive
 
-    start_ray(importing="torchvision")
     explain_archive(config)
 
 

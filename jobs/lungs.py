@@ -6,9 +6,10 @@ from pneumo_ray.train.lung_config import LungsConfig
 
 def main(config: LungsConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision")
     from pneumo_ray.train.lungs import fit_lungs
 
-    start_ray(importing="torchvision")
     fit_lungs(config)
 
 

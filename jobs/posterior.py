@@ -6,9 +6,10 @@ from pneumo_ray.train.posterior_config import PosteriorConfig
 
 def main(config: PosteriorConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision")
     from pneumo_ray.train.posterior import fit_posterior
 
-    start_ray(importing="torchvision")
     fit_posterior(config)
 
 

@@ -6,9 +6,10 @@ from pneumo_ray.score.config import RobustnessConfig
 
 def main(config: RobustnessConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision", "pneumo_ray.score.explainer")
     from pneumo_ray.score.robustness import measure_robustness
 
-    start_ray(importing="torchvision")
     measure_robustness(config)
 
 

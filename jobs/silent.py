@@ -6,10 +6,11 @@ from pneumo_ray.score.silent_config import SilentConfig
 
 def main(config: SilentConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision", "pneumo_ray.score.explainer")
     from pneumo_ray.report.silent import write_weeks
     from pneumo_ray.score.silent import score_new
 
-    start_ray()
     score_new(config)
     write_weeks(config)
 

@@ -6,10 +6,11 @@ from pneumo_ray.train.config import TrainConfig
 
 def main(config: TrainConfig) -> None:
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision")
     from pneumo_ray.train.launch import fit
     from pneumo_ray.train.posterior import fit_posterior, posterior_of
 
-    start_ray(importing="torchvision")
     if config.members > 1:
         from pneumo_ray.tune.members import train_members
 

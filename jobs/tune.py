@@ -7,9 +7,10 @@ from pneumo_ray.tune.config import StudyConfig
 def main(config: StudyConfig) -> None:
     study = config.chosen()  # one that does not exist is refused before Ray starts
     from pneumo_ray.ray_cluster import start_ray
+
+    start_ray("torchvision")
     from pneumo_ray.tune.job import run_study
 
-    start_ray(importing="torchvision")
     run_study(config)
     if study.folds:
         from pneumo_ray.report.doubt_page import write_doubt_page

@@ -48,16 +48,18 @@ _ENVIRONMENT = {
 _OWN_ENVIRONMENT = {
     # Ray gives way to its own helpers and to all else on the machine (15) unless told otherwise.
     "RAY_worker_niceness": "0",
+    # Ray ends idle processes beyond one per CPU after a second, those among them that have imported what the next task needs.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }
 """The same for a Ray that the job starts for itself."""
 
 
-def start_ray(importing: str | None = None) -> None:
+def start_ray(*importing: str) -> None:
     """Join the cluster that the job was submitted to, or start one on this machine that only this machine reaches.
 
     Args:
-        importing: a package that the job needs later and that takes long to import. It is imported meanwhile, because
-            starting Ray is waiting for its processes. It must not import Ray.
+        importing: modules that the job needs later and that take long to import. They are imported meanwhile, because
+            starting Ray is waiting for its processes. They must not import Ray.
     """
     from ray._private import services
 
@@ -76,10 +78,10 @@ def start_ray(importing: str | None = None) -> None:
     beside.join()
 
 
-def _imported(package: str | None) -> None:
+def _imported(modules: Sequence[str]) -> None:
     with suppress(Exception):  # the job's own import raises it again, where it is handled
-        if package is not None:
-            import_module(package)
+        for module in modules:
+            import_module(module)
 
 
 def prepare_environment() -> None:

@@ -17,7 +17,6 @@ from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ZoneMode
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.foreign import ForeignSet, ForeignSource
@@ -32,7 +31,8 @@ class Job:
     """The facts that all runs of a job share."""
 
     source: Source
-    compiled: bool
+    compiled: bool | None
+    """Whether an earlier run compiled the networks; None before the first."""
 
 
 def models_of(config: ExplainConfig) -> ModelSet | ForeignSet:
@@ -98,32 +98,34 @@ def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:
         images = list_fingerprint(listed)
     names = storage.join(folder.out, "_job", "pictures.parquet")
     # The list is written before the record: where that is, both are whole.
-    before = folder.read(("model", "pictures", "config", "method", "compiled"))
+    before = folder.read(("model", "pictures", "config", "method"))
     if before is not None:
         folder.refuse_other("the scores of another model", before["model"], model.facts.model_hash)
         folder.refuse_other("the scores of another archive or manifest", before["pictures"], images)
         folder.refuse_other_options({"maps": "last"} | before["method"], {"maps": config.maps} | config.method)
         folder.refuse_other("scores with another site.json, or without one", before.get("site"), site)
         folder.refuse_other("scores made by another version", before["config"], config.config_hash)
-        return Job(open_source(names, size), bool(before["compiled"]))
+        return Job(open_source(names, size), before.get("compiled"))
     out = folder.out
     if any(name.endswith(".parquet") for name in storage.list_files(out)):
         raise ConfigError(f"{out} contains Parquet files of another program; choose another --out")
-    rate = measured_rate(config, model, None if listed is None else len(listed))
     source = list_images(config.archive, names, size, private) if listed is None else write_list(listed, names, size)
     _check_shared(names)
-    compiled = worth_compiling(config, model, source.num_images, rate(source.num_images))
     job = {
         "model": model.facts.model_hash,
         "pictures": images,
         "config": config.config_hash,
         "method": config.method,
-        "compiled": compiled,
         "site": site,
     }
     save_config(config, storage.join(out, "explain.json"))
     folder.write(job)
-    return Job(source, compiled)
+    return Job(source, None)
+
+
+def remember_compiled(folder: RunFolder, compiled: bool) -> None:
+    """Write into the job's record whether its networks are compiled, as a run that continues it repeats it."""
+    folder.write((folder.read() or {}) | {"compiled": compiled})
 
 
 def _check_shared(uri: str) -> None:

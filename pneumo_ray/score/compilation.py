@@ -1,17 +1,14 @@
-"""Whether a job compiles its networks: by the rate that one actor measures, where the job may be long enough."""
+"""Whether a job compiles its networks: by the rate that an actor measures, where the job may be long enough."""
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 
-import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumo_ray.model import ModelConfig, PneumoniaNet
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
-from pneumo_ray.score.workers import measure_rate
 
 WORTH_COMPILING_SECONDS = 60.0
 """Seconds per network of an uncompiled job on a CPU from which compiling saves time: it takes 14 s of CPU for a ResNet-50, 4 s where
@@ -25,57 +22,25 @@ SLOWEST_FLOPS = 1e10
 finishes in time is not measured."""
 
 
-def measured_rate(config: ExplainConfig, model: ModelPayload, images: int | None) -> Callable[[int], float | None]:
-    """Begin to measure the rate that `worth_compiling` needs; return what waits for it.
-
-    Args:
-        config: of the job.
-        model: what is measured.
-        images: number of images of the job; None where it is not yet known.
-
-    Returns:
-        a function of the number of images that gives images per second, or None where `worth_compiling` needs none.
-    """
-    scale = config.scale
-    needless = scale.compile != "auto" or scale.use_gpu or model.takes_images
-    if needless or (images is not None and _is_short(model, images)):
-        return lambda images: None
-    measured = measure_rate(model, config)
-
-    def wait(images: int) -> float | None:
-        if _is_short(model, images):
-            ray.cancel(measured, force=True)
-            return None
-        try:
-            return float(ray.get(measured))
-        except ray.exceptions.RayError:  # the process died, most likely of memory: the job copes, and compiles nothing
-            return math.inf
-
-    return wait
-
-
-def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, rate: float | None) -> bool:
+def worth_compiling(config: ExplainConfig, model: ModelPayload, images: int, measure: Callable[[], float]) -> bool:
     """Whether compiling the trunks saves time for this number of images; a set of models compiles each of them.
 
     Args:
         config: says it, unless `scale.compile` is auto.
         model: what is compiled.
         images: number of images of the job.
-        rate: images per second of all actors, uncompiled, from `measured_rate`; None where nobody measured it.
+        measure: returns the images per second of all actors, uncompiled; called only where the answer depends on it.
     """
     if config.scale.compile == "off" or model.takes_images:
         return False
     if config.scale.compile == "on":
         return True
-    networks = len(model.members)
-    if rate is not None:
-        return images / rate > networks * WORTH_COMPILING_SECONDS
-    return images * _flops(model) > networks * WORTH_COMPILING_FLOPS
-
-
-def _is_short(model: ModelPayload, images: int) -> bool:
-    """Whether any machine scores the images before compiling pays."""
-    return images * _flops(model) < len(model.members) * SLOWEST_FLOPS * WORTH_COMPILING_SECONDS
+    networks, flops = len(model.members), images * _flops(model)
+    if config.scale.use_gpu:
+        return flops > networks * WORTH_COMPILING_FLOPS
+    if flops < networks * SLOWEST_FLOPS * WORTH_COMPILING_SECONDS:  # any machine is done before compiling pays
+        return False
+    return images / measure() > networks * WORTH_COMPILING_SECONDS
 
 
 def _flops(model: ModelPayload) -> int:

@@ -103,10 +103,8 @@ class ModelPayload:
 class Explainer:
     """Explains uint8 images with the models of a job on one device."""
 
-    def __init__(
-        self, model: ModelPayload, config: ExplainConfig, device: torch.device, *, compiled: bool = False
-    ) -> None:
-        """Build the networks on `device`; nothing is compiled before the first batch."""
+    def __init__(self, model: ModelPayload, config: ExplainConfig, device: torch.device) -> None:
+        """Build the networks on `device`."""
         self.model, self.config, self.device = model, config, device
         self.dtype = amp_dtype(config.amp, device)
         engines = (
@@ -129,13 +127,17 @@ class Explainer:
         self.engine = EnsembleGradCAM(engines)
         self.precision = str(self.dtype or torch.float32).removeprefix("torch.")
         self.at_once = config.scale.batch_size or _batch_size(model.preprocessing.image_size, device)
-        self.compiled = compiled
-        self._feature_maps = [compiled_with_constants(trunk) for trunk in self._trunks] if compiled else self._trunks
+        self.compiled = False
+        self._feature_maps = self._trunks
 
     @property
     def _trunks(self) -> list[Callable[[Tensor], Tensor]]:
         """Trunks of the networks that have one, not compiled."""
         return [engine.net.feature_maps for engine in self.engine.engines if isinstance(engine, BayesGradCAM)]
+
+    def compile(self) -> None:
+        """Compile the trunks with the next batch; where that fails, the eager networks go on and `compiled` is False."""
+        self.compiled, self._feature_maps = True, [compiled_with_constants(trunk) for trunk in self._trunks]
 
     def warm_up(self) -> None:
         """Explain a blank batch: compilation and first-time set-up happen here and not at the first image.

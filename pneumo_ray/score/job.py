@@ -14,15 +14,16 @@ from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.errors import StorageError
 from pneumo_ray.run_folder import RunFolder
-from pneumo_ray.score.begin import Job, begin, check_method, models_of, zones_of
+from pneumo_ray.score.begin import Job, begin, check_method, models_of, remember_compiled, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.foreign import ForeignSet
 from pneumo_ray.score.image_list import Source, part_name
 from pneumo_ray.score.model_set import ModelSet
 from pneumo_ray.score.schema import MONTE_CARLO, NO_MONTE_CARLO
+from pneumo_ray.score.shards import start_decoder
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
-from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards, start_processes
+from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
 
 MAX_FRUITLESS = 5
 """Consecutive deaths of workers without a new file of scores after which the job ends."""
@@ -35,7 +36,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
         PneumoError: the reason in one sentence; finished files are kept.
     """
     out = storage.absolute(config.out)
-    start_processes(config.scale)
+    start_decoder()
     models = models_of(config)
     config = config.resolved(models.site, zones_of(config, models.preprocessing), models.posterior)
     check_method(config, models)
@@ -56,7 +57,7 @@ def _run(config: ExplainConfig, folder: RunFolder, models: ModelSet | ForeignSet
             f"{out} is finished: {summary.num_rows:,} rows; nothing to score (images added to the archive since need another --out)"
         )
     else:
-        summary = _score(config, out, models, job, model, left)
+        summary = _score(config, folder, models, job, model, left)
     if config.render:
         from pneumo_ray.score.gallery import render_top  # brings matplotlib
 
@@ -71,10 +72,15 @@ def _left(source: Source, done: set[str]) -> list[int]:
 
 
 def _score(
-    config: ExplainConfig, out: str, models: ModelSet | ForeignSet, job: Job, model: ModelPayload, left: list[int]
+    config: ExplainConfig,
+    folder: RunFolder,
+    models: ModelSet | ForeignSet,
+    job: Job,
+    model: ModelPayload,
+    left: list[int],
 ) -> ScoreSummary:
     """Score the shards that are left, count all rows and write `_run.json`."""
-    source = job.source
+    out, source, choice = folder.out, job.source, job.compiled
     total = sum(source.length(shard) for shard in left)
     before = source.num_images - total
     log(
@@ -84,16 +90,17 @@ def _score(
     finished: list[tuple[float, int]] = []
     compiled = fruitless = 0
     actors = plan_actors(config.scale)
-    if job.compiled:
-        log("compiling the network first, which takes a while")
     with progress("explaining", total) as tick:
         while left:
-            arguments = SharedArguments(source, model, config, out, job.compiled, halvings=max(0, fruitless - 1))
+            arguments = SharedArguments(source, model, config, out, choice, halvings=max(0, fruitless - 1))
             before_this = len(left)
             try:
                 for report in score_shards(arguments, left, actors):
                     if report.fatal is not None:
                         raise StorageError(report.fatal)
+                    if choice is None:
+                        choice = report.compiled
+                        remember_compiled(folder, choice)
                     tick(report.num_rows)
                     compiled += report.compiled * report.num_rows
                     finished.append((time.monotonic(), report.num_rows))

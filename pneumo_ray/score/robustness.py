@@ -32,20 +32,20 @@ from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
 from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, models_of
-from pneumo_ray.score.compilation import measured_rate, worth_compiling
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
 from pneumo_ray.score.decode import FATAL, load_shard
 from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.image_list import MAX_SHARD_BYTES
 from pneumo_ray.score.listing import LUNG_COLUMNS, manifest_images
+from pneumo_ray.score.shards import start_decoder
 from pneumo_ray.score.workers import (
     collected,
     decoding_cpus,
     environment_of,
     explain_rows,
+    make_ready,
     open_explainer,
     plan_actors,
-    start_processes,
 )
 
 MAX_IMAGES = 16
@@ -61,7 +61,6 @@ class _SharedArguments:
     at_once: int
     model: ModelPayload
     config: ExplainConfig
-    compiled: bool
 
 
 def measure_robustness(asked: RobustnessConfig) -> JsonObject:
@@ -78,7 +77,7 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     """
     split, seed, config = asked.split, asked.seed, asked.scoring()
     out = storage.absolute(asked.out)
-    start_processes(config.scale)
+    start_decoder()
     models = models_of(config)
     config = config.resolved(models.site, posterior=models.posterior)
     check_method(config, models)
@@ -86,14 +85,11 @@ def measure_robustness(asked: RobustnessConfig) -> JsonObject:
     rows = _labelled(config, table, models.preprocessing, split)
     storage.require_writable(out)
     model = ModelPayload.of(models, config)
-    count = len(rows) * len(CONDITIONS)
-    rate = measured_rate(config, model, count)
     arguments = _SharedArguments(
         rows=rows,
         at_once=max(1, min(MAX_IMAGES, MAX_SHARD_BYTES // (len(CONDITIONS) * models.preprocessing.image_size**2))),
         model=model,
         config=config,
-        compiled=worth_compiling(config, model, count, rate(count)),
     )
     log(f"{len(rows):,} labelled images of {_name(split)} under {len(CONDITIONS)} conditions, {config.passes} passes")
     started = time.monotonic()
@@ -168,8 +164,6 @@ def _name(split: str) -> str:
 
 def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
-    if arguments.compiled:
-        log("compiling the network first, which takes a while")
     shared = ray.put(arguments)
     blocks = -(-len(arguments.rows) // arguments.at_once)
     dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
@@ -177,7 +171,7 @@ def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     dataset.context.target_max_block_size = None
     dataset.context.execution_options.preserve_order = True
     environment = environment_of(arguments.config.scale)
-    dataset = map_actors(_ConditionActor, dataset, (shared, actors.threads), actors, environment)
+    dataset = map_actors(_ConditionActor, dataset, (shared, actors), actors, environment)
     tables = []
     with progress("scoring conditions", len(arguments.rows) * len(CONDITIONS)) as tick:
         for table in collected(dataset):
@@ -248,10 +242,10 @@ def _taken_for_lungs(scored: pa.Table) -> JsonObject:
 class _ConditionActor:
     """Actor with the model; turns images under conditions into rows of `SCHEMA`."""
 
-    def __init__(self, shared: "ray.ObjectRef[_SharedArguments]", threads: int) -> None:
+    def __init__(self, shared: "ray.ObjectRef[_SharedArguments]", actors: ActorShares) -> None:
         arguments: _SharedArguments = ray.get(shared)
-        self._explainer = open_explainer(arguments.model, arguments.config, threads, compiled=arguments.compiled)
-        self._explainer.warm_up()
+        self._explainer = open_explainer(arguments.model, arguments.config, actors.threads)
+        make_ready(self._explainer, len(arguments.rows) * len(CONDITIONS), actors.count)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         scores = explain_rows(self._explainer, block)

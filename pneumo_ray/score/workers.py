@@ -1,12 +1,10 @@
-"""Tasks that decode shards, and actors that explain and write them."""
+"""Actors that explain decoded shards and write them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,27 +13,27 @@ import ray.data
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.allocator import keep_freed_memory
 from pneumo_ray.cpu_shares import ActorShares, Node, share_scoring
 from pneumo_ray.errors import ClusterError, PneumoError, StorageError
 from pneumo_ray.evaluate.scores import CROP
 from pneumo_ray.ray_cluster import (
+    Shared,
     available_cpus,
     compute_environment,
-    fetch_once,
-    is_retry,
-    living_nodes,
     map_actors,
     range_dataset,
+    share,
     wait_for,
 )
+from pneumo_ray.score.compilation import worth_compiling
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
-from pneumo_ray.score.decode import FATAL, load_shard
+from pneumo_ray.score.decode import FATAL
 from pneumo_ray.score.explainer import Explainer, ModelPayload
 from pneumo_ray.score.facts import FACT_FIELDS
 from pneumo_ray.score.frame import NUM_FUNCTIONALS
 from pneumo_ray.score.image_list import Source, part_name
 from pneumo_ray.score.schema import ScoreFacts
+from pneumo_ray.score.shards import Decoding, decode_shards
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ class SharedArguments:
     model: ModelPayload
     config: ExplainConfig
     out: str
-    compiled: bool
+    compiled: bool | None
+    """What an earlier run of the job did; None lets an actor decide."""
     halvings: int = 0
     """Number of times the batch was halved after workers died."""
 
@@ -78,14 +77,19 @@ _DEATHS = (
 
 def score_shards(arguments: SharedArguments, shards: Sequence[int], actors: ActorShares) -> Iterator[ShardReport]:
     """Score shards on the cluster; yield a report for each when its file is written."""
-    shared = ray.put(arguments)
-    numbers = ray.put(np.array(shards))
-    dataset = range_dataset(len(shards), partial(_decode, shared=shared, numbers=numbers), decoding_cpus(actors))
+    config, model = arguments.config, arguments.model
+    decoding = Decoding(
+        arguments.source,
+        np.array(shards),
+        model.preprocessing,
+        config.finds_lungs(model.preprocessing.fit),
+        model.facts.map_size,
+        config.decode_seconds,
+    )
+    dataset = range_dataset(len(shards), partial(decode_shards, shared=share(decoding)), decoding_cpus(actors))
     # A block is one yield of a task: one shard. Otherwise Ray would split blocks by size.
     dataset.context.target_max_block_size = None
-    dataset = map_actors(
-        _ExplainActor, dataset, (shared, actors.threads), actors, environment_of(arguments.config.scale)
-    )
+    dataset = map_actors(_ExplainActor, dataset, (share(arguments), actors), actors, environment_of(config.scale))
     for table in collected(dataset):
         for row in table.to_pylist():
             yield ShardReport(**row)
@@ -149,49 +153,32 @@ def collected(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
         ) from error
 
 
-def start_processes(scale: ScoringScale) -> None:
-    """Start a process as decoding needs it and one as actors have it, and import in both what they need; do not wait.
+def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int) -> Explainer:
+    """Return the models on this actor's device."""
+    return Explainer(model, config, worker_device(threads, use_gpu=config.scale.use_gpu))
 
-    On one machine the first decoding task and the first actor then begin in processes that are ready. The nodes of a
-    larger cluster start theirs at the same time as each other. Not with GPUs: a process that looks for them before Ray has
-    given it one may not find it later.
+
+def make_ready(explainer: Explainer, images: int, actors: int, compiled: bool | None = None) -> None:
+    """Compile the networks where that saves time, and explain a blank batch, while other processes decode the first images.
+
+    Args:
+        explainer: the scorer, with the batch that it will have.
+        images: number of images of the job.
+        actors: that share them.
+        compiled: whether to compile; None decides it.
     """
-    if not scale.use_gpu and len(living_nodes()) == 1:
-        for environment in ({}, environment_of(scale)):
-            _started(_ready, environment)
-
-
-def _ready() -> None:
-    import torchvision  # noqa: F401 (the rest comes with this module)
-
-
-def _started(function: Callable[..., Any], environment: Mapping[str, str], *args: Any) -> Any:
-    """Start a function in a process with these environment variables, whatever is reserved; return a reference to its result.
-
-    A process lives on for other tasks and actors with the same variables, and has imported what they need.
-    """
-    options: dict[str, Any] = {"num_cpus": 0, "max_retries": 0}
-    if environment:
-        options["runtime_env"] = {"env_vars": dict(environment)}
-    return ray.remote(**options)(function).remote(*args)
-
-
-def measure_rate(model: ModelPayload, config: ExplainConfig) -> "ray.ObjectRef[float]":
-    """Begin to measure how many images a second the actors on CPUs explain, not compiled; return a reference to the rate."""
-    return _started(_rate, environment_of(config.scale), ray.put(model), config, plan_actors(config.scale))
-
-
-def _rate(model: ModelPayload, config: ExplainConfig, actors: ActorShares) -> float:
-    explainer = open_explainer(model, config, actors.threads, compiled=False)
+    if compiled is None:
+        compiled = worth_compiling(explainer.config, explainer.model, images, partial(_rate, explainer, actors))
+    if compiled:
+        explainer.compile()
     explainer.warm_up()
+
+
+def _rate(explainer: Explainer, actors: int) -> float:
+    explainer.warm_up()  # what happens once is not measured
     start = time.perf_counter()
     explainer.warm_up()
-    return actors.count * explainer.at_once / (time.perf_counter() - start)
-
-
-def open_explainer(model: ModelPayload, config: ExplainConfig, threads: int, *, compiled: bool) -> Explainer:
-    """Return the models on this actor's device."""
-    return Explainer(model, config, worker_device(threads, use_gpu=config.scale.use_gpu), compiled=compiled)
+    return actors * explainer.at_once / (time.perf_counter() - start)
 
 
 def worker_device(threads: int, *, use_gpu: bool) -> torch.device:
@@ -257,37 +244,17 @@ def _functionals(column: pa.ChunkedArray, num_cells: int) -> np.ndarray | None:
     return np.stack(found)
 
 
-def _decode(
-    batch: dict[str, np.ndarray], shared: "ray.ObjectRef[SharedArguments]", numbers: "ray.ObjectRef[list[int]]"
-) -> Iterator[pa.Table]:
-    cv2.setNumThreads(1)
-    keep_freed_memory()
-    arguments: SharedArguments = fetch_once(shared)
-    for position in batch["id"]:
-        shard = int(fetch_once(numbers)[position])
-        yield load_shard(
-            arguments.source.read(shard),
-            shard,
-            arguments.model.preprocessing,
-            find=arguments.config.finds_lungs(arguments.model.preprocessing.fit),
-            map_size=arguments.model.facts.map_size,
-            decode_seconds=arguments.config.decode_seconds,
-            careful=is_retry(),
-        )
-
-
 class _ExplainActor:
     """Actor with the model; turns decoded shards into files."""
 
-    def __init__(self, shared: "ray.ObjectRef[SharedArguments]", threads: int) -> None:
+    def __init__(self, shared: Shared, actors: ActorShares) -> None:
         self._arguments: SharedArguments = ray.get(shared)
-        self._explainer = open_explainer(
-            self._arguments.model, self._arguments.config, threads, compiled=self._arguments.compiled
-        )
+        arguments, source = self._arguments, self._arguments.source
+        self._explainer = open_explainer(arguments.model, arguments.config, actors.threads)
         # A batch is at most a shard, and inputs of a compiled network are padded to the batch size.
-        at_once = min(self._explainer.at_once, self._arguments.source.length(0))
-        self._explainer.at_once = max(1, at_once >> self._arguments.halvings)
-        self._explainer.warm_up()  # while other processes decode the first shards
+        at_once = min(self._explainer.at_once, source.length(0))
+        self._explainer.at_once = max(1, at_once >> arguments.halvings)
+        make_ready(self._explainer, source.num_images, actors.count, arguments.compiled)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         reports: dict[str, list[int | str | bool | None]] = {"shard": [], "num_rows": [], "fatal": [], "compiled": []}

@@ -28,7 +28,7 @@ from pneumo_ray.site.prevalence import (
     predictive_values,
 )
 from pneumo_ray.site.profile import SiteProfile
-from pneumo_ray.site.recalibration import Choice, choose
+from pneumo_ray.site.recalibration_fit import Choice, choose
 from pneumo_ray.site.threshold import Share, SiteThreshold, at_threshold, choose_threshold
 from pneumo_ray.site.triage import NoTriage, Triage, find_triage
 

@@ -14,7 +14,8 @@ from scipy.optimize import brentq
 
 from pneumo_ray.evaluate.intervals import LEVEL
 from pneumo_ray.site.labels import Labelled
-from pneumo_ray.site.recalibration import Recalibration, fit
+from pneumo_ray.site.recalibration import Recalibration
+from pneumo_ray.site.recalibration_fit import fit
 from pneumo_ray.site.threshold import Share, clopper_pearson
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from pneumo_ray.evaluate.config import OperatingPointConfig
 from pneumo_ray.evaluate.intervals import LEVEL, exact_interval
 from pneumo_ray.evaluate.operating_point import choose_operating_point
 from pneumo_ray.site.labels import Labelled
-from pneumo_ray.site.recalibration import folds
+from pneumo_ray.site.recalibration_fit import folds
 
 
 @dataclass(frozen=True)

@@ -262,14 +262,20 @@ def test_compiled_and_uncompilable_trunks_give_equal_scores(model, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64)).astype(np.uint8)
     taken = ModelPayload.from_bundle(bundle, config)
     eager = Explainer(taken, config, torch.device("cpu")).columns(pixels, [None] * 5)
+
+    def compiled() -> Explainer:
+        explainer = Explainer(taken, config, torch.device("cpu"))
+        explainer.compile()
+        return explainer
+
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: function(x).clone())
-    padded = Explainer(taken, config, torch.device("cpu"), compiled=True).columns(pixels, [None] * 5)
+    padded = compiled().columns(pixels, [None] * 5)
 
     def fails(x: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no compiler on this machine")
 
     monkeypatch.setattr(torch, "compile", lambda function, **_: fails)
-    fallen_back = Explainer(taken, config, torch.device("cpu"), compiled=True).columns(pixels, [None] * 5)
+    fallen_back = compiled().columns(pixels, [None] * 5)
     for name, values in eager.items():
         assert np.allclose(values, padded[name], rtol=1e-4, atol=1e-5, equal_nan=True)
         assert np.allclose(values, fallen_back[name], rtol=1e-4, atol=1e-5, equal_nan=True)

@@ -64,7 +64,8 @@ def test_no_member_stays_compiled_where_one_cannot_be(members: list[str], monkey
         return function if len(compiled) == 1 else fails
 
     monkeypatch.setattr(torch, "compile", compile_first)
-    explainer = Explainer(ModelPayload.of(models, config), config, torch.device("cpu"), compiled=True)
+    explainer = Explainer(ModelPayload.of(models, config), config, torch.device("cpu"))
+    explainer.compile()
     assert len(compiled) == len(members)
     explainer.warm_up()
     assert not explainer.compiled

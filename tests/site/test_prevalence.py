@@ -6,7 +6,8 @@ from scipy.special import expit
 
 from pneumo_ray.site.labels import Labelled
 from pneumo_ray.site.prevalence import Prevalence, estimate_prevalence, mixture_share, predictive_values
-from pneumo_ray.site.recalibration import Recalibration, fit
+from pneumo_ray.site.recalibration import Recalibration
+from pneumo_ray.site.recalibration_fit import fit
 from pneumo_ray.site.threshold import share
 
 APART = 2.0

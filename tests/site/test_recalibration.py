@@ -6,7 +6,8 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from pneumo_ray.site.labels import Labelled
-from pneumo_ray.site.recalibration import METHODS, Recalibration, choose, fit, folds
+from pneumo_ray.site.recalibration import METHODS, Recalibration
+from pneumo_ray.site.recalibration_fit import choose, fit, folds
 
 
 def population(number: int, seed: int, slope: float = 1.0, intercept: float = 0.0) -> Labelled:
