@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pneumo_ray.model import load_bundle
+from pneumo_ray.score import workers
 from pneumo_ray.score.compilation import (
     SLOWEST_FLOPS,
     WORTH_COMPILING_FLOPS,
@@ -12,7 +14,8 @@ from pneumo_ray.score.compilation import (
     worth_compiling,
 )
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
-from pneumo_ray.score.explainer import ModelPayload
+from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.workers import make_ready
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +67,36 @@ def test_operations_decide_on_a_gpu(payload):
 
 def test_a_short_job_is_not_measured(payload):
     assert not decided(payload, int(0.9 * SLOWEST_FLOPS * WORTH_COMPILING_SECONDS / EACH))
+
+
+@pytest.fixture
+def explainer(payload, monkeypatch) -> Explainer:
+    """A scorer on the CPU whose compiler leaves the network as it is."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    config = ExplainConfig(model="", out="", archive=("x",), amp="off").resolved("head")
+    explainer = Explainer(payload, config, torch.device("cpu"))
+    explainer.at_once = 2
+    return explainer
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_continued_job_repeats_the_decision(explainer, before, monkeypatch):
+    monkeypatch.setattr(workers, "worth_compiling", lambda *_: pytest.fail("it was decided again"))
+    make_ready(explainer, 10**9, 1, before)
+    assert explainer.compiled is before
+
+
+def test_the_rate_counts_all_actors(explainer, monkeypatch):
+    """Three actors of which each explains two blank images in half a second make 12 images a second."""
+    seconds = iter([10.0, 10.5])
+    monkeypatch.setattr(workers.time, "perf_counter", lambda: next(seconds))
+    measured = []
+    monkeypatch.setattr(workers, "worth_compiling", lambda config, model, images, measure: measured.append(measure()))
+    make_ready(explainer, 100, 3)
+    assert measured == [12.0]
+    assert not explainer.compiled
+
+
+def test_a_long_job_compiles_after_measuring(explainer):
+    make_ready(explainer, 10**12, 1)
+    assert explainer.compiled

@@ -140,6 +140,7 @@ def test_a_finished_job_says_so_and_does_nothing(phantom_scores, phantom_run, mo
     before = {path: path.stat().st_mtime_ns for path in phantom_scores.glob("*.parquet")}
     explain_archive(phantom_config(phantom_run, model, phantom_scores))
     assert "nothing to score" in capsys.readouterr().out
+    assert json.loads((phantom_scores / "_job" / "job.json").read_text())["compiled"] is False
     assert {path: path.stat().st_mtime_ns for path in phantom_scores.glob("*.parquet")} == before
 
 
