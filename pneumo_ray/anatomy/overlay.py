@@ -2,19 +2,22 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from pneumo_ray.anatomy.lungs import PLAUSIBLE, QUALITIES, Lungs, Mask
+from pneumo_ray.images.framing import resized
 
 RIGHT_COLOUR, LEFT_COLOUR, OTHER_COLOUR = (0, 158, 115), (86, 180, 233), (230, 159, 0)
 """RGB of the right lung, the left lung, and of a mask that is not plausible: told apart by the colour-blind (Okabe, Ito)."""
 
 _LARGEST_SHEET = 60
+_TILE, _GAP, _TEXT, _HEAD = 232, 8, 46, 52
+"""Pixels of a sheet: sides of an image, between images, for the lines above one, above all."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,39 @@ def draw_overlays(overlays: Sequence[Overlay], title: str, columns: int = 5) -> 
     """
     shown = overlays[:_LARGEST_SHEET]
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(2.1 * columns, 2.45 * rows + 0.5), dpi=110, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, overlay in zip(grid, shown, strict=False):
-        axes.imshow(draw_overlay(overlay))
+    width, height = columns * (_TILE + _GAP) + _GAP, _HEAD + rows * (_TEXT + _TILE + _GAP)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    corners = [
+        (_GAP + (number % columns) * (_TILE + _GAP), _HEAD + number // columns * (_TEXT + _TILE + _GAP) + _TEXT)
+        for number in range(len(shown))
+    ]
+    for (left, top), overlay in zip(corners, shown, strict=True):
+        drawn = draw_overlay(replace(overlay, image=_at_tile(overlay.image)))
+        canvas[top : top + drawn.shape[0], left : left + drawn.shape[1]] = drawn
+    sheet = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(sheet)
+    more = f" (first {len(shown)} of {len(overlays):,})" if len(overlays) > len(shown) else ""
+    pen.text((_GAP, 6), f"{title}{more}", "black", ImageFont.load_default(16))
+    pen.text((_GAP, 28), "right lung green, left lung blue, not plausible orange", "black", ImageFont.load_default(13))
+    font = ImageFont.load_default(11)
+    for (left, top), overlay in zip(corners, shown, strict=True):
         quality = overlay.lungs.quality
         note = "" if quality == PLAUSIBLE else "\n" + _wrapped(QUALITIES[quality])
-        axes.set_title(_end(overlay.title) + note, fontsize=6)
-    more = f" (first {len(shown)} of {len(overlays):,})" if len(overlays) > len(shown) else ""
-    figure.suptitle(f"{title}{more}\nright lung green, left lung blue, not plausible orange", fontsize=9)
+        pen.multiline_text((left, top - 2), _end(overlay.title) + note, "black", font, anchor="ld", spacing=2)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    sheet.save(buffer, format="png", compress_level=3)
     return buffer.getvalue()
 
 
-def _end(name: str, length: int = 34) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]
+def _at_tile(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image, [R, C], in its shape, as large as a tile takes it."""
+    scale = _TILE / max(image.shape)
+    return resized(image, max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))
+
+
+def _end(name: str, length: int = 38) -> str:
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    return printable if len(printable) <= length else "..." + printable[3 - length :]
 
 
 def _wrapped(text: str, length: int = 40) -> str:

@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from pneumo_ray import storage
+from pneumo_ray.anatomy.inference import InferenceNet, spread
 from pneumo_ray.anatomy.lungs import MASK_SIZE
 from pneumo_ray.anatomy.network import LungNet
 from pneumo_ray.errors import ModelError
@@ -41,8 +41,8 @@ _BATCH = 32
 class LungSegmenter:
     """A trained network that is ready to find lungs. Finding uses as many threads as torch has been given."""
 
-    network: nn.Module
-    """In eval mode on the CPU, its normalisation folded into the convolutions."""
+    network: InferenceNet
+    """On the CPU, in the type that it is fast with."""
     hash: str
     """sha256 (hex) of the weights and of what is known of them: part of the key of whatever depends on masks."""
     provenance: JsonObject = field(default_factory=dict)
@@ -72,9 +72,7 @@ class LungSegmenter:
             raise ValueError(f"expected uint8 [N, {MASK_SIZE}, {MASK_SIZE}], got {images.dtype} {list(images.shape)}")
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
-                # A copy, because batches of Ray Data are read-only, which torch warns of.
-                batch = torch.from_numpy(images[start : start + _BATCH].copy())
-                out[start : start + _BATCH] = take(self.network(batch)).numpy()
+                out[start : start + _BATCH] = spread(take(self.network(images[start : start + _BATCH]))).numpy()
         return out
 
 
@@ -168,21 +166,8 @@ def _load(data: bytes, name: str) -> LungSegmenter:
         raise ModelError(f"{name} does not fit its own description; copy the original again") from error
     if found.unexpected_keys or any(not key.endswith("num_batches_tracked") for key in found.missing_keys):
         raise ModelError(f"{name} does not fit its own description; copy the original again")
-    return LungSegmenter(_folded(network.eval()), digest, provenance)
-
-
-def _folded(network: LungNet) -> nn.Module:
-    """Fold the normalisation into the convolutions, in the type and memory format that this CPU is fast with."""
-    for block in (*network.down, *network.up):
-        assert isinstance(block, nn.Sequential)
-        for place in range(0, len(block), 3):
-            convolution, normalisation = block[place], block[place + 1]
-            assert isinstance(convolution, nn.Conv2d)
-            assert isinstance(normalisation, nn.BatchNorm2d)
-            block[place], block[place + 1] = fuse_conv_bn_eval(convolution, normalisation), nn.Identity()
-    network.requires_grad_(False)
     dtype = amp_dtype("auto", torch.device("cpu")) or torch.float32
-    return network.to(dtype).to(memory_format=torch.channels_last)
+    return LungSegmenter(InferenceNet(network.eval(), dtype), digest, provenance)
 
 
 def _hash(description: JsonObject, state: dict[str, Tensor]) -> str:

@@ -49,8 +49,8 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
             encoded = cv2.imencode(".png", made)[1].tobytes()
             lungs: Row = {}
             if "lung_quality" in source:  # the copy is turned and flipped
-                (mask,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))])
-                lungs = {name: value for name, value in lung_values(mask).items() if name in source}
+                (found,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))])
+                lungs = {name: value for name, value in lung_values(*found).items() if name in source}
             name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
             uri = storage.join(out, "copies", name)
             storage.write_bytes(uri, encoded)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
-from pneumo_ray.anatomy.lungs import MASK_SIZE, lungs_of
+from pneumo_ray.anatomy.lungs import MASK_SIZE, PLAUSIBLE, Lungs, lungs_of
 from pneumo_ray.anatomy.masks import Mask, MaskError, decode_mask, encode_mask, read_masks, resize_mask
 from pneumo_ray.errors import ManifestError
 from pneumo_ray.images.augment import resize_grey
@@ -18,6 +19,8 @@ Grey = NDArray[np.uint8]
 
 OPTION = "--lungs"
 _MOST_BYTES = 1000
+_CONTRAST_LIMIT = 2.0
+"""Of the second look, as a multiple of a flat histogram's height; a larger one also makes lungs of other dark parts."""
 _SAME_SHAPE = 0.02
 """Relative difference of two ratios of width to height that are taken as the same."""
 
@@ -95,8 +98,20 @@ def segmenter_input(square: Grey) -> Grey:
     return resize_grey(square, MASK_SIZE)
 
 
-def find_lungs(images: Sequence[Grey]) -> list[Mask]:
-    """Return where the lungs of images are, n of bool [MASK_SIZE, MASK_SIZE], by the segmenter.
+class FoundLungs(NamedTuple):
+    """What the segmenter has found in an image."""
+
+    mask: Mask
+    """bool [MASK_SIZE, MASK_SIZE], as the network has it."""
+    lungs: Lungs
+    """What follows from it."""
+
+
+def find_lungs(images: Sequence[Grey]) -> list[FoundLungs]:
+    """Return where the lungs of images are, by the segmenter.
+
+    The lungs of a faint film are missed where bright soft tissue takes most of its contrast. So an image without
+    plausible lungs is looked at once more, with its local contrast raised; what is found then counts if it is plausible.
 
     Args:
         images: n of `segmenter_input`.
@@ -106,16 +121,34 @@ def find_lungs(images: Sequence[Grey]) -> list[Mask]:
     """
     from pneumo_ray.anatomy.segmenter import own_segmenter  # brings torch, which only those need who find lungs
 
+    if not len(images):
+        return []
     segmenter = own_segmenter()
-    return list(segmenter.find(np.stack(images))) if len(images) else []
+    found = [FoundLungs(mask, lungs_of(mask)) for mask in segmenter.find(np.stack(images))]
+    doubtful = [number for number, (_, lungs) in enumerate(found) if lungs.quality != PLAUSIBLE]
+    if doubtful:
+        again = segmenter.find(np.stack([_with_local_contrast(images[number]) for number in doubtful]))
+        for number, mask in zip(doubtful, again, strict=True):
+            if (lungs := lungs_of(mask)).quality == PLAUSIBLE:
+                found[number] = FoundLungs(mask, lungs)
+    return found
 
 
-def lung_values(mask: Mask) -> Row:
+def _with_local_contrast(image: Grey) -> Grey:
+    """Equalise the histogram in each of 4 x 4 parts, with a limit (CLAHE; Zuiderveld 1994, Graphics Gems IV)."""
+    return np.asarray(cv2.createCLAHE(_CONTRAST_LIMIT, (4, 4)).apply(image))
+
+
+def lung_values(mask: Mask, lungs: Lungs | None = None) -> Row:
     """Return the columns of one image, `LUNG_FIELDS`, from its mask, bool [H, W], over the whole image.
 
     A mask that is not plausible is kept as it is, so that somebody can look at it, unless it is too ragged to be small.
+
+    Args:
+        mask: as it was given or found.
+        lungs: of it, where they are known.
     """
-    lungs = lungs_of(mask)
+    lungs = lungs or lungs_of(mask)
     kept = mask if lungs.mask is None else lungs.mask
     png = encode_mask(kept)
     return {

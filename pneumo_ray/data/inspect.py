@@ -134,8 +134,8 @@ def _add_lungs(
         squares = _from_cache([rows[number] for number in cached], config)
         for number, square in zip(cached, squares, strict=True):
             decoded[number] = segmenter_input(square)
-    for number, mask in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
-        rows[number].update(lung_values(mask))
+    for number, found in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
+        rows[number].update(lung_values(*found))
 
 
 def _add_contrast(rows: list[Row], config: InspectConfig) -> None:

@@ -16,6 +16,7 @@ from pneumo_ray.data.dataset import CACHE_SIZE, decoding_size
 from pneumo_ray.data.find_lungs import GivenLungs, read_given
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
+from pneumo_ray.data.lung_sheet import draw_lungs
 from pneumo_ray.data.manifest import (
     CACHE_FIELDS,
     CONTRAST_FIELD,
@@ -86,12 +87,9 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     path = storage.join(out, "manifest.parquet")
     write_manifest(manifest, path)
     failed = _write_audit(config, out, manifest, count)
-    if config.lungs != "none":
-        from pneumo_ray.data.lung_sheet import draw_lungs  # brings Matplotlib
-
-        if sheet := draw_lungs(manifest, folder, config.seed):
-            storage.write_bytes(storage.join(out, "lungs.png"), sheet)
-            log(f"lungs of some images {storage.join(out, 'lungs.png')}")
+    if config.lungs != "none" and (sheet := draw_lungs(manifest, folder, config.seed)):
+        storage.write_bytes(storage.join(out, "lungs.png"), sheet)
+        log(f"lungs of some images {storage.join(out, 'lungs.png')}")
     see = f", see status and error in {path}" if failed else ""
     log(f"wrote {len(manifest):,} rows to {path}; {failed:,} failed{see}")
     return manifest

@@ -16,7 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pneumo_ray.anatomy.lungs import zone_masks
 from pneumo_ray.explain.case import WHOLE, Case
-from pneumo_ray.explain.render import INPUT_COLOUR, LUNG_COLOUR, MEAN_COLOURS, OPAQUE, SPREAD_COLOURS
+from pneumo_ray.explain.render import (
+    INPUT_COLOUR,
+    LUNG_COLOUR,
+    MEAN_COLOURS,
+    SPREAD_COLOURS,
+    opacity,
+    zone_texts,
+)
 from pneumo_ray.explain.zones import ZONES, Box
 from pneumo_ray.images.framing import over_image, resized
 from pneumo_ray.model.config import CLASSES
@@ -116,8 +123,9 @@ def _overlaid(case: Case, values: NDArray[np.float32], limit: float, colours: st
     level = np.nan_to_num(over_image(values, case.input_box, (case.image.shape[0], case.image.shape[1])), copy=False)
     share = np.clip(level / np.float32(limit), 0, 1)
     painted = _table(colours)[(share * 255).astype(np.uint8)]
-    opacity = (np.float32(OPAQUE) * np.sqrt(share))[:, :, None]
-    pixels = (pixels + (painted - pixels.astype(np.float32)) * opacity + np.float32(0.5)).astype(np.uint8)
+    pixels = (pixels + (painted - pixels.astype(np.float32)) * opacity(share)[:, :, None] + np.float32(0.5)).astype(
+        np.uint8
+    )
     half = float(level.max()) / 2
     if half > 0:
         _outline(pixels, (level >= half).astype(np.uint8), (255, 255, 255))
@@ -131,17 +139,16 @@ def _label_zones(pen: ImageDraw.ImageDraw, case: Case) -> None:
     masks: Sequence[NDArray[np.bool_] | None] = (
         zone_masks(case.lungs) if case.lung_zones and case.lungs is not None else [None] * len(ZONES)
     )
+    texts = zone_texts(case.zone_mean)
     for number, mask in enumerate(masks):
-        value = case.zone_mean[number]
         third, half = divmod(number, 2)
         x, y = x0 + (half + 0.5) * (x1 - x0) / 2, y0 + (third + 0.5) * (y1 - y0) / 3
         if mask is not None and mask.any():
             down, across = np.nonzero(mask)
             x = (float(across.mean()) + 0.5) / mask.shape[1] * columns
             y = (float(down.mean()) + 0.5) / mask.shape[0] * rows
-        text = "-" if np.isnan(value) else f"{value:.2g}"
         place = _left(0) + (SIDE - columns) // 2 + x, _HEAD + _TITLE + y
-        pen.text(place, text, "white", _font(15), anchor="mm", stroke_width=2, stroke_fill="black")
+        pen.text(place, texts[number], "white", _font(15), anchor="mm", stroke_width=2, stroke_fill="black")
 
 
 def _zone_box(case: Case) -> Box:

@@ -35,6 +35,22 @@ _LEGEND = (
 )
 
 
+def opacity(level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the opacity of a map over an image, 0 to `OPAQUE`, of its values as shares of its highest, 0 to 1.
+
+    It rises fast, so that weak evidence is seen, but with a slope: a root would draw edges around the cells of a map.
+    """
+    return np.asarray(np.float32(OPAQUE) * level * (2 - level))
+
+
+def zone_texts(values: NDArray[np.float32]) -> list[str]:
+    """Return the means of zones as texts with one number of decimals, two digits of the largest; "-" where there is none."""
+    largest = float(np.nanmax(np.abs(values), initial=0, where=np.isfinite(values)))
+    decimals = max(0, 1 - math.floor(math.log10(largest))) if largest > 0 else 0
+    rounded = [None if math.isnan(value) else round(value, decimals) for value in values.tolist()]
+    return ["-" if value is None else f"{value:.{decimals}f}" if value else "0" for value in rounded]
+
+
 def draw_case(case: Case) -> bytes:
     """Return the four panels as a PNG: radiograph with zones, Grad-CAM, BayesGrad-CAM, uncertainty.
 
@@ -47,7 +63,11 @@ def draw_case(case: Case) -> bytes:
     plain, cam, mean, spread = figure.subplots(1, 4)
     _show(plain, case)
     _draw_zones(plain, case)
-    plain.set_title("radiograph with BayesGrad-CAM by zone", fontsize=10)
+    has_zones = bool(np.isfinite(case.zone_mean).any())
+    plain.set_title(
+        "radiograph with BayesGrad-CAM by zone" if has_zones else "radiograph, no zones: no plausible lungs",
+        fontsize=10,
+    )
     top = float(max(case.cam.max(), case.cam_mean.max()))  # one scale for both, for comparison
     evidence = f"evidence for {CLASSES[case.target]} (logit per cell)"
     for axes, values, name, limit, colours, unit in (
@@ -194,8 +214,7 @@ def _draw_lung_zones(axes: Axes, case: Case, lungs: Lungs) -> None:
 
 
 def _label_zone(axes: Axes, case: Case, number: int, x: float, y: float) -> None:
-    value = case.zone_mean[number]
-    text = f"{ZONES[number].replace('_', ' ')}\n{'-' if np.isnan(value) else f'{value:.2g}'}"
+    text = f"{ZONES[number].replace('_', ' ')}\n{zone_texts(case.zone_mean)[number]}"
     axes.text(
         x, y, text, ha="center", va="center", fontsize=8 if len(text) < 18 else 7, color="white",
         bbox={"facecolor": "black", "alpha": 0.45, "pad": 1.5, "lw": 0},
@@ -209,7 +228,7 @@ def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, 
     level = np.nan_to_num(fine)
     shown = ScalarMappable(Normalize(0, top), colours)
     painted = shown.to_rgba(level)
-    painted[..., 3] = OPAQUE * np.sqrt(np.clip(level / top, 0, 1))
+    painted[..., 3] = opacity(np.clip(level / top, 0, 1))
     axes.imshow(painted)
     if level.max() > 0:  # outside of the window there is no line, where the map ends
         axes.contour(np.ma.masked_invalid(fine), levels=[level.max() / 2], colors="white", linewidths=0.9)

@@ -69,9 +69,9 @@ def frame_images(
     """
     lungs = list(known)
     if find and (todo := [number for number, found in enumerate(known) if found is None]):
-        masks = find_lungs([segmenter_input(images[number].square) for number in todo])
-        for number, mask in zip(todo, masks, strict=True):
-            lungs[number] = lungs_of(mask)
+        looked = find_lungs([segmenter_input(images[number].square) for number in todo])
+        for number, found in zip(todo, looked, strict=True):
+            lungs[number] = found.lungs
     return [_framed(image, found, preprocessing) for image, found in zip(images, lungs, strict=True)]
 
 

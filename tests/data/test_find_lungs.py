@@ -11,16 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pneumo_ray.anatomy import segmenter
+from pneumo_ray.anatomy.examples import counterexample
 from pneumo_ray.anatomy.lungs import MASK_SIZE, QUALITIES, box_of
 from pneumo_ray.anatomy.masks import decode_mask, encode_mask, resize_mask
 from pneumo_ray.data.archive import list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
-from pneumo_ray.data.find_lungs import GivenLungs, given_mask, lung_values, read_given
+from pneumo_ray.data.dataset import CACHE_SIZE, square
+from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, read_given, segmenter_input
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.data.manifest import LUNG_FIELDS, read_manifest
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ManifestError, ModelError
+from pneumo_ray.phantom.synthetic import draw_radiograph
 
 NAMES = [field.name for field in LUNG_FIELDS]
 
@@ -256,6 +259,56 @@ def test_a_segmenter_that_is_missing_is_one_sentence(archive, monkeypatch):
     monkeypatch.setattr(segmenter, "own_segmenter", gone)
     with pytest.raises(ModelError, match="install pneumo_ray again"):
         inspected(archive)
+
+
+class Dazzled:
+    """A segmenter that finds lungs only where grey levels vary by more than 20, and keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[np.ndarray] = []
+
+    def find(self, images: np.ndarray) -> np.ndarray:
+        self.shown.append(images)
+        crumb = np.zeros((MASK_SIZE, MASK_SIZE), bool)
+        crumb[:40, :40] = True
+        return np.stack([rectangles(MASK_SIZE) if image.std() > 20 else crumb for image in images])
+
+
+def test_only_doubtful_images_are_looked_at_twice(monkeypatch):
+    """A faint wave gains contrast by equalisation; a flat image cannot; a strong one is not shown again."""
+    segmenter_of_test = Dazzled()
+    monkeypatch.setattr(segmenter, "own_segmenter", lambda: segmenter_of_test)
+    wave = np.tile(np.sin(np.arange(MASK_SIZE) / 2), (MASK_SIZE, 1))
+    images = [(128 + height * wave).astype(np.uint8) for height in (90, 20, 0)]
+    found = find_lungs(images)
+    assert [lungs.quality for _, lungs in found] == ["plausible", "plausible", "one_lung"]
+    assert [len(shown) for shown in segmenter_of_test.shown] == [3, 2]
+    assert found[2].mask.sum() == 40 * 40
+    assert find_lungs([]) == []
+
+
+FAINT = ("00001629_001", "00002048_014", "00002366_001", "00003847_005", "00003914_001")
+"""Films of the other hospital whose lungs the first look misses; somebody has looked at what the second one finds."""
+
+
+def test_lungs_of_faint_films_are_found():
+    folder = Path(__file__).parents[3] / "shared" / "data" / "nih" / "images"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/nih, films of another hospital, is not beside this checkout")
+    paths = [folder / f"nih_{name}.jpg" for name in FAINT]
+    images = [segmenter_input(square(path.read_bytes(), CACHE_SIZE)) for path in paths]
+    assert [lungs.view for _, lungs in find_lungs(images)] == ["frontal"] * len(FAINT)
+    turned = [np.ascontiguousarray(image[::-1]) for image in images]
+    assert [lungs.view for _, lungs in find_lungs(turned)] == ["doubtful"] * len(FAINT)
+
+
+@pytest.mark.parametrize("kind", ["on_its_side", "inverted", "shuffled", "limb", "blank"])
+def test_a_second_look_makes_no_chest_of_other_images(kind):
+    random, images = np.random.default_rng(0), []
+    for index in range(12):
+        drawn, _ = draw_radiograph(8, index, pneumonia=False, image_size=MASK_SIZE, difficulty=0.3)
+        images.append(counterexample(segmenter_input(drawn), kind, random))
+    assert [lungs.view for _, lungs in find_lungs(images)] == ["doubtful"] * len(images)
 
 
 def test_the_audit_counts_reasons_and_doubtful_views(archive):

@@ -9,7 +9,16 @@ from PIL import Image
 
 from pneumo_ray.anatomy.lungs import lungs_of
 from pneumo_ray.explain.case import Case
-from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, draw_case, draw_panels, draw_sheet
+from pneumo_ray.explain.render import (
+    MEAN_COLOURS,
+    OPAQUE,
+    SPREAD_COLOURS,
+    draw_case,
+    draw_panels,
+    draw_sheet,
+    opacity,
+    zone_texts,
+)
 from pneumo_ray.images.framing import over_image
 
 
@@ -117,3 +126,26 @@ def test_lungs_and_input_frame_are_drawn():
     first = opened(draw_case(plain))
     for changes in ({"lungs": lungs_of(mask)}, {"window": (0.2, 0.2, 0.8, 0.8)}):
         assert np.abs(opened(draw_case(replace(plain, **changes))) - first).max() > 60
+
+
+def test_weak_evidence_fades_without_an_edge():
+    """A step of a hundredth of the highest value is never more than a fiftieth of the opacity, and never less than none."""
+    steps = np.diff(opacity(np.linspace(0, 1, 101, dtype=np.float32))) / OPAQUE
+    assert opacity(np.zeros(1, np.float32)) == 0
+    assert opacity(np.ones(1, np.float32)) == np.float32(OPAQUE)
+    assert steps.min() > 0
+    assert steps.max() < 0.0201
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0.44, 0.163, 0.0043, 1e-10, 0.0, np.nan], ["0.44", "0.16", "0", "0", "0", "-"]),
+        ([0.0039, 0.0025, 9.8e-5, 2e-7], ["0.0039", "0.0025", "0.0001", "0"]),
+        ([12.34, 0.4, -3.0], ["12", "0", "-3"]),
+        ([0.0, 0.0], ["0", "0"]),
+        ([np.nan, np.nan], ["-", "-"]),
+    ],
+)
+def test_zones_of_a_case_share_their_decimals(values, texts):
+    assert zone_texts(np.array(values, np.float32)) == texts

@@ -27,5 +27,5 @@ function upsample(map, [h, w], [left, top, right, bottom], rows, columns) {
 // How a value is painted: [place of its colour in the table, opacity].
 function paintOf(value, limit) {
   const level = Math.min(1, Math.max(0, value / limit));
-  return [3 * Math.round(255 * level), OPAQUE * Math.sqrt(level)];
+  return [3 * Math.round(255 * level), OPAQUE * level * (2 - level)];
 }
