@@ -9,7 +9,14 @@ from PIL import Image
 
 from pneumo_ray.anatomy.lungs import lungs_of
 from pneumo_ray.explain.case import Case
-from pneumo_ray.explain.render import MEAN_COLOURS, SPREAD_COLOURS, draw_case, draw_panels, draw_sheet
+from pneumo_ray.explain.render import (
+    MEAN_COLOURS,
+    SPREAD_COLOURS,
+    draw_case,
+    draw_panels,
+    draw_sheet,
+    draw_side_by_side,
+)
 from pneumo_ray.images.framing import over_image
 
 
@@ -117,3 +124,13 @@ def test_lungs_and_input_frame_are_drawn():
     first = opened(draw_case(plain))
     for changes in ({"lungs": lungs_of(mask)}, {"window": (0.2, 0.2, 0.8, 0.8)}):
         assert np.abs(opened(draw_case(replace(plain, **changes))) - first).max() > 60
+
+
+def test_posteriors_of_an_image_share_a_scale():
+    """A second posterior with twice the map changes how the first one is painted, and nothing in the plain image."""
+    single, double = case(boxes=()), case(boxes=(), cam_mean=2 * case().cam_mean)
+    same, other = (opened(draw_side_by_side([[single, two]], ("first", "second"), "t")) for two in (single, double))
+    height, width = same.shape[:2]
+    different = (np.abs(same - other).max(2) > 40)[int(0.1 * height) : int(0.5 * height)]
+    assert not different[:, : int(0.3 * width)].any()
+    assert different[:, int(0.3 * width) : int(0.6 * width)].any()
