@@ -20,6 +20,7 @@ from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.map_reliability import MapReliability, map_reliability
 from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
 from pneumo_ray.evaluate.posterior_records import (
     BASELINE,
     ErrorFinding,
@@ -31,7 +32,7 @@ from pneumo_ray.evaluate.posterior_records import (
 from pneumo_ray.evaluate.sampling_error import SamplingError, sampling_error
 from pneumo_ray.evaluate.scored import Scored, titles
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.evaluate.uncertainty import error_detection, referral_table, risk_coverage
+from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty, referral_table, risk_coverage
 from pneumo_ray.model.calibrated import Calibration
 
 Floats = NDArray[np.float64]
@@ -163,13 +164,13 @@ def _finding(
 
 
 def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Shift]:
-    here = uncertainties_of(_columns(scores), scores.calibration, scores.threshold)
+    here = _without_and_with(scores)
     patients = scores.table["patient_id"].to_pylist()
     shifts = []
     for other in elsewhere:
         if not _same(one, other):
             continue
-        there = uncertainties_of(_columns(other.scores), other.scores.calibration, other.scores.threshold)
+        there = _without_and_with(other.scores)
         count = len(other.scores.table)
         truth = np.repeat([0, 1], [len(patients), count]).astype(np.int64)
         auroc, interval = {}, {}
@@ -181,6 +182,13 @@ def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Sh
             interval[name] = patient_intervals(truth, rank, 0.5, all_patients, ("auc",))["auc"]
         shifts.append(Shift(other.images, count, auroc, interval))
     return shifts
+
+
+def _without_and_with(scores: Scores) -> dict[str, Floats]:
+    """Return two uncertainties that need no posterior, `WITHOUT_PASSES`, and those of the posterior."""
+    columns = _columns(scores)
+    plain = max_prob_uncertainty(scores.calibration.prob(columns["logit"]))
+    return {WITHOUT_PASSES[0]: plain} | uncertainties_of(columns, scores.calibration, scores.threshold)
 
 
 def _same(one: Scored, other: Scored) -> bool:

@@ -133,7 +133,7 @@ def csv_rows(found: PosteriorComparison) -> Rows:
                 for name, value in shift.auroc.items()
             ]
         if record.maps is not None:
-            for name in ("of_std", "of_mean", "above_mean"):
+            for name in ("of_std", "of_mean", "above_mean", "within_evidence"):
                 estimate = getattr(record.maps, name)
                 rows.append([*about, f"map: {name}", estimate.value, *_ends(estimate.interval), *blank])
         if record.sampling is not None:
@@ -164,9 +164,9 @@ def posterior_tables(found: PosteriorComparison | None) -> Context:
         "posterior_shift_heads": shift_heads,
         "posterior_shift_rows": shift_rows,
         "posterior_map_rows": [
-            [r.title, *(with_range(one.value, one.interval) for one in (r.maps.of_std, r.maps.of_mean, r.maps.above_mean))]
+            [r.title, *(with_range(one.value, one.interval) for one in (m.of_std, m.of_mean, m.above_mean, m.within_evidence))]
             for r in records
-            if r.maps is not None
+            if (m := r.maps) is not None
         ],
         "posterior_maps_about": _left_out([r.title for r in records if r.maps_left_out]),
         "posterior_sampling_rows": [

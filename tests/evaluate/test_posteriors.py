@@ -119,6 +119,7 @@ def test_an_uncertainty_that_grows_elsewhere_says_so(make):
     assert shift.auroc["prob_std"] == 1.0
     assert shift.auroc["logit_std"] == pytest.approx(0.5)  # the same numbers in both
     assert shift.interval["prob_std"][0] > 0.9
+    assert shift.auroc["1 - max(p, 1 - p)"] == pytest.approx(0.5)
     with pytest.raises(ManifestError, match="the scores c are of none of the models"):
         compare_posteriors([Scored.of("a", here, run())], [Scored.of("c", there, run(model="other"))])
 
@@ -188,6 +189,18 @@ def test_a_deviation_that_orders_the_differences_is_reliable():
     assert found.of_mean.value == pytest.approx(0.0, abs=0.15)
     assert found.above_mean.interval is not None
     assert found.above_mean.interval[0] > 0.5
+
+
+def test_knowing_where_the_evidence_is_tells_nothing_within():
+    """A deviation that is drawn at random where there is evidence, and 0 elsewhere."""
+    one, other, noise = np.random.default_rng(6).uniform(0.5, 1, (3, 60, 4, 4)).astype(np.float32)
+    for values in (one, other, noise):
+        values[:, :, 2:] = 0
+    patients = [str(i) for i in range(60)]
+    blind = map_reliability(noise, one, one, other, patients)
+    assert blind.of_std.value > 0.7
+    assert blind.within_evidence.value == pytest.approx(0, abs=0.15)
+    assert map_reliability(np.abs(one - other), one, one, other, patients).within_evidence.value == pytest.approx(1.0)
 
 
 def test_patient_means_have_cluster_robust_intervals():
@@ -280,11 +293,11 @@ def test_every_number_has_a_row(make):
     found = compare_posteriors(sets, [Scored.of(one.name, one.scores, run(passes=one.passes)) for one in sets], seeds)
     rows = csv_rows(found)
     assert len({len(row) for row in rows}) == 1
-    assert len(rows) == 1 + 2 * (3 + 6 + 6 + 3) + 3
+    assert len(rows) == 1 + 2 * (3 + 6 + 7 + 4) + 3
     tables = posterior_tables(found)
     kinds = ("", "error_", "shift_", "map_", "sampling_")
     assert [len(tables[f"posterior_{kind}rows"]) for kind in kinds] == [2, 12, 2, 2, 1]
-    assert {len(row) for row in tables["posterior_shift_rows"]} == {len(tables["posterior_shift_heads"])} == {8}
+    assert {len(row) for row in tables["posterior_shift_rows"]} == {len(tables["posterior_shift_heads"])} == {9}
 
 
 def test_options_of_the_comparison_need_each_other():
