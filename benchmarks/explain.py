@@ -80,11 +80,12 @@ def _head_rates(
 
 
 def _without_passes(net: PneumoniaNet, x: Tensor) -> Iterator[Row]:
-    """Measure closed forms, and the Laplace posterior, whose factor is drawn: its values cost nothing."""
+    """Measure closed forms, and the Laplace posterior, whose factor is drawn, as its values do not change the cost."""
     channels = net.classifier.in_features
     laplace = LaplacePosterior(0.01 * torch.randn(channels + 1, channels + 1).triu())
     engines = {
         "closed forms, dropout": BayesGradCAM(net, "exact"),
+        f"{PASSES} passes, Laplace": BayesGradCAM(net, PASSES, posterior=laplace),
         "200 passes, Laplace": BayesGradCAM(net, 200, posterior=laplace),
         "closed forms, Laplace": BayesGradCAM(net, "exact", posterior=laplace),
     }
@@ -102,13 +103,13 @@ def _without_passes(net: PneumoniaNet, x: Tensor) -> Iterator[Row]:
         return work
 
     found = rates({"plain": plain} | {name: explain(engine) for name, engine in engines.items()}, rounds=9)
-    for name in engines:
+    for name, engine in engines.items():
         yield Row(
             f"BayesGrad-CAM at the head, {name}, float32",
             f"{found[name]:.1f} img/s",
             f"{found['plain']:.1f} img/s, plain forward",
             found[name] / found["plain"],
-            ">= 0.91",
+            ">= 0.97" if engine.passes == PASSES else ">= 0.91",
         )
 
 

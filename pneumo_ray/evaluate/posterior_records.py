@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pneumo_ray.evaluate.map_reliability import MapReliability
+from pneumo_ray.evaluate.sampling_error import SamplingError
 
 BASELINE = "distance to the threshold"
 """Uncertainty of the plain probability, which needs no posterior."""
@@ -55,6 +56,10 @@ class PosteriorRecord:
     found: list[ErrorFinding]
     shifts: list[Shift] = field(default_factory=list)
     maps: MapReliability | None = None
+    maps_left_out: bool = False
+    """Whether `maps` is missing because one of the two seeds is a member of this set."""
+    sampling: SamplingError | None = None
+    """Of passes whose closed forms are compared too."""
 
 
 @dataclass(frozen=True)

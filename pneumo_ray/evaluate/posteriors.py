@@ -6,7 +6,6 @@ intervals hold all of them at once (Bonferroni), so that the best of many is not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.map_reliability import MapReliability, map_reliability
 from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
 from pneumo_ray.evaluate.posterior_records import (
     BASELINE,
     ErrorFinding,
@@ -29,49 +29,17 @@ from pneumo_ray.evaluate.posterior_records import (
     Shift,
     which_to_use,
 )
-from pneumo_ray.evaluate.scores import Scores, fact
-from pneumo_ray.evaluate.uncertainty import error_detection, referral_table, risk_coverage
+from pneumo_ray.evaluate.sampling_error import SamplingError, sampling_error
+from pneumo_ray.evaluate.scored import Scored, titles
+from pneumo_ray.evaluate.scores import Scores
+from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty, referral_table, risk_coverage
 from pneumo_ray.model.calibrated import Calibration
-from pneumo_ray.records import JsonObject
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 REFERRED = 0.1
 """Share of the images that is referred."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A folder of scores, and what its rows were made with."""
-
-    name: str
-    scores: Scores
-    """Of images that did not fail, joined with label and patient."""
-    model_hash: str
-    posterior: str
-    passes: str
-    members: int
-
-    @classmethod
-    def of(cls, name: str, scores: Scores, run: JsonObject) -> "Scored":
-        """Return scores with the facts of their `_run.json`; those of earlier versions are of dropout."""
-        members = fact(run, "model", "members")
-        return cls(
-            name=name,
-            scores=scores,
-            model_hash=str(fact(run, "model", "hash")),
-            posterior=str(fact(run, "config", "posterior") or "dropout"),
-            passes=str(fact(run, "config", "passes")),
-            members=len(members) if isinstance(members, list) else 1,
-        )
-
-    @property
-    def title(self) -> str:
-        """What a reader calls it."""
-        single = "Laplace" if self.posterior == "laplace" else self.posterior
-        what = f"ensemble of {self.members}, {single}" if self.members > 1 else single
-        return f"{what}, {'exact' if self.passes == 'exact' else f'{self.passes} passes'}"
 
 
 def uncertainties_of(columns: Mapping[str, Floats], calibration: Calibration, threshold: float) -> dict[str, Floats]:
@@ -120,7 +88,7 @@ def compare_posteriors(
         )
     records = []
     reference = Predictions.of(label, own[0].numbers("prob_mean"), own[0].threshold, patients)
-    for one, scores, found in zip(sets, own, all_found, strict=True):
+    for one, title, scores, found in zip(sets, titles(sets), own, all_found, strict=True):
         prob = scores.numbers("prob_mean")
         here = Predictions.of(label, prob, scores.threshold, patients)
         wrong = (prob >= scores.threshold) != (label == 1)
@@ -130,7 +98,7 @@ def compare_posteriors(
         records.append(
             PosteriorRecord(
                 name=one.name,
-                title=one.title,
+                title=title,
                 images=len(label),
                 errors=int(wrong.sum()),
                 auc=values.auc,
@@ -143,12 +111,29 @@ def compare_posteriors(
                     for name, value in found.items()
                 ],
                 shifts=shifts[one.name],
-                maps=_reliability(scores, pair, patients),
+                maps=None if circular(one, seeds) else _reliability(scores, pair, patients),
+                maps_left_out=circular(one, seeds),
+                sampling=_sampling(one, scores, sets, own),
             )
         )
     known = {patient for patient in patients if patient is not None}
     count = len(known) + sum(patient is None for patient in patients)
     return PosteriorComparison(len(label), count, comparisons, records, which_to_use(records))
+
+
+def circular(one: Scored, seeds: Sequence[Scored]) -> bool:
+    """Return whether the spread of a set contains the very difference of the seeds that it is to predict."""
+    return any(one.networks & seed.networks for seed in seeds)
+
+
+def _sampling(one: Scored, scores: Scores, sets: Sequence[Scored], own: Sequence[Scores]) -> SamplingError | None:
+    """Compare passes with the closed forms of the same model and posterior, where they are among the sets."""
+    if one.is_exact:
+        return None
+    for other, exact in zip(sets, own, strict=True):
+        if other.is_exact and (other.model_hash, other.posterior) == (one.model_hash, one.posterior):
+            return sampling_error(scores, exact)
+    return None
 
 
 def _finding(
@@ -179,13 +164,13 @@ def _finding(
 
 
 def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Shift]:
-    here = uncertainties_of(_columns(scores), scores.calibration, scores.threshold)
+    here = _without_and_with(scores)
     patients = scores.table["patient_id"].to_pylist()
     shifts = []
     for other in elsewhere:
         if not _same(one, other):
             continue
-        there = uncertainties_of(_columns(other.scores), other.scores.calibration, other.scores.threshold)
+        there = _without_and_with(other.scores)
         count = len(other.scores.table)
         truth = np.repeat([0, 1], [len(patients), count]).astype(np.int64)
         auroc, interval = {}, {}
@@ -195,8 +180,15 @@ def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Sh
             rank = rankdata(np.concatenate([here[name], there[name]])) / len(truth)
             auroc[name] = float(error_detection(rank, truth == 1) or 0.0)
             interval[name] = patient_intervals(truth, rank, 0.5, all_patients, ("auc",))["auc"]
-        shifts.append(Shift(other.name, count, auroc, interval))
+        shifts.append(Shift(other.images, count, auroc, interval))
     return shifts
+
+
+def _without_and_with(scores: Scores) -> dict[str, Floats]:
+    """Return two uncertainties that need no posterior, `WITHOUT_PASSES`, and those of the posterior."""
+    columns = _columns(scores)
+    plain = max_prob_uncertainty(scores.calibration.prob(columns["logit"]))
+    return {WITHOUT_PASSES[0]: plain} | uncertainties_of(columns, scores.calibration, scores.threshold)
 
 
 def _same(one: Scored, other: Scored) -> bool:

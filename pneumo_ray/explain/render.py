@@ -8,6 +8,7 @@ Images are shown whole; a dotted box is the network's input, and maps are drawn 
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -159,6 +160,45 @@ def draw_panels(cases: Sequence[Case], title: str) -> bytes:
     notice = f"{NOTICE} · {_LEGEND}"
     figure.supxlabel(notice, fontsize=7.5, y=0.03 / height)
     return _png(figure, 80)
+
+
+def draw_side_by_side(images: Sequence[Sequence[Case]], names: Sequence[str], title: str) -> bytes:
+    """Return images under several posteriors as a PNG: mean maps above standard deviations, a column for each posterior.
+
+    The maps of an image are on one scale for all posteriors, the means on one and the standard deviations on another.
+
+    Args:
+        images: at least one; each as a case for every name, which explain one class.
+        names: of the posteriors, in the order of the cases.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(2.5 * len(names) + 2.6, 5.3 * len(images) + 0.6), layout="constrained")
+    grid = figure.subplots(2 * len(images), len(names) + 1, squeeze=False)
+    for number, cases in enumerate(images):
+        plain, blank = grid[2 * number, 0], grid[2 * number + 1, 0]
+        _show(plain, cases[0])
+        truth = "" if cases[0].label is None else f"\ntruth: {CLASSES[cases[0].label]}"
+        plain.set_title(_shortened(cases[0].title, 34) + truth, fontsize=8)
+        blank.set_axis_off()
+        for row, kind, colours, what in (
+            (grid[2 * number], "cam_mean", MEAN_COLOURS, f"evidence for {CLASSES[cases[0].target]}"),
+            (grid[2 * number + 1], "cam_std", SPREAD_COLOURS, "standard deviation"),
+        ):
+            maps = [getattr(case, kind) for case in cases]
+            top = max(float(values.max()) for values in maps)
+            for axes, case, name, values in zip(row[1:], cases, names, maps, strict=True):
+                _show(axes, case)
+                shown = _overlay(axes, values, case, top, colours)
+                head = f"{name}\n{_verdict(replace(case, label=None), short=True)}\n" if kind == "cam_mean" else ""
+                axes.set_title(f"{head}up to {values.max():.2g}", fontsize=8)
+            bar = figure.colorbar(
+                shown, ax=row[1:].tolist(), fraction=0.02, pad=0.01, label=f"{what}\n(logit per cell)"
+            )
+            bar.ax.tick_params(labelsize=7)
+            bar.ax.yaxis.label.set_size(8)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(f"{NOTICE} · {_LEGEND}", fontsize=8)
+    return _png(figure, 90)
 
 
 def _show(axes: Axes, case: Case) -> None:

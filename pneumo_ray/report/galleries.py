@@ -42,13 +42,14 @@ def draw_galleries(scores: Scores, rows: Sequence[int], images: Sequence[Seen | 
         sorted(read, key=lambda pair: -information[pair[0]]),
     )
     return {
-        name: draw_panels([_case(scores, row, image) for row, image in members[:PER_SHEET]], title)
+        name: draw_panels([case_of(scores, row, image) for row, image in members[:PER_SHEET]], title)
         for name, (title, members) in sheets.items()
         if members
     }
 
 
-def _case(scores: Scores, row: int, seen: Seen) -> Case:
+def case_of(scores: Scores, row: int, seen: Seen) -> Case:
+    """Return an image that could be read with the numbers and maps of its scores, ready to be drawn."""
     one = scores.table.slice(row, 1).to_pylist()[0]
     calibration = scores.calibration
     return scored_case(

@@ -23,7 +23,7 @@ from pneumo_ray.evaluate.tables import Rows, summary_lines, tables_of
 from pneumo_ray.evaluate.zone_table import zone_table
 from pneumo_ray.records import JsonObject, json_of
 from pneumo_ray.report.history import read_history
-from pneumo_ray.report.posteriors import csv_rows, measure_posteriors
+from pneumo_ray.report.posteriors import csv_rows, measure_posteriors, posterior_sets
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.write import write_report
 
@@ -80,13 +80,14 @@ def write_evaluation(config: EvaluateConfig) -> Evaluation:
     if config.boxes is not None:
         boxes = read_boxes(storage.absolute(config.boxes), manifest)
         localisation, localised = measure_localisation(sources.scores, split, boxes, run)
+    sets = posterior_sets(config, chosen, run, manifest, split)
     numbers = replace(
         evaluate(sources.scores, split, config.prevalence, config.seed),
         failed_files=len(sources.everything.table) - len(sources.scores.table),
         comparison=None if config.baseline is None else _compared(config, chosen, manifest, split),
         lungs=lung_evidence(with_masks),
         localisation=localisation,
-        posteriors=measure_posteriors(config, chosen, run, manifest, split),
+        posteriors=measure_posteriors(config, sets, manifest, split),
     )
     storage.write_json(json_of(numbers), storage.join(out, "metrics.json"), allow_nan=False)
     failed = sources.everything.failed().joined(manifest, ("label", "split")).table
@@ -116,6 +117,7 @@ def write_evaluation(config: EvaluateConfig) -> Evaluation:
             failed=failed,
             history=read_history(run),
             zones=zones,
+            sets=sets,
             robustness=_robustness(out, run, config.split, numbers.threshold, seen),
         )
         tables["misclassified.csv"] = write_report(subject, out, config.gallery, config.prevalence, config.seed)

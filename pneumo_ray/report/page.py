@@ -25,6 +25,7 @@ from pneumo_ray.report.sections import (
     robustness,
 )
 from pneumo_ray.report.shell import made, render
+from pneumo_ray.report.side_by_side import ABOUT, for_page
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import passes_text, plain_text
 
@@ -37,6 +38,7 @@ def render_page(
     errors: Sequence[ErrorRecord],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
+    sheet: bytes | None = None,
 ) -> str:
     """Return the report as HTML.
 
@@ -48,6 +50,7 @@ def render_page(
         errors: records of misclassified.csv.
         right_quality: median sharpness and contrast of right answers; None where none was read.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
+        sheet: images under every posterior, from `sheet_of`.
     """
     numbers = subject.numbers
     lungs, boxes = lung_table(numbers.lungs), box_table(numbers.localisation)
@@ -71,6 +74,7 @@ def render_page(
         "lung_rows": lungs.rows, "lungs_about": lungs.about, "box_rows": boxes.rows, "boxes_about": boxes.about,
         **robustness(subject.robustness),
         **posterior_tables(numbers.posteriors),
+        "posterior_sheet": "" if sheet is None else for_page(sheet), "posterior_sheet_about": ABOUT,
         "comparison": comparison(numbers.comparison),
         "paper_note": numbers.paper.note,
         "paper_rows": paper_rows(numbers),

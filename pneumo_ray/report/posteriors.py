@@ -1,16 +1,20 @@
 """The comparison of posteriors: read the further scores, measure, and lay out as tables."""
 
 import json
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray import storage
+from pneumo_ray.data.manifest import read_manifest
+from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.matching import check_coverage, match
 from pneumo_ray.evaluate.posterior_records import BASELINE, PosteriorComparison, PosteriorRecord
-from pneumo_ray.evaluate.posteriors import REFERRED, Scored, compare_posteriors
-from pneumo_ray.evaluate.scores import Scores, read_run, read_scores
+from pneumo_ray.evaluate.posteriors import REFERRED, compare_posteriors
+from pneumo_ray.evaluate.scored import Scored
+from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import Rows
 from pneumo_ray.images.corruptions import AS_IT_IS
 from pneumo_ray.records import JsonObject
@@ -18,10 +22,10 @@ from pneumo_ray.report.sections import CellRows, Context
 from pneumo_ray.report.wording import percent_cell, with_range, words_of
 
 
-def measure_posteriors(
+def posterior_sets(
     config: EvaluateConfig, chosen: Scores, run: JsonObject, manifest: pa.Table, split: str | None
-) -> PosteriorComparison | None:
-    """Compare the scores with those of --posteriors; None where there are none.
+) -> list[Scored]:
+    """Return the scores and those of --posteriors, joined with the manifest; none where there is nothing to compare.
 
     Args:
         config: the evaluation.
@@ -31,25 +35,44 @@ def measure_posteriors(
         split: None for all.
 
     Raises:
-        ManifestError: if scores lack images of the split, or cannot be compared.
+        ManifestError: if scores lack images of the split.
     """
     if not config.posteriors:
-        return None
+        return []
     assert config.scores is not None
+    further = (_of_folder(folder, config, manifest, split) for folder in config.posteriors)
+    return [Scored.of(config.scores, chosen, run), *further]
 
-    def of_folder(folder: str) -> Scored:
-        everything = read_scores(folder)
-        check_coverage(everything, manifest, split, config.manifest)
-        found = match(everything, manifest, config.manifest)
-        return Scored.of(folder, found if split is None else found.of_split(split), read_run(folder))
 
-    sets = [Scored.of(config.scores, chosen, run), *(of_folder(folder) for folder in config.posteriors)]
-    seeds = [of_folder(folder) for folder in config.other_seeds]
-    shifted = [one for folder in config.shifted for one in _elsewhere(folder)]
+def measure_posteriors(
+    config: EvaluateConfig, sets: Sequence[Scored], manifest: pa.Table, split: str | None
+) -> PosteriorComparison | None:
+    """Compare sets of scores; None where there are none.
+
+    Args:
+        config: the evaluation.
+        sets: from `posterior_sets`.
+        manifest: of the archive.
+        split: None for all.
+
+    Raises:
+        ManifestError: if scores lack images of the split, or cannot be compared.
+    """
+    if not sets:
+        return None
+    seeds = [_of_folder(folder, config, manifest, split) for folder in config.other_seeds]
+    shifted = [one for folder in config.shifted for one in scores_elsewhere(folder)]
     return compare_posteriors(sets, shifted, seeds)
 
 
-def _elsewhere(folder: str) -> list[Scored]:
+def _of_folder(folder: str, config: EvaluateConfig, manifest: pa.Table, split: str | None) -> Scored:
+    everything = read_scores(folder)
+    check_coverage(everything, manifest, split, config.manifest)
+    found = match(everything, manifest, config.manifest)
+    return Scored.of(folder, found if split is None else found.of_split(split), read_run(folder))
+
+
+def scores_elsewhere(folder: str) -> list[Scored]:
     """Return the scores of other images; of a folder of jobs/robustness.py those of every corruption at its highest severity.
 
     Raises:
@@ -57,7 +80,8 @@ def _elsewhere(folder: str) -> list[Scored]:
     """
     place = storage.absolute(folder)
     if not storage.exists(storage.join(place, "robustness.parquet")):
-        return [Scored.of(folder, read_scores(folder).ok(), read_run(folder))]
+        run = read_run(folder)
+        return [Scored.of(folder, _with_patients(read_scores(folder).ok(), run), run)]
     facts = json.loads(storage.read_bytes(storage.join(place, "robustness.json")))
     table = storage.read_table(storage.join(place, "robustness.parquet"))
     table = table.filter(pc.equal(table["status"], "ok"))
@@ -73,6 +97,17 @@ def _elsewhere(folder: str) -> list[Scored]:
             scores = Scores(rows, (1, 1), (), facts["threshold"], "predicted", **calibration)
             sets.append(Scored.of(words_of(condition), scores, run))
     return sets
+
+
+def _with_patients(scores: Scores, run: JsonObject) -> Scores:
+    """Return the scores with the patients of the manifest that they are of, where it can still be read."""
+    manifest = fact(run, "config", "manifest")
+    if not isinstance(manifest, str):
+        return scores
+    try:
+        return scores.joined(read_manifest(storage.absolute(manifest)), ("patient_id",))
+    except (PneumoError, OSError):
+        return scores
 
 
 HEADER = ("scores", "posterior", "images", "errors", "measure", "value", "low", "high", "above_baseline",
@@ -98,54 +133,77 @@ def csv_rows(found: PosteriorComparison) -> Rows:
                 for name, value in shift.auroc.items()
             ]
         if record.maps is not None:
-            for name in ("of_std", "of_mean", "above_mean"):
+            for name in ("of_std", "of_mean", "above_mean", "within_evidence"):
                 estimate = getattr(record.maps, name)
                 rows.append([*about, f"map: {name}", estimate.value, *_ends(estimate.interval), *blank])
+        if record.sampling is not None:
+            rows += [
+                [*about, f"sampling error of {name}_std", getattr(record.sampling, name), None, None, *blank]
+                for name in ("logit", "cell", "zone")
+            ]
     return rows
 
 
 def posterior_tables(found: PosteriorComparison | None) -> Context:
     """Return the tables of the page; without rows where nothing was compared."""
-    keys = ("posterior_rows", "posterior_error_rows", "posterior_shift_rows", "posterior_map_rows")
-    if found is None:
-        return dict.fromkeys(keys, ()) | {"posterior_sentence": "", "posterior_about": ""}
-    rows: CellRows = []
-    errors: CellRows = []
-    shifts: CellRows = []
-    maps: CellRows = []
-    for record in found.records:
-        rows.append(
-            [record.title, record.errors, record.auc, record.brier,
-             with_range(record.brier_difference, record.brier_difference_interval), record.ece]
-        )  # fmt: skip
-        for one in record.found:
-            errors.append(
-                [record.title, words_of(one.uncertainty), with_range(one.auroc, one.interval), one.area,
-                 percent_cell(one.errors_referred), with_range(one.above_baseline, one.above_baseline_interval)]
-            )  # fmt: skip
-        for shift in record.shifts:
-            shifts += [
-                [
-                    record.title,
-                    f"{shift.where} ({shift.images:,})",
-                    words_of(name),
-                    with_range(value, shift.interval[name]),
-                ]
-                for name, value in shift.auroc.items()
-            ]
-        if record.maps is not None:
-            estimates = (record.maps.of_std, record.maps.of_mean, record.maps.above_mean)
-            maps.append([record.title, *(with_range(one.value, one.interval) for one in estimates)])
-    about = (
+    records = [] if found is None else found.records
+    shift_heads, shift_rows = _shift_table(records)
+    return {
+        "posterior_sentence": "" if found is None else found.sentence,
+        "posterior_about": "" if found is None else _about(found),
+        "posterior_rows": [
+            [r.title, r.errors, r.auc, r.brier, with_range(r.brier_difference, r.brier_difference_interval), r.ece]
+            for r in records
+        ],
+        "posterior_error_rows": [
+            [record.title, words_of(one.uncertainty), with_range(one.auroc, one.interval), one.area,
+             percent_cell(one.errors_referred), with_range(one.above_baseline, one.above_baseline_interval)]
+            for record in records
+            for one in record.found
+        ],
+        "posterior_shift_heads": shift_heads,
+        "posterior_shift_rows": shift_rows,
+        "posterior_map_rows": [
+            [r.title, *(with_range(one.value, one.interval) for one in (m.of_std, m.of_mean, m.above_mean, m.within_evidence))]
+            for r in records
+            if (m := r.maps) is not None
+        ],
+        "posterior_maps_about": _left_out([r.title for r in records if r.maps_left_out]),
+        "posterior_sampling_rows": [
+            [r.title, *(percent_cell(value, 1) for value in (r.sampling.logit, r.sampling.cell, r.sampling.zone))]
+            for r in records
+            if r.sampling is not None
+        ],
+    }  # fmt: skip
+
+
+def _about(found: PosteriorComparison) -> str:
+    return (
         f"Sets of scores of the {found.images:,} labelled images that all have, of {found.patients:,} patients, each at its own threshold. "
         f"The {BASELINE} is that of the plain probability and needs no posterior. Intervals of differences hold all "
         f"{found.comparisons} comparisons at once. Errors referred: among the most uncertain {100 * REFERRED:.0f} % of the images."
     )
-    return {
-        **dict(zip(keys, (rows, errors, shifts, maps), strict=True)),
-        "posterior_sentence": found.sentence,
-        "posterior_about": about,
-    }
+
+
+def _shift_table(records: Sequence[PosteriorRecord]) -> tuple[list[str], CellRows]:
+    """Return a row for each archive and posterior, the posteriors of an archive below one another, and a column per uncertainty."""
+    names = list(dict.fromkeys(name for record in records for shift in record.shifts for name in shift.auroc))
+    places = list(dict.fromkeys(shift.where for record in records for shift in record.shifts))
+    rows: CellRows = [
+        [f"{where} ({shift.images:,})", record.title,
+         *(with_range(shift.auroc.get(name), shift.interval.get(name)) for name in names)]
+        for where in places
+        for record in records
+        for shift in record.shifts
+        if shift.where == where
+    ]  # fmt: skip
+    return ["images", "posterior", *map(words_of, names)], rows
+
+
+def _left_out(titles: Sequence[str]) -> str:
+    if not titles:
+        return ""
+    return f"Left out because one of the two seeds is a member of it, so that its spread contains the difference: {', '.join(titles)}."
 
 
 def _qualities(record: PosteriorRecord) -> list[tuple[str, float | None]]:

@@ -1,11 +1,13 @@
 """The content of a report: the scores of one split, the facts about their model, and the measurements."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pneumo_ray.evaluate.evaluation import Evaluation
+from pneumo_ray.evaluate.scored import Scored
 from pneumo_ray.evaluate.scores import Scores, fact
 from pneumo_ray.evaluate.zone_table import ZoneRecord
 from pneumo_ray.records import JsonObject
@@ -31,6 +33,8 @@ class Subject:
     """Records of the run's history.jsonl; empty if it is not found."""
     zones: list[ZoneRecord]
     """From `zone_table`."""
+    sets: Sequence[Scored] = ()
+    """Scores of the same images under several posteriors, `chosen` first; none where nothing is compared."""
     robustness: JsonObject | None = None
     """robustness.json, where it was measured with this model on this split."""
 

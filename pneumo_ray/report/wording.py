@@ -69,9 +69,9 @@ def range_cell(interval: Sequence[float] | None) -> Cell:
     return Cell(None if interval is None else interval[0], interval_text(interval))
 
 
-def percent_cell(value: float | None) -> Cell:
-    """Return a cell with a share in whole per cent."""
-    return Cell(value, "-" if value is None else f"{100 * value:.0f} %")
+def percent_cell(value: float | None, decimals: int = 0) -> Cell:
+    """Return a cell with a share in per cent, without decimals unless some are asked for."""
+    return Cell(value, "-" if value is None else f"{100 * value:.{decimals}f} %")
 
 
 def with_range(value: float | None, interval: Sequence[float] | None) -> Cell:

@@ -21,6 +21,7 @@ from pneumo_ray.report.cases import Chosen, Seen, choose, crops, outcomes, read_
 from pneumo_ray.report.galleries import draw_galleries
 from pneumo_ray.report.page import render_page
 from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS, ErrorRecord
+from pneumo_ray.report.side_by_side import sheet_of
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import interval_text, words_of
 
@@ -44,8 +45,11 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     of_shown = [seen.get(row) for row in shown]
     for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
         storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
+    if (sheet := sheet_of(subject, seen)) is not None:
+        storage.write_bytes(storage.join(folder, "gallery-posteriors.png"), sheet, durable=False)
     errors = _errors(subject.chosen, chosen, seen)
-    page = render_page(subject, drawn, shown, of_shown, errors, _right_quality(subject.chosen, seen), prevalence)
+    quality = _right_quality(subject.chosen, seen)
+    page = render_page(subject, drawn, shown, of_shown, errors, quality, prevalence, sheet)
     storage.write_bytes(storage.join(out, "report.html"), page.encode("utf-8", "replace"))
     return [ERROR_COLUMNS, *map(astuple, errors)]
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,23 @@ from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.map_reliability import map_reliability, mean_by_patient, rank_correlations
 from pneumo_ray.evaluate.posterior_records import BASELINE
-from pneumo_ray.evaluate.posteriors import Scored, compare_posteriors
+from pneumo_ray.evaluate.posteriors import compare_posteriors
 from pneumo_ray.evaluate.robustness import NUMBERS, SCHEMA
+from pneumo_ray.evaluate.scored import Scored, titles
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.records import json_of
 from pneumo_ray.report.job import write_evaluation
-from pneumo_ray.report.posteriors import csv_rows, posterior_tables
+from pneumo_ray.report.posteriors import csv_rows, posterior_tables, scores_elsewhere
 
 N, THRESHOLD, TEMPERATURE = 240, 0.4, 2.0
 
 
-def run(model: str = "m", passes: int | str = 20, posterior: str | None = "dropout", members: int = 1) -> dict:
-    facts: dict = {"config": {"passes": passes, "posterior": posterior}, "model": {"hash": model}}
+def run(
+    model: str = "m", passes: int | str = 20, posterior: str | None = "dropout", members: int = 1, **config
+) -> dict:
+    facts: dict = {"config": {"passes": passes, "posterior": posterior, **config}, "model": {"hash": model}}
     if members > 1:
-        facts["model"]["members"] = ["x"] * members
+        facts["model"]["members"] = [f"x{number}" for number in range(members)]
     return facts
 
 
@@ -115,6 +119,7 @@ def test_an_uncertainty_that_grows_elsewhere_says_so(make):
     assert shift.auroc["prob_std"] == 1.0
     assert shift.auroc["logit_std"] == pytest.approx(0.5)  # the same numbers in both
     assert shift.interval["prob_std"][0] > 0.9
+    assert shift.auroc["1 - max(p, 1 - p)"] == pytest.approx(0.5)
     with pytest.raises(ManifestError, match="the scores c are of none of the models"):
         compare_posteriors([Scored.of("a", here, run())], [Scored.of("c", there, run(model="other"))])
 
@@ -166,15 +171,36 @@ def test_rank_correlations_are_those_of_scipy():
     assert np.isnan(found[4])
 
 
+def test_cells_without_evidence_count_as_equal():
+    """Of what is below a thousandth of an image's maximum the order is nothing to predict."""
+    a = np.array([[[1.0, 0.5, 3e-4, 2e-4]]])
+    assert rank_correlations(a, np.array([[[9.0, 5.0, 0.0, 0.0]]])) == pytest.approx(1.0)
+    assert rank_correlations(a, np.array([[[9.0, 5.0, 0.0, 1.0]]])) == pytest.approx(
+        spearmanr([1.0, 0.5, 0.0, 0.0], [9.0, 5.0, 0.0, 1.0]).statistic
+    )
+
+
 def test_a_deviation_that_orders_the_differences_is_reliable():
     rng = np.random.default_rng(1)
     one, other, mean = rng.random((3, 60, 3, 3)).astype(np.float32)
     patients = [f"p{i // 2}" for i in range(60)]
-    found = map_reliability(np.abs(one - other) ** 2, mean, one, other, patients)
+    found = map_reliability(3 * np.abs(one - other), mean, one, other, patients)
     assert found.of_std.value == pytest.approx(1.0)
     assert found.of_mean.value == pytest.approx(0.0, abs=0.15)
     assert found.above_mean.interval is not None
     assert found.above_mean.interval[0] > 0.5
+
+
+def test_knowing_where_the_evidence_is_tells_nothing_within():
+    """A deviation that is drawn at random where there is evidence, and 0 elsewhere."""
+    one, other, noise = np.random.default_rng(6).uniform(0.5, 1, (3, 60, 4, 4)).astype(np.float32)
+    for values in (one, other, noise):
+        values[:, :, 2:] = 0
+    patients = [str(i) for i in range(60)]
+    blind = map_reliability(noise, one, one, other, patients)
+    assert blind.of_std.value > 0.7
+    assert blind.within_evidence.value == pytest.approx(0, abs=0.15)
+    assert map_reliability(np.abs(one - other), one, one, other, patients).within_evidence.value == pytest.approx(1.0)
 
 
 def test_patient_means_have_cluster_robust_intervals():
@@ -191,19 +217,87 @@ def test_patient_means_have_cluster_robust_intervals():
 def test_maps_of_the_predicted_class_are_not_compared(make):
     scores = make("a")
     mixed = Scores(scores.table, scores.map_size, scores.zones, scores.threshold, "predicted", temperature=2.0)
-    three = [Scored.of("a", one, run()) for one in (mixed, mixed, mixed)]
+    three = [Scored.of(name, mixed, run(model=name)) for name in "abc"]
     with pytest.raises(ManifestError, match="--target pneumonia"):
         compare_posteriors(three[:1], seeds=three[1:])
 
 
+def test_an_ensemble_does_not_predict_its_own_members(make):
+    """The spread between two members contains their difference, so that a correlation with it would say nothing."""
+    seeds = [Scored.of(name, make(name), run(model=name)) for name in ("x1", "y")]
+    sets = [Scored.of("a", make("a"), run()), Scored.of("b", make("b"), run(model="e", members=3))]
+    found = compare_posteriors(sets, seeds=seeds)
+    assert [(record.maps is None, record.maps_left_out) for record in found.records] == [(False, False), (True, True)]
+    tables = posterior_tables(found)
+    assert len(tables["posterior_map_rows"]) == 1
+    assert tables["posterior_maps_about"].endswith("ensemble of 3, dropout, 20 passes.")
+
+
+def test_passes_are_held_against_their_closed_forms(make):
+    """Deviations that are a tenth too large have a relative error of 0.1, in whatever unit."""
+    exact = make("e")
+    names = ("logit_std", *(f"zone_std_{zone}" for zone in exact.zones))
+    tenth = {name: (1.1 * exact.numbers(name)).astype(np.float32) for name in names}
+    table = exact.table
+    for name, values in tenth.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    sampled = replace(exact, table=table)
+    sets = [
+        Scored.of("s", sampled, run()),
+        Scored.of("e", exact, run(passes="exact")),
+        Scored.of("l", exact, run(posterior="laplace")),
+        Scored.of("o", exact, run(model="other")),
+    ]
+    errors = [record.sampling for record in compare_posteriors(sets).records]
+    assert errors[1:] == [None, None, None]
+    assert errors[0].logit == pytest.approx(0.1, rel=1e-5)
+    assert errors[0].zone == pytest.approx(0.1, rel=1e-5)
+    assert errors[0].cell == 0.0
+
+
+def test_sets_of_one_title_are_told_apart_by_folder(make):
+    sets = [Scored.of(f"/long/way/{name}/scores/", make("a"), run()) for name in "ab"]
+    assert titles(sets) == ["dropout, 20 passes (a/scores)", "dropout, 20 passes (b/scores)"]
+    assert titles([sets[0], Scored.of("l", make("a"), run(posterior="laplace"))])[0] == "dropout, 20 passes"
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"manifest": "/there/nih/manifest.parquet", "archive": []}, "nih"),
+        ({"manifest": "other.parquet"}, "other.parquet"),
+        ({"archive": ["/there/photos/", "s3://bucket/a/b.tar"]}, "there/photos, a/b.tar"),
+        ({"archive": ["dicomweb+https://host/dicom-web?PatientName=Doe"]}, "host/dicom-web"),
+        ({}, "folder"),
+    ],
+)
+def test_images_from_elsewhere_have_a_short_name(make, config, name):
+    assert Scored.of("folder", make("a"), run(**config)).images == name
+
+
+def test_patients_elsewhere_come_from_their_manifest(make, write_truth, drawn, tmp_path):
+    """Scores know no patients; without a manifest that can be read every image counts as one."""
+    make("there")
+    manifest = write_truth(tmp_path / "manifest.parquet", drawn[0])
+    for known in (str(manifest), None, str(tmp_path / "gone.parquet")):
+        (tmp_path / "there" / "_run.json").write_text(json.dumps(run(manifest=known)))
+        (found,) = scores_elsewhere(str(tmp_path / "there"))
+        named = "patient_id" in found.scores.table.column_names
+        assert named == (known == str(manifest))
+    assert pq.read_table(manifest)["patient_id"].to_pylist()[:3] == ["p0", "p0", "p1"]
+
+
 def test_every_number_has_a_row(make):
-    sets = [Scored.of(name, make(name), run()) for name in "ab"]
-    found = compare_posteriors(sets, [Scored.of("c", make("c"), run())], sets)
+    sets = [Scored.of(name, make(name), run(passes=passes)) for name, passes in (("a", "exact"), ("b", 20))]
+    seeds = [Scored.of(name, make(name), run(model=name)) for name in "xy"]
+    found = compare_posteriors(sets, [Scored.of(one.name, one.scores, run(passes=one.passes)) for one in sets], seeds)
     rows = csv_rows(found)
     assert len({len(row) for row in rows}) == 1
-    assert len(rows) == 1 + 2 * (3 + 6 + 6 + 3)
+    assert len(rows) == 1 + 2 * (3 + 6 + 7 + 4) + 3
     tables = posterior_tables(found)
-    assert [len(tables[f"posterior_{name}rows"]) for name in ("", "error_", "shift_", "map_")] == [2, 12, 12, 2]
+    kinds = ("", "error_", "shift_", "map_", "sampling_")
+    assert [len(tables[f"posterior_{kind}rows"]) for kind in kinds] == [2, 12, 2, 2, 1]
+    assert {len(row) for row in tables["posterior_shift_rows"]} == {len(tables["posterior_shift_heads"])} == {9}
 
 
 def test_options_of_the_comparison_need_each_other():

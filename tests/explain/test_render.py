@@ -16,6 +16,7 @@ from pneumo_ray.explain.render import (
     draw_case,
     draw_panels,
     draw_sheet,
+    draw_side_by_side,
     opacity,
     zone_texts,
 )
@@ -149,3 +150,13 @@ def test_weak_evidence_fades_without_an_edge():
 )
 def test_zones_of_a_case_share_their_decimals(values, texts):
     assert zone_texts(np.array(values, np.float32)) == texts
+
+
+def test_posteriors_of_an_image_share_a_scale():
+    """A second posterior with twice the map changes how the first one is painted, and nothing in the plain image."""
+    single, double = case(boxes=()), case(boxes=(), cam_mean=2 * case().cam_mean)
+    same, other = (opened(draw_side_by_side([[single, two]], ("first", "second"), "t")) for two in (single, double))
+    height, width = same.shape[:2]
+    different = (np.abs(same - other).max(2) > 40)[int(0.1 * height) : int(0.5 * height)]
+    assert not different[:, : int(0.3 * width)].any()
+    assert different[:, int(0.3 * width) : int(0.6 * width)].any()

@@ -458,3 +458,32 @@ def test_one_class_or_one_image_makes_a_page(write_scores, write_truth, tmp_path
     assert f"There is no {'pneumonia' if label == [0] else 'normal'} image among these" in text
     inside = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1]
     assert len(json.loads(inside, parse_constant=pytest.fail)["cases"]) == len(label)
+
+
+def test_posteriors_stand_side_by_side(write_scores, write_truth, drawn, tmp_path, browser, watched):
+    """Two posteriors of the same images: their tables and their maps, on a page that does not scroll sideways."""
+    label, logit = drawn
+    scores = [write_scores(tmp_path / name, logit) for name in ("dropout", "laplace", "elsewhere")]
+    for folder, posterior in zip(scores, ("dropout", "laplace", "laplace"), strict=True):
+        facts = json.loads((folder / "_run.json").read_text())
+        facts["config"] = {**facts.get("config", {}), "posterior": posterior, "passes": 20}
+        (folder / "_run.json").write_text(json.dumps(facts))
+    write_evaluation(
+        EvaluateConfig(
+            manifest=str(write_truth(tmp_path / "m.parquet", label, images=tmp_path / "pictures")),
+            scores=str(scores[0]),
+            out=str(tmp_path / "out"),
+            posteriors=(str(scores[1]),),
+            shifted=(str(scores[2]),),
+            gallery=12,
+        )
+    )
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    watched(page)
+    page.goto((tmp_path / "out" / "report.html").as_uri())
+    assert page.locator("img.sheet").evaluate("image => image.naturalWidth") > 400
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert (tmp_path / "out" / "figures" / "gallery-posteriors.png").exists()
+    section = page.locator("#uncertainty")
+    assert "Laplace, 20 passes" in section.inner_text()
+    assert section.get_by_role("table", name="Uncertainty on images from elsewhere").locator("tbody tr").count() == 1
