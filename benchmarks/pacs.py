@@ -62,10 +62,12 @@ def bench_pacs(_: Path) -> Iterator[Row]:
 
 def publishing_rate(side: int, count: int) -> float:
     """Return how many images a second of CPU have their four objects, read and written on a disk, in one process."""
+    from pneumo_ray.allocator import keep_freed_memory
     from pneumo_ray.pacs.batch import Plan, Publisher
     from pneumo_ray.pacs.outlets import Folder
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # as a process of the job
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         scored, listed = write_sources(Path(folder), side, count + 1)
         outlet = Folder(f"{folder}/out")

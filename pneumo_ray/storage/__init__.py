@@ -2,6 +2,7 @@
 
 from pneumo_ray.storage.addresses import absolute, base_name, is_local, join, local_path, parent, split_query, uri_of
 from pneumo_ray.storage.files import (
+    Pieces,
     atomic_file,
     exists,
     list_files,
@@ -24,6 +25,7 @@ from pneumo_ray.storage.remote import (
 from pneumo_ray.storage.tables import READ_AHEAD, ahead, read_table, read_tables, write_table
 
 __all__ = [
+    "Pieces",
     "FIRST_WAIT",
     "LONGEST_WAIT",
     "READ_AHEAD",
