@@ -25,11 +25,11 @@ from pneumo_ray.storage.remote import (
 from pneumo_ray.storage.tables import READ_AHEAD, ahead, read_table, read_tables, write_table
 
 __all__ = [
-    "Pieces",
     "FIRST_WAIT",
     "LONGEST_WAIT",
     "READ_AHEAD",
     "TRIES",
+    "Pieces",
     "RefusedError",
     "RetriesExhaustedError",
     "absolute",

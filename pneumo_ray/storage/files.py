@@ -17,7 +17,6 @@ from pneumo_ray.errors import StorageError
 from pneumo_ray.storage.addresses import is_local, join, local_path, split_query
 from pneumo_ray.storage.remote import RetriesExhaustedError, filesystem, retried
 
-
 Pieces = tuple[bytes | memoryview, ...]
 """Content of a file in pieces, one after the other: large ones need no copy to be put together."""
 
