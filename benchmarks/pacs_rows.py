@@ -117,3 +117,33 @@ def write_scores(folder: Path, count: int) -> tuple[Path, Path]:
 def _column(values: list[object]) -> np.ndarray:
     column = np.array(values)
     return column.astype({"f": np.float32, "i": np.int8, "b": np.bool_}.get(column.dtype.kind, object))
+
+
+def rows_by_instance(scores: Path) -> dict[str, Row]:
+    """Return the rows of scores of `cr_file`s without the names of the images, by SOP Instance UID.
+
+    Args:
+        scores: of a PACS, whose index has the UIDs, or of a folder, whose files are named by a number.
+    """
+    uids: dict[str, str] = {}
+    for path in (scores / "_pacs").glob("*.pacs"):
+        index = pa.ipc.open_file(path).read_all()
+        uids |= dict(zip(index["image"].to_pylist(), index["instance"].to_pylist(), strict=True))
+    for listed in pq.read_table(scores / "_job" / "pictures.parquet", columns=["image_id", "uri"]).to_pylist():
+        uids.setdefault(listed["image_id"], derived_uid("phantom", Path(listed["uri"]).stem))
+    rows = [row for path in scores.glob("part-*.parquet") for row in pq.read_table(path).to_pylist()]
+    return {uids[row.pop("image_id")]: row for row in rows}
+
+
+def difference(one: Row, two: Row) -> float:
+    """Return the largest difference of two numbers of two rows; infinity where something else differs."""
+    largest = 0.0
+    for name, value in one.items():
+        other = two[name]
+        if repr(value) == repr(other):
+            continue
+        try:
+            largest = max(largest, float(np.abs(np.subtract(value, other)).max()))
+        except TypeError:
+            return float("inf")
+    return largest

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from pneumo_ray.storage import Pieces
+
 _END_OF_HEADER = b"\r\n\r\n"
 
 
@@ -68,17 +70,17 @@ def _end_of_part(body: bytes, start: int, delimiter: bytes, length: str) -> int:
     return stop
 
 
-def packed(contents: Iterable[bytes], content_type: str = "application/dicom") -> tuple[str, bytes]:
+def packed(contents: Iterable[Pieces], content_type: str = "application/dicom") -> tuple[str, bytes]:
     """Return a message of several parts: the value of its header `Content-Type`, and its body.
 
     Args:
-        contents: of the parts.
+        contents: of the parts, each in pieces.
         content_type: of each part.
     """
     boundary = uuid.uuid4().hex
-    pieces: list[bytes] = []
+    message: list[bytes | memoryview] = []
     for content in contents:
-        header = f"--{boundary}\r\nContent-Type: {content_type}\r\nContent-Length: {len(content)}\r\n\r\n"
-        pieces += [header.encode("ascii"), content, b"\r\n"]
-    pieces.append(f"--{boundary}--\r\n".encode("ascii"))
-    return f'multipart/related; type="{content_type}"; boundary={boundary}', b"".join(pieces)
+        header = f"--{boundary}\r\nContent-Type: {content_type}\r\nContent-Length: {sum(map(len, content))}\r\n\r\n"
+        message += [header.encode("ascii"), *content, b"\r\n"]
+    message.append(f"--{boundary}--\r\n".encode("ascii"))
+    return f'multipart/related; type="{content_type}"; boundary={boundary}', b"".join(message)

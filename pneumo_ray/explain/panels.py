@@ -25,7 +25,7 @@ from pneumo_ray.explain.render import (
     zone_texts,
 )
 from pneumo_ray.explain.zones import ZONES, Box
-from pneumo_ray.images.framing import over_image, resized
+from pneumo_ray.images.framing import inside, resized
 from pneumo_ray.model.config import CLASSES
 
 Rgb = NDArray[np.uint8]
@@ -60,38 +60,48 @@ def draw_pixels(case: Case, notice: str, verdict: str) -> Rgb:
         uint8 [H, W, 3].
     """
     rows = case.image.shape[0]
-    canvas = np.zeros((_HEAD + _TITLE + rows + _FOOT, 4 * SIDE + 5 * _GAP, 3), np.uint8)
     floor = np.maximum(case.cam_mean - 1.96 * case.cam_std, 0)
     top, spread = float(case.cam_mean.max()), float(case.cam_std.max())
-    target = CLASSES[case.target]
-    panels = (
-        (_with_zones(case), "image, mean evidence by zone", ""),
-        (_overlaid(case, case.cam_mean, top, MEAN_COLOURS), f"evidence for {target}", f"up to {top:.3g}"),
-        (_overlaid(case, case.cam_std, spread, SPREAD_COLOURS), "standard deviation", f"up to {spread:.3g}"),
-        (_overlaid(case, floor, top, MEAN_COLOURS), "mean - 1.96 sd", f"up to {float(floor.max()):.3g}"),
-    )
-    for number, (pixels, _, _) in enumerate(panels):
+    zones = _masks_of_zones(case)
+    canvas = _frame(rows, CLASSES[case.target], notice).copy()
+    for number, pixels in enumerate(
+        (
+            _with_zones(case, zones),
+            _overlaid(case, case.cam_mean, top, MEAN_COLOURS),
+            _overlaid(case, case.cam_std, spread, SPREAD_COLOURS),
+            _overlaid(case, floor, top, MEAN_COLOURS),
+        )
+    ):
         left = _left(number) + (SIDE - pixels.shape[1]) // 2
         canvas[_HEAD + _TITLE : _HEAD + _TITLE + rows, left : left + pixels.shape[1]] = pixels
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    pen.text((_GAP, 6), notice, "#FFD54A", _font(19, bold=True))
+    drawn = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(drawn)
     pen.text((_GAP, 34), verdict, "white", _font(15))
-    for number, (_, title, limit) in enumerate(panels):
+    for number, limit in enumerate((top, spread, float(floor.max())), start=1):
+        pen.text((_left(number), _HEAD + 20), f"up to {limit:.3g}", "#BBBBBB", _font(13))
+    _label_zones(pen, case, zones)
+    return np.asarray(drawn)
+
+
+@lru_cache(maxsize=16)
+def _frame(rows: int, target: str, notice: str) -> Rgb:
+    """Return what cases have in common whose panels have so many rows: an empty canvas with its words."""
+    canvas = Image.new("RGB", (4 * SIDE + 5 * _GAP, _HEAD + _TITLE + rows + _FOOT))
+    pen = ImageDraw.Draw(canvas)
+    pen.text((_GAP, 6), notice, "#FFD54A", _font(19, bold=True))
+    titles = ("image, mean evidence by zone", f"evidence for {target}", "standard deviation", "mean - 1.96 sd")
+    for number, title in enumerate(titles):
         pen.text((_left(number), _HEAD + 4), title, "white", _font(14))
-        pen.text((_left(number), _HEAD + 20), limit, "#BBBBBB", _font(13))
-    _label_zones(pen, case)
-    pen.text((_GAP, canvas.shape[0] - _FOOT + 4), _LEGEND, "#BBBBBB", _font(13))
-    return np.asarray(picture)
+    pen.text((_GAP, canvas.height - _FOOT + 4), _LEGEND, "#BBBBBB", _font(13))
+    return np.asarray(canvas)
 
 
 def _left(panel: int) -> int:
     return _GAP + panel * (SIDE + _GAP)
 
 
-def _plain(case: Case) -> Rgb:
-    """Return the image in RGB with the lungs outlined and the network's input dotted."""
-    pixels = np.repeat(case.image[:, :, None], 3, axis=2)
+def _marked(pixels: Rgb, case: Case) -> Rgb:
+    """Outline the lungs and dot the network's input on an image."""
     if case.window != WHOLE:
         _dotted(pixels, case.input_box, _rgb(INPUT_COLOUR))
     for lung in () if case.lungs is None else (case.lungs.right, case.lungs.left):
@@ -100,13 +110,12 @@ def _plain(case: Case) -> Rgb:
     return pixels
 
 
-def _with_zones(case: Case) -> Rgb:
-    pixels = _plain(case)
-    if case.lung_zones and case.lungs is not None:
-        for zone in zone_masks(case.lungs):
-            if zone is not None:
-                _outline(pixels, _resized_mask(zone, case), (255, 255, 255))
-    elif not case.lung_zones:
+def _with_zones(case: Case, zones: Sequence[NDArray[np.bool_] | None]) -> Rgb:
+    pixels = _marked(cv2.cvtColor(case.image, cv2.COLOR_GRAY2RGB), case)
+    for zone in zones:
+        if zone is not None:
+            _outline(pixels, _resized_mask(zone, case), (255, 255, 255))
+    if not case.lung_zones:
         x0, y0, x1, y1 = _zone_box(case)
         for third in (1, 2):
             y = y0 + third * (y1 - y0) // 3
@@ -117,30 +126,32 @@ def _with_zones(case: Case) -> Rgb:
 
 
 def _overlaid(case: Case, values: NDArray[np.float32], limit: float, colours: str) -> Rgb:
-    pixels = _plain(case)
-    if limit <= 0:
-        return pixels
-    level = np.nan_to_num(over_image(values, case.input_box, (case.image.shape[0], case.image.shape[1])), copy=False)
-    share = np.clip(level / np.float32(limit), 0, 1)
-    painted = _table(colours)[(share * 255).astype(np.uint8)]
-    pixels = (pixels + (painted - pixels.astype(np.float32)) * opacity(share)[:, :, None] + np.float32(0.5)).astype(
-        np.uint8
-    )
-    half = float(level.max()) / 2
-    if half > 0:
-        _outline(pixels, (level >= half).astype(np.uint8), (255, 255, 255))
+    """Return an image under a map, the more opaque the larger it is, with a line at half of the map's maximum."""
+    level = np.zeros(case.image.shape, np.uint8)
+    part, fine = inside(values, case.input_box, (case.image.shape[0], case.image.shape[1]))
+    if limit > 0:
+        level[part] = np.clip(fine * np.float32(255 / limit) + np.float32(0.5), 0, 255)
+    # A level and a grey have one colour: an index of 16 bits is looked up instead of three blends of float.
+    pixels = _blends(colours).take(level * np.uint16(256) + case.image, axis=0)
+    _marked(pixels, case)
+    if fine.size and (half := float(fine.max()) / 2) > 0:
+        mask = np.zeros(case.image.shape, np.uint8)
+        mask[part] = fine >= half
+        _outline(pixels, mask, (255, 255, 255))
     return pixels
 
 
-def _label_zones(pen: ImageDraw.ImageDraw, case: Case) -> None:
-    """Write the mean of each zone where the zone lies; the zones of lungs that nobody has drawn, where they would be."""
+def _masks_of_zones(case: Case) -> Sequence[NDArray[np.bool_] | None]:
+    """Return where the zones of the lungs lie; None for each where they are parts of the image, or nobody has drawn them."""
+    return zone_masks(case.lungs) if case.lung_zones and case.lungs is not None else [None] * len(ZONES)
+
+
+def _label_zones(pen: ImageDraw.ImageDraw, case: Case, zones: Sequence[NDArray[np.bool_] | None]) -> None:
+    """Write the mean of each zone where it lies, or would."""
     rows, columns = case.image.shape
     x0, y0, x1, y1 = _zone_box(case)
-    masks: Sequence[NDArray[np.bool_] | None] = (
-        zone_masks(case.lungs) if case.lung_zones and case.lungs is not None else [None] * len(ZONES)
-    )
     texts = zone_texts(case.zone_mean)
-    for number, mask in enumerate(masks):
+    for number, mask in enumerate(zones):
         third, half = divmod(number, 2)
         x, y = x0 + (half + 0.5) * (x1 - x0) / 2, y0 + (third + 0.5) * (y1 - y0) / 3
         if mask is not None and mask.any():
@@ -164,7 +175,7 @@ def _resized_mask(mask: NDArray[np.bool_], case: Case) -> NDArray[np.uint8]:
 
 
 def _outline(pixels: Rgb, mask: NDArray[np.uint8], colour: tuple[int, int, int]) -> None:
-    lines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    lines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     cv2.polylines(pixels, lines, True, colour, 1, cv2.LINE_AA)
 
 
@@ -184,9 +195,12 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=4)
-def _table(colours: str) -> NDArray[np.float32]:
-    """Return the colours of 256 levels, float32 [256, 3]."""
-    return np.asarray(matplotlib.colormaps[colours](np.arange(256))[:, :3] * 255, np.float32)
+def _blends(colours: str) -> Rgb:
+    """Return the colour of each of 256 levels of a map over each of 256 greys, uint8 [65536, 3], level by level."""
+    share = np.linspace(0, 1, 256, dtype=np.float32)
+    painted = 255 * matplotlib.colormaps[colours](share)[:, None, :3]
+    grey = np.arange(256.0)[None, :, None]
+    return np.rint(grey + (painted - grey) * opacity(share)[:, None, None]).astype(np.uint8).reshape(-1, 3)
 
 
 @lru_cache(maxsize=16)

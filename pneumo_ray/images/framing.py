@@ -6,6 +6,7 @@ image's true pixels the shape is true again; what of it lies outside the image i
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -157,6 +158,19 @@ def inside(
     fine = cv2.resize(values.astype(np.float32), (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
     top, left, bottom, right = max(y0, 0), max(x0, 0), min(y1, rows), min(x1, columns)
     return (slice(top, bottom), slice(left, right)), fine[top - y0 : bottom - y0, left - x0 : right - x0]
+
+
+@lru_cache(maxsize=64)
+def upsampling(cells: int, size: int) -> NDArray[np.float32]:
+    """Return the matrix of bilinear upsampling along one axis, float32 [size, cells], as OpenCV places its pixels.
+
+    Args:
+        cells: of the map.
+        size: pixels of the result.
+    """
+    place = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    matrix = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
+    return matrix.astype(np.float32)
 
 
 def window_in_pixels(window: Box, shape: tuple[int, int]) -> tuple[int, int, int, int]:

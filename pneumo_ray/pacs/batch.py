@@ -22,6 +22,7 @@ from pneumo_ray.pacs.result import NOTICE, Algorithm, Part
 from pneumo_ray.pacs.rows import Facts, case_of, is_doubtful, result_of, verdict
 from pneumo_ray.pacs.source import Source, SourceError, source_of
 from pneumo_ray.records import Row
+from pneumo_ray.storage import Pieces
 
 FAILED, DOUBTFUL, NO_DICOM, OTHERS = "failed", "doubtful", "no DICOM", "beside results of another model or config"
 """Why an image is left out although nothing went wrong."""
@@ -134,7 +135,7 @@ class Publisher:
 
     def _files(
         self, row: Row, listed: Row, dataset: Dataset, source: Source, outcome: Outcome
-    ) -> dict[Part, Callable[[], bytes]] | None:
+    ) -> dict[Part, Callable[[], Pieces]] | None:
         """Return what makes the objects that are not there yet; None if the image is left out."""
         plan = self._plan
         uids = {part: instance_uid(source, plan.algorithm, part) for part in plan.parts}
@@ -144,7 +145,7 @@ class Publisher:
             outcome.left_out[OTHERS] += 1
             return None
         result = result_of(row, plan.facts)
-        makers: dict[Part, Callable[[], bytes]] = {
+        makers: dict[Part, Callable[[], Pieces]] = {
             "sr": lambda: self._reports.file(source, result),
             "map-native": lambda: self._maps.file(source, result, "map-native"),
             "map-image": lambda: self._maps.file(source, result, "map-image"),
@@ -154,4 +155,4 @@ class Publisher:
             grey = decode_frame(dataset, listed["frame"] or 0).pixels
             panels = draw_pixels(case_of(row, listed, plan.facts, grey), NOTICE, verdict(result))
             makers["capture"] = lambda: self._captures.file(source, panels)
-        return {part: makers.get(part, bytes) for part in missing}
+        return {part: makers.get(part, tuple) for part in missing}

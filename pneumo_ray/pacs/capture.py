@@ -11,6 +11,7 @@ from pneumo_ray.pacs.objects import dated, identity, refill
 from pneumo_ray.pacs.result import NOTICE, Algorithm
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.templates import Templates
+from pneumo_ray.storage import Pieces
 
 
 def capture(source: Source, panels: NDArray[np.uint8], algorithm: Algorithm) -> Dataset:
@@ -66,7 +67,7 @@ class Captures:
         self._algorithm = algorithm
         self._templates = Templates(limit=8)
 
-    def file(self, source: Source, panels: NDArray[np.uint8]) -> bytes:
+    def file(self, source: Source, panels: NDArray[np.uint8]) -> Pieces:
         """Return the file of a capture, as that of `capture`."""
         return self._templates.file(
             (panels.shape, source.lossy),

@@ -13,6 +13,7 @@ from pneumo_ray.dicomweb.server import Server
 from pneumo_ray.dicomweb.web import JSON, Answer, ResourceError, Web, web_of
 from pneumo_ray.errors import StorageError
 from pneumo_ray.pacs.objects import OWN
+from pneumo_ray.storage import Pieces
 
 _SERIES_UID, _DESCRIPTION, _INSTANCE_UID, _FAILED = "0020000E", "0008103E", "00080018", "00081198"
 
@@ -41,7 +42,7 @@ class Outlet(Protocol):
         """
         ...
 
-    def store(self, study: str, files: Mapping[str, bytes]) -> None:
+    def store(self, study: str, files: Mapping[str, Pieces]) -> None:
         """Store DICOM files by their SOP Instance UIDs; the same file may be stored twice.
 
         Raises:
@@ -60,7 +61,7 @@ class Folder:
         """Return which of the instances are there."""
         return Study(frozenset(uid for uid in instances if storage.exists(self._path(uid))))
 
-    def store(self, study: str, files: Mapping[str, bytes]) -> None:
+    def store(self, study: str, files: Mapping[str, Pieces]) -> None:
         """Write each file, whole or not at all."""
         for uid, content in files.items():
             storage.write_bytes(self._path(uid), content, durable=False)
@@ -99,7 +100,7 @@ class Pacs:
                 present.update(values_of(one, _INSTANCE_UID))
         return Study(frozenset(present & instances), others)
 
-    def store(self, study: str, files: Mapping[str, bytes]) -> None:
+    def store(self, study: str, files: Mapping[str, Pieces]) -> None:
         """Send files in one request.
 
         Raises:

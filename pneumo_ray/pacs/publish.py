@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pneumo_ray import storage
+from pneumo_ray.allocator import keep_freed_memory
 from pneumo_ray.config import save_config
 from pneumo_ray.console import log, progress
 from pneumo_ray.dicomweb.server import server_of
@@ -215,6 +216,7 @@ def _begin(plan: Plan, source: Source, scores: str) -> None:
 
 def _begin_worker(plan: Plan, source: Source, scores: str) -> None:
     cv2.setNumThreads(1)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:

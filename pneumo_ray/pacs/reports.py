@@ -11,6 +11,7 @@ from pneumo_ray.pacs.result import Algorithm, Result
 from pneumo_ray.pacs.source import Source
 from pneumo_ray.pacs.sr import evaluations, numbers, report, tracking_uid, uncertainty
 from pneumo_ray.pacs.templates import Templates
+from pneumo_ray.storage import Pieces
 
 
 class Reports:
@@ -25,7 +26,7 @@ class Reports:
         self._algorithm = algorithm
         self._templates = Templates()
 
-    def file(self, source: Source, result: Result) -> bytes:
+    def file(self, source: Source, result: Result) -> Pieces:
         """Return the file of a report, as that of `sr.report`."""
         return self._templates.file(
             _structure(source, result),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumo_ray.images.dicom import MAKER
+from pneumo_ray.pacs.uids import VERSION
 
 NOTICE = "RESEARCH USE ONLY, not for diagnosis"
 
@@ -40,8 +41,8 @@ class Algorithm:
 
     @property
     def mark(self) -> str:
-        """Eight letters that tell its results from those of another model or config, for people and for searches."""
-        return hashlib.sha256(f"{self.model_hash} {self.config_hash}".encode()).hexdigest()[:8]
+        """Eight letters that tell its results from those of another model, config or version, for people and searches."""
+        return hashlib.sha256(f"{VERSION} {self.model_hash} {self.config_hash}".encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

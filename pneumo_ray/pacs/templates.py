@@ -1,8 +1,7 @@
 """Many objects of one structure: highdicom makes the first, and the others are filled into what it made.
 
 Most elements of an object are the same in all objects of a job, and highdicom takes several times as long to make them as it
-takes to change the others. pydicom leaves what it does not look at as the bytes of the file and writes them as they are.
-Pixels pass by pydicom, which copies them several times: they are the last element of a file.
+takes to change the others. Pixels, the last element of a file, pass by pydicom, which copies them several times.
 """
 
 import struct
@@ -16,6 +15,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from pneumo_ray.pacs.objects import file_bytes
+from pneumo_ray.pacs.writer import file_of
+from pneumo_ray.storage import Pieces
 
 _PIXELS = {"B": (0x7FE00010, b"OB"), "H": (0x7FE00010, b"OW"), "f": (0x7FE00008, b"OF")}
 """Tag and VR of pixels, by the character of their type: Pixel Data, or Float Pixel Data."""
@@ -39,7 +40,7 @@ class Templates:
         make: Callable[[], Dataset],
         fill: Callable[[Dataset], None],
         pixels: NDArray[Any] | None = None,
-    ) -> bytes:
+    ) -> Pieces:
         """Return the file of an object.
 
         Args:
@@ -50,15 +51,13 @@ class Templates:
         """
         template = self._made.pop(structure, None)
         if template is None:
-            content = file_bytes(make())
-            template = dcmread(BytesIO(content))
+            content: Pieces = (file_bytes(make()),)
+            template = dcmread(BytesIO(content[0]))
             if pixels is not None:
                 del template[_PIXELS[pixels.dtype.char][0]]
         else:
             fill(template)
-            content = file_bytes(template)
-            if pixels is not None:
-                content = b"".join((content, *_pixel_element(pixels)))
+            content = (file_of(template), *(() if pixels is None else _pixel_element(pixels)))
         self._made[structure] = template
         while len(self._made) > self._limit:
             del self._made[next(iter(self._made))]

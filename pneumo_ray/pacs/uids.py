@@ -5,8 +5,9 @@ A UID is `2.25.` and a UUID as a decimal number (PS3.5 B.2). The UUID is of vers
 
 import uuid
 
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, "pneumo_ray results 1")
-"""Its last word is the version of the objects: content that changes for the same names needs another one."""
+VERSION = 2
+"""Of the objects: content that changes for the same names needs another one."""
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_OID, f"pneumo_ray results {VERSION}")
 
 
 def derived_uid(*names: str) -> str:

@@ -2,6 +2,7 @@
 
 from pneumo_ray.storage.addresses import absolute, base_name, is_local, join, local_path, parent, split_query, uri_of
 from pneumo_ray.storage.files import (
+    Pieces,
     atomic_file,
     exists,
     list_files,
@@ -28,6 +29,7 @@ __all__ = [
     "LONGEST_WAIT",
     "READ_AHEAD",
     "TRIES",
+    "Pieces",
     "RefusedError",
     "RetriesExhaustedError",
     "absolute",

@@ -17,6 +17,9 @@ from pneumo_ray.errors import StorageError
 from pneumo_ray.storage.addresses import is_local, join, local_path, split_query
 from pneumo_ray.storage.remote import RetriesExhaustedError, filesystem, retried
 
+Pieces = tuple[bytes | memoryview, ...]
+"""Content of a file in pieces, one after the other: large ones need no copy to be put together."""
+
 
 def read_bytes(uri: str, limit: int = -1) -> bytes:
     """Return the content of a file, or its first `limit` bytes.
@@ -37,7 +40,7 @@ def read_bytes(uri: str, limit: int = -1) -> bytes:
     return retried("read", uri, read)
 
 
-def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
+def write_bytes(uri: str, data: bytes | Pieces, *, durable: bool = True) -> None:
     """Write a file so that it appears complete or not at all.
 
     Args:
@@ -49,16 +52,18 @@ def write_bytes(uri: str, data: bytes, *, durable: bool = True) -> None:
     Raises:
         StorageError: if the location cannot be written (read-only, no such bucket, disk full).
     """
+    pieces = data if isinstance(data, tuple) else (data,)
     with atomic_file(uri, durable=durable) as temporary:
         if is_local(uri):
             with open(local_path(temporary), "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
         else:
             fs, path = filesystem(temporary)
 
             def write() -> None:
                 with fs.open_output_stream(path) as stream:
-                    stream.write(data)
+                    for piece in pieces:
+                        stream.write(piece)
 
             retried("write", uri, write)
 

@@ -10,14 +10,14 @@ CONTENTS = [b"DICM\r\n--\r\n", b"", bytes(range(256)) * 40]
 
 
 def test_what_is_packed_comes_back():
-    content_type, body = packed(CONTENTS)
+    content_type, body = packed([(content,) for content in CONTENTS])
     parts = list(parts_of(content_type, body))
     assert [part.content for part in parts] == CONTENTS
     assert {part.content_type for part in parts} == {"application/dicom"}
 
 
 def test_the_standard_library_reads_what_is_packed():
-    content_type, body = packed([b"one", b"two"])
+    content_type, body = packed([(b"o", memoryview(b"ne")), (b"two",)])
     message = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
     assert message.get_content_type() == "multipart/related"
     assert [part.get_payload(decode=True) for part in message.get_payload()] == [b"one", b"two"]

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumo_ray.images.framing import MARGIN, WHOLE, Shape, enlarged, framed, in_window, window_of
+from pneumo_ray.images.framing import MARGIN, WHOLE, Shape, enlarged, framed, in_window, upsampling, window_of
 
 SHAPES = st.builds(Shape, st.integers(32, 4000), st.integers(32, 4000))
 
@@ -99,3 +100,10 @@ def test_a_box_arrives_at_its_window(shape, box, size):
 def test_a_window_beside_the_image_is_refused():
     with pytest.raises(ValueError, match="nothing of the image"):
         framed(np.zeros((8, 8), np.uint8), (1.0, 0.0, 2.0, 1.0), 8)
+
+
+@pytest.mark.parametrize(("cells", "size"), [(7, 224), (7, 7), (14, 33), (7, 3), (1, 5), (3, 1)])
+def test_upsampling_is_that_of_torch(cells, size):
+    rows = np.random.default_rng(cells).random((4, cells)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(rows)[None], size=size, mode="linear")[0].numpy()
+    assert np.abs(rows @ upsampling(cells, size).T - expected).max() < 1e-6
