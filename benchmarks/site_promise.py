@@ -115,7 +115,7 @@ def _below(found: int, of: int, end: float) -> bool:
 
 
 def _share(said: dict[str, Any]) -> str:
-    return f"{said['value']:.3f} ({said['low']:.3f} to {said['high']:.3f})"
+    return f"{said.get('expected', said['value']):.3f} ({said['low']:.3f} to {said['high']:.3f})"
 
 
 def _measure(said: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.site.commission import read_site
 from pneumo_ray.site.config import CommissionConfig
 from pneumo_ray.site.labels import Floats, Labelled, site_images
-from pneumo_ray.site.prevalence import estimate_prevalence
+from pneumo_ray.site.prevalence import mixture_share
 from pneumo_ray.site.recalibration import choose
 from pneumo_ray.site.threshold import choose_threshold
 from pneumo_ray.site.triage import Triage, find_triage
@@ -53,7 +53,7 @@ class Draw:
     wrong: tuple[int, int, int, int] | None
     """Called wrong and called, of normals and of pneumonias there."""
     prevalence: float
-    """Estimated share of pneumonia among the other images less the true one; NaN where it was not estimated."""
+    """Estimated share of pneumonia among the other images less the true one."""
     method: str
     groups: dict[str, "Group"]
     """Of each group among the other images, by its name."""
@@ -104,11 +104,11 @@ def draw(
         low, high = judged.prob < triage.low, judged.prob >= triage.high
         called = float(np.mean(low | high))
         wrong = (int((high & well).sum()), int(((low | high) & well).sum()), int((low & ill).sum()), int(((low | high) & ill).sum()))  # fmt: skip
-    estimated = estimate_prevalence(other.prob, other.patient_of, local, choice.chosen, seed)
+    share = mixture_share(probs[1], float(local.label.mean()))
     return Draw(
         tuple(float(before[name] or 0) for name in MEASURES), tuple(float(after[name] or 0) for name in MEASURES),
         _rates(judged, threshold), found, ends, (bool(kept[0]), bool(kept[1])), called, wrong,
-        float("nan") if estimated is None else estimated.value - float(other.label.mean()), choice.chosen.method,
+        share - float(other.label.mean()), choice.chosen.method,
         {name: _group(other, probs, (threshold, point.threshold), group_of[~inside] == name) for name in sorted(set(group_of) - {None})},
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def row(name: str, number: int, draws: Sequence[Draw | None], alpha: float) -> s
         f"{np.mean([d.site[0] for d in good]):.3f} / {np.mean([d.site[1] for d in good]):.3f}",
         f"{100 * np.mean([not k for d in good for k in d.kept]):.1f} %",
         f"{100 * len(triage) / len(good):.0f} %" + (f", calls {100 * np.mean([d.called for d in triage]):.0f} %, broken {100 * np.mean(broken):.1f} %" if triage else ""),
-        median([d.prevalence for d in good if np.isfinite(d.prevalence)]) if any(np.isfinite(d.prevalence) for d in good) else "-",
+        median([d.prevalence for d in good]),
     ]  # fmt: skip
     return f"| {name} | {number} | " + " | ".join(cells) + " |"
 

@@ -11,7 +11,7 @@ from pneumo_ray.site.labels import Labelled
 from pneumo_ray.site.profile import SiteProfile
 from pneumo_ray.site.recalibration import Recalibration
 
-SHARE = {"value": 0.9, "low": 0.8, "high": 0.97, "at_least": 0.85}
+SHARE = {"value": 0.9, "expected": 0.89, "low": 0.8, "high": 0.97, "at_least": 0.85}
 MEASURE = {"value": 0.1, "interval": [0.05, 0.2]}
 PAGE = {
     "threshold": {"sensitivity": SHARE, "specificity": SHARE, "own": {"threshold": 0.5, "sensitivity": SHARE, "specificity": SHARE}},
