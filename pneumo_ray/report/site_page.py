@@ -92,7 +92,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         f"({_percents(found.prevalence.low, found.prevalence.high)}), {_SOURCES[found.prevalence.source].format(found.prevalence.images)}.",
         "predictive_rows": _predictive_rows(found.values),
         "labels_rows": [
-            [row.patients, f"{100 * row.sensitivity_width:.0f} points", f"{100 * row.specificity_width:.0f} points",
+            [row.patients, *(Cell(width, f"{100 * width:.0f} points") for width in (row.sensitivity_width, row.specificity_width)),
              "yes" if row.triage_possible else "no"]
             for row in found.needed
         ],
@@ -172,13 +172,16 @@ def _warnings(found: Commissioning) -> list[str]:
 
 def _steps(found: Commissioning, config: CommissionConfig) -> list[str]:
     steps = []
-    width = found.point.sensitivity.high - found.point.sensitivity.low
     if isinstance(found.triage, NoTriage):
-        steps.append(f"Triage: {found.triage.reason}")
-    if width > _WIDE:
-        steps.append(
-            f"Label more images with pneumonia: the interval of the sensitivity is {100 * width:.0f} points wide."
-        )
+        steps.append(f"There is no triage. {found.triage.reason}")
+    for measure, words, share in (
+        ("sensitivity", "with", found.point.sensitivity),
+        ("specificity", "without", found.point.specificity),
+    ):
+        if (width := share.high - share.low) > _WIDE:
+            steps.append(
+                f"Label more images {words} pneumonia: the interval of the {measure} is {100 * width:.0f} points wide."
+            )
     steps += [
         f"Score with jobs/explain.py --site {config.out.rstrip('/')}/site.json: columns prob_site, predicted_site and triage.",
         "Run a silent trial (jobs/silent.py) for some weeks, with nothing shown to anybody, before a person sees a score.",
@@ -245,7 +248,7 @@ def _thousand_rows(found: Commissioning) -> list[list[object]]:
 
 def _triage_about(triage: Triage | NoTriage) -> str:
     if isinstance(triage, NoTriage):
-        return f"There is no triage: {triage.reason}"
+        return f"There is no triage. {triage.reason}"
     high = f"at {triage.high:.4g} or more" if triage.high <= 1 else "never"
     return (
         f"Below {triage.low:.4g} an image is called negative, {high} positive, in between it is to be read by a person. That calls "

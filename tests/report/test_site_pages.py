@@ -21,9 +21,11 @@ def pages(write_scores, write_truth, tmp_path_factory) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, N)
     folder = tmp_path_factory.mktemp("pages")
-    scores = write_scores(folder / "scores", 2 * (rng.normal(size=N) + 3.6 * label - 1.4))
+    logit = 2 * (rng.normal(size=N) + 3.6 * label - 1.4)
+    scores = write_scores(folder / "scores", logit)
+    view = np.where((label == 1) & (logit > 4), "AP", np.where(rng.random(N) < 0.5, "AP", "PA")).tolist()
     week = [f"2026-{1 + i * 10 // N:02d}-15" for i in range(N)]
-    every = write_truth(folder / "m.parquet", label, n=N, week=week)
+    every = write_truth(folder / "m.parquet", label, n=N, week=week, view=view)
     some = write_truth(folder / "few.parquet", np.where(np.arange(N) < 60, label, -1), n=N)
     for name, manifest in (("site", every), ("few", some)):
         write_commissioning(CommissionConfig(str(scores), str(manifest), str(folder / name), name=HOSTILE))
@@ -64,6 +66,23 @@ def test_a_page_fits_every_screen(opened, name, width):
         assert page.locator(anchor.get_attribute("href")).count() == 1
     assert page.locator("figure svg").count() == 2
     assert "Not a medical device" in page.locator("header").inner_text()
+    ends = page.locator("caption").evaluate_all("all => all.map(each => each.getBoundingClientRect().right)")
+    assert max(ends) <= width
+
+
+def test_results_fit_a_phone_unscrolled(opened):
+    page = opened("site", 390)
+    for name in ("#thousand", "#prevalence", "#labels"):
+        wide = page.locator(f"{name} .scroll").evaluate("each => each.scrollWidth - each.clientWidth")
+        assert wide <= 12, name
+
+
+def test_groups_that_differ_stand_among_the_warnings(opened):
+    """The AP images have the confident pneumonias, so that the threshold finds more of them."""
+    page = opened("site")
+    assert "one threshold does not serve both" in page.locator(".warnings").inner_text()
+    assert page.locator("#groups tbody tr").count() == 2
+    assert opened("few").locator("#groups").count() == 0
 
 
 def test_a_commissioning_says_what_to_do(opened):
@@ -86,7 +105,7 @@ def test_a_commissioning_without_triage_says_why(opened):
 
 def test_a_drift_table_sorts_and_names_alarms(opened):
     page = opened("drift")
-    assert "prob mean was" in page.locator(".warnings").inner_text()
+    assert "prob mean: median" in page.locator(".warnings").inner_text()
     page.get_by_role("button", name="stability index").click()
     page.get_by_role("button", name="stability index").click()
     first = page.locator("#table tbody tr").first.inner_text()
