@@ -93,7 +93,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         "predictive_rows": _predictive_rows(found.values),
         "labels_rows": [
             [row.patients, *(Cell(width, f"{100 * width:.0f} points") for width in (row.sensitivity_width, row.specificity_width)),
-             "yes" if row.triage_possible else "no"]
+             Cell(float(row.triage_possible), "yes" if row.triage_possible else "no")]
             for row in found.needed
         ],
         "origin_rows": [

@@ -1,5 +1,6 @@
 """The pages about a site in a real headless Chromium: complete, offline, readable on a phone, and hostile names stay text."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 
 from pneumo_ray.report.commissioning import write_commissioning
 from pneumo_ray.report.drift import write_drift
+from pneumo_ray.report.silent import write_weeks
+from pneumo_ray.score.batches import manifest_of, scores_of
+from pneumo_ray.score.silent_config import SilentConfig
 from pneumo_ray.site.config import CommissionConfig, DriftConfig
 
 HOSTILE = "<img src=x onerror=window.broken=1>&\"'</script>"
@@ -31,7 +35,16 @@ def pages(write_scores, write_truth, tmp_path_factory) -> dict[str, Path]:
         write_commissioning(CommissionConfig(str(scores), str(manifest), str(folder / name), name=HOSTILE))
     other = write_scores(folder / "other", 2 * (rng.normal(size=N) + 3.6 * label + 1))
     write_drift(DriftConfig(str(scores), str(other), str(folder / "drift"), by="week", manifest=str(every)))
+    trial = SilentConfig(archive=("/data/in",), model="m", out=str(folder / "trial"), reference=str(scores))
+    names = ["20261102-080000", "20261109-080000"]
+    for shift, name in zip((-1.4, 1.5), names, strict=True):
+        images = [f"{name}-{i}.jpg" for i in range(N)]
+        write_scores(Path(scores_of(trial.out, name)), 2 * (rng.normal(size=N) + 3.6 * label + shift), names=images)
+        write_truth(Path(manifest_of(trial.out, name)), label, n=N, names=images)
+    (folder / "trial" / "silent.json").write_text(json.dumps({"model": "m", "batches": names}))
+    write_weeks(trial)
     return {
+        "silent": folder / "trial" / "silent.html",
         "site": folder / "site" / "site.html",
         "few": folder / "few" / "site.html",
         "drift": folder / "drift" / "drift.html",
@@ -56,7 +69,7 @@ def opened(browser, pages, watched) -> Iterator[Any]:
         context.close()
 
 
-@pytest.mark.parametrize("name", ["site", "few", "drift"])
+@pytest.mark.parametrize("name", ["site", "few", "drift", "silent"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_a_page_fits_every_screen(opened, name, width):
     page = opened(name, width)
@@ -64,7 +77,7 @@ def test_a_page_fits_every_screen(opened, name, width):
     assert page.evaluate("window.broken") is None
     for anchor in page.locator("nav a").all():
         assert page.locator(anchor.get_attribute("href")).count() == 1
-    assert page.locator("figure svg").count() == 2
+    assert page.locator("figure svg").count() == (1 if name == "silent" else 2)
     assert "Not a medical device" in page.locator("header").inner_text()
     ends = page.locator("caption").evaluate_all("all => all.map(each => each.getBoundingClientRect().right)")
     assert max(ends) <= width
@@ -110,6 +123,15 @@ def test_a_drift_table_sorts_and_names_alarms(opened):
     page.get_by_role("button", name="stability index").click()
     first = page.locator("#table tbody tr").first.inner_text()
     assert "alarm" in first
+
+
+def test_a_silent_trial_names_the_week_that_differs(opened):
+    page = opened("silent")
+    (warning,) = page.locator(".warnings li").all()
+    assert warning.inner_text().startswith("2026-W46 differs from the reference in")
+    assert page.locator("#weeks tbody tr").first.locator("td").last.inner_text() == "0"
+    fits = page.locator(".scroll").evaluate_all("all => all.map(each => each.scrollWidth - each.clientWidth)")
+    assert max(fits) <= 1
 
 
 def test_the_theme_can_be_chosen(opened):
