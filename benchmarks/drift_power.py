@@ -4,9 +4,11 @@
 `images.corruptions`, and another framing (a tenth of the image cut off at each side). Each copy is scored with
 jobs/explain.py and the same model. `power` then draws images at random: some of the reference, and as many other ones of
 each folder, and prints the share of draws with an alarm. The first row draws both sides from the reference: false alarms.
+--leave-out takes quantities away that tell the folders apart by their files alone, such as bytes_per_pixel.
 """
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -16,7 +18,7 @@ from pneumo_ray.evaluate.scores import read_scores
 from pneumo_ray.images.corruptions import SEVERITIES
 from pneumo_ray.images.decode import decode_image
 from pneumo_ray.site.drift import compare
-from pneumo_ray.site.quantities import quantities, taken
+from pneumo_ray.site.quantities import Floats, Words, quantities, taken
 
 CUT = 0.1
 
@@ -38,11 +40,18 @@ def corrupt(archive: Path, out: Path) -> None:
             cv2.imwrite(str(target), image)
 
 
-def power(reference: str, others: list[str], sizes: list[int], draws: int, level: float) -> None:
+def power(
+    reference: str, others: list[str], sizes: list[int], draws: int, level: float, left_out: Collection[str]
+) -> None:
     """Print the share of draws with an alarm, and the quantities that raise it most often."""
-    base = quantities(read_scores(reference))
+
+    def found_in(folder: str) -> dict[str, Floats | Words]:
+        found = quantities(read_scores(folder))
+        return {name: values for name, values in found.items() if name not in left_out}
+
+    base = found_in(reference)
     folders = {"reference": base} | {
-        name: quantities(read_scores(folder)) for name, _, folder in (text.partition("=") for text in others)
+        name: found_in(folder) for name, _, folder in (text.partition("=") for text in others)
     }
     print("| images | on each side | share of draws with an alarm | most often |\n| --- | ---: | ---: | --- |")
     for name, found in folders.items():
@@ -79,11 +88,12 @@ def main() -> None:
     two.add_argument("--sizes", type=int, nargs="+", default=[50, 100, 200])
     two.add_argument("--draws", type=int, default=200)
     two.add_argument("--level", type=float, default=0.05)
+    two.add_argument("--leave-out", nargs="+", default=[], help="quantities that are not compared")
     options = parser.parse_args()
     if options.part == "corrupt":
         corrupt(options.archive, options.out)
     else:
-        power(options.reference, options.others, options.sizes, options.draws, options.level)
+        power(options.reference, options.others, options.sizes, options.draws, options.level, options.leave_out)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def summary(found: Commissioning) -> list[str]:
         f"({data.patients_of_class(1):,} with pneumonia)",
         f"  {'calibration':<12}{found.choice.chosen.method.replace('_', ' ')}: cross-fitted log loss "
         f"{found.before['log_loss'].value:.3f} to {found.choice.cross_fitted.log_loss:.3f}",
-        f"  {'threshold':<12}{point.threshold:.3f} ({point.rule}): sensitivity {_text(point.sensitivity)}, specificity {_text(point.specificity)}; "
+        f"  {'threshold':<12}{point.threshold:.3f} ({point.rule}): sensitivity {_text(point.sensitivity, point.expected_sensitivity)}, specificity {_text(point.specificity)}; "
         f"the model's own {found.own_threshold:.3f}: {_text(found.sensitivity_before)}, {_text(found.specificity_before)}",
         f"  {'prevalence':<12}{found.prevalence.value:.3f} ({found.prevalence.low:.3f} to {found.prevalence.high:.3f}), {found.prevalence.source}",
     ]
@@ -63,5 +63,6 @@ def summary(found: Commissioning) -> list[str]:
     return lines
 
 
-def _text(share: Share) -> str:
-    return "undefined" if share.value is None else f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+def _text(share: Share, expected: float | None = None) -> str:
+    value = share.value if expected is None else expected
+    return "undefined" if value is None else f"{value:.3f} ({share.low:.3f} to {share.high:.3f})"

@@ -1,7 +1,7 @@
 """The drift job: two score folders in, a table, figures and a page out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -20,12 +20,15 @@ from pneumo_ray.evaluate.metrics import number_groups
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.site_figures import distribution_figure, group_figure
+from pneumo_ray.report.wording import Cell
 from pneumo_ray.site.config import DriftConfig
 from pneumo_ray.site.drift import MATTERS, MIN_IMAGES, Comparison, Drift, compare
 from pneumo_ray.site.quantities import Floats, Words, quantities, taken
 
 MAX_GROUPS = 200
 """Values of --by above which it is no grouping."""
+SHOWN_ALARMS = 20
+"""Alarms that the page lists above its table."""
 _SHOWN = 6
 """Quantities that the figures show."""
 
@@ -84,6 +87,8 @@ def write_comparison(sides: tuple[Side, Side], config: DriftConfig) -> Drift:
     """Compare two sides and write all files of the job; see `write_drift`."""
     out = storage.absolute(config.out)
     storage.require_writable(out)
+    # Groups differ in what they were made by.
+    sides = (_without(sides[0], config.by), _without(sides[1], config.by))
     drift = compare(sides[0].found, sides[1].found, sides[1].groups, config.level)
     if not drift.comparisons:
         raise ConfigError(
@@ -142,6 +147,10 @@ def side_of(scores: Scores, manifest: str | None, by: str | None, seed: int) -> 
         known = any(patient is not None for patient in joined)
     groups = None if by is None else [g for g, kept in zip(_groups(scores, table, by), rows, strict=True) if kept]
     return Side(taken(quantities(scores), rows), groups, len(scores.table), known)
+
+
+def _without(side: Side, quantity: str | None) -> Side:
+    return replace(side, found={name: values for name, values in side.found.items() if name != quantity})
 
 
 def _groups(scores: Scores, manifest: pa.Table | None, by: str) -> list[str]:
@@ -213,7 +222,16 @@ def _finite(values: Floats | Words) -> NDArray[np.float64]:
 
 def _sentence(c: Comparison) -> str:
     where = "" if c.group == "all" else f"{c.group}: "
-    return f"{where}{c.quantity.replace('_', ' ')} was {c.reference} and is {c.here} (stability index {c.psi:.2f}, p {c.p_adjusted:.2g})"
+    what = "" if c.reference.endswith("%") else "median "
+    return (
+        f"{where}{c.quantity.replace('_', ' ')}: {what}{c.reference} in the reference, {c.here} here (stability index {c.psi:.2f}, "
+        f"p {_p_text(c.p_adjusted)})"
+    )
+
+
+def _p_text(p: float) -> str:
+    """Return a p-value as text; one that is 0 in float64 is small, not nothing."""
+    return f"{p:.2g}" if p > 0 else "< 1e-300"
 
 
 def _page(drift: Drift, sides: tuple[Side, Side], config: DriftConfig, figures: dict[str, str]) -> str:
@@ -231,18 +249,20 @@ def _page(drift: Drift, sides: tuple[Side, Side], config: DriftConfig, figures: 
             {"name": "alarms", "value": f"{len(drift.alarms):,}", "interval": f"of {len(drift.comparisons):,} comparisons"},
             {"name": "images", "value": f"{sides[1].images:,}", "interval": f"{sides[0].images:,} in the reference"},
             {"name": "groups", "value": f"{len(groups):,}", "interval": config.by or "not divided"},
-            {"name": "largest difference", "value": f"{largest.psi:.2f}", "interval": largest.quantity.replace("_", " ")},
+            {"name": "largest stability index", "value": f"{largest.psi:.2f}", "interval": largest.quantity.replace("_", " ")},
         ],
         "about": [
             f"The units are {units}. "
             + ("No quantity differs by more than chance and by enough to matter." if not drift.alarms else "")
         ],
-        "warnings": [_sentence(alarm) for alarm in drift.alarms[:20]],
+        "warnings": [_sentence(alarm) for alarm in drift.alarms[:SHOWN_ALARMS]]
+        + ([f"and {more:,} more in the table below"] if (more := len(drift.alarms) - SHOWN_ALARMS) > 0 else []),
         "method": f"Numbers: Kolmogorov-Smirnov; words: chi-square; Holm over all {len(drift.comparisons):,} comparisons, so that where nothing "
         f"changed the probability of any alarm is at most {100 * drift.level:g} %. An alarm also needs a population stability index of "
-        f"{MATTERS:g}, less what chance gives it. Median of numbers, share of the most frequent word.",
+        f"{MATTERS:g} above its mean by chance; by convention a difference from {MATTERS:g} on is moderate and from 0.25 on large. The columns "
+        "reference and here have medians of numbers, and of words the share of the one that is most frequent in the reference.",
         "rows": [
-            [c.group, c.quantity.replace("_", " "), c.n, c.reference, c.here, c.psi, c.p, c.p_adjusted, "alarm" if c.alarm else "no"]
+            [c.group, c.quantity.replace("_", " "), c.n, c.reference, c.here, c.psi, Cell(c.p, _p_text(c.p)), Cell(c.p_adjusted, _p_text(c.p_adjusted)), "alarm" if c.alarm else "no"]
             for c in drift.comparisons
         ],
         "left_rows": [list(entry) for entry in drift.left_out],

@@ -18,7 +18,7 @@ from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.report.drift import check_comparable, period, side_of, week_figure
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import percent_text, with_range
+from pneumo_ray.report.wording import percent_cell, percent_text, with_range
 from pneumo_ray.score.batches import batches_of, manifest_of, scores_of
 from pneumo_ray.score.silent_config import SilentConfig
 from pneumo_ray.site.drift import Drift, compare
@@ -166,13 +166,18 @@ def _csv(weeks: Sequence[Week]) -> list[Sequence[object]]:
     return rows
 
 
+def _named(quantities: Sequence[str]) -> str:
+    """Return quantities in words, once each."""
+    return ", ".join(name.replace("_", " ") for name in dict.fromkeys(quantities))
+
+
 def _page(weeks: Sequence[Week], config: SilentConfig, figures: dict[str, str]) -> str:
     total = weeks[-1]
     compared = config.reference is not None
     context = {
         "title": "Silent trial",
         "subtitle": f"Model {config.model if isinstance(config.model, str) else ' '.join(config.model)} on {' '.join(config.archive)}",
-        "sections": [("summary", "Summary"), ("weeks", "Weeks")],
+        "sections": [("summary", "Summary"), ("weeks", "Weeks"), ("labels", "Labels")],
         "figures": figures,
         "numbers_shown": [
             {"name": "images", "value": f"{total.images:,}", "interval": f"{total.failed:,} could not be scored"},
@@ -182,12 +187,22 @@ def _page(weeks: Sequence[Week], config: SilentConfig, figures: dict[str, str]) 
             {"name": "quantities with an alarm", "value": str(len(set(total.drifted))) if compared else "not compared",
              "interval": "against the reference" if compared else "give --reference"},
         ],
-        "about": ["Nothing was written back and nobody was shown a score. Weeks are those in which the images were scored."],
-        "measure_rows": [
-            [week.week, week.images, week.failed, percent_text(week.called), percent_text(week.doubtful), week.labelled,
-             *(with_range(week.values[name], week.intervals[name]) for name in MEASURES),
-             ", ".join(name.replace("_", " ") for name in dict.fromkeys(week.drifted)) or "none" if compared else "not compared"]
+        "about": [
+            "Nothing was written back to the archive. Weeks are those in which the images were scored. An image is doubtful where its view is unusual, "
+            "where it lies outside what the model was trained on, or where the passes do not agree on the call.",
+        ],
+        "warnings": [
+            f"{week.week} differs from the reference in {_named(week.drifted)}. Its images or scores are of another kind, which does "
+            "not say that the model is worse: only labels can."
+            for week in weeks[:-1] if week.drifted
+        ],
+        "week_rows": [
+            [week.week, week.images, week.failed, percent_cell(week.called), percent_cell(week.doubtful),
+             len(set(week.drifted)) if compared else "not compared"]
             for week in weeks
+        ],
+        "measure_rows": [
+            [week.week, week.labelled, *(with_range(week.values[name], week.intervals[name]) for name in MEASURES)] for week in weeks
         ],
         "made": made(),
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """The figures of the pages about a site."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,19 +64,27 @@ def group_figure(groups: Sequence[str], lines: Mapping[str, Mapping[str, float]]
     """Draw the stability index of quantities over groups, such as weeks.
 
     Args:
-        groups: in their order.
+        groups: in their order; weeks are joined by lines, other groups have none.
         lines: by quantity, the index of each group; a group may lack.
         matters: from which index a difference matters.
     """
     with house_style():
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         axes = figure.subplots()
-        styles = ("-", "--", "-.", ":")
+        weeks = all(re.fullmatch(r"\d{4}-W\d\d", group) for group in groups)
+        styles, markers = ("-", "--", "-.", ":"), "osD^"
         for number, (name, values) in enumerate(lines.items()):
             colour = (NORMAL, PNEUMONIA, THIRD)[number % 3]
             y = [values.get(group, np.nan) for group in groups]
             axes.plot(
-                range(len(groups)), y, styles[number % 4], marker="o", ms=3, color=colour, label=name.replace("_", " ")
+                range(len(groups)),
+                y,
+                linestyle=styles[number % 4] if weeks else "none",
+                marker="o" if weeks else markers[number % 4],
+                ms=3 if weeks else 6,
+                alpha=0.8,
+                color=colour,
+                label=name.replace("_", " "),
             )
         axes.axhline(matters, color=INK, lw=0.8, ls=":")
         step = max(1, len(groups) // 12)

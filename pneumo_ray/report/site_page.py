@@ -4,6 +4,8 @@ from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
 from pneumo_ray.site.commission import Commissioning
 from pneumo_ray.site.config import CommissionConfig
+from pneumo_ray.site.groups import SiteGroup, differing
+from pneumo_ray.site.labels import MIN_CLASS_PATIENTS
 from pneumo_ray.site.prevalence import PredictiveValues
 from pneumo_ray.site.profile import SiteProfile
 from pneumo_ray.site.threshold import Share
@@ -16,10 +18,12 @@ _MAPS = {
     "isotonic": "isotonic regression",
 }
 _SOURCES = {
-    "unlabelled": "estimated from the probabilities of the {:,} images without a label, which need not be chosen like those with one",
+    "unlabelled": "estimated from the probabilities of the {:,} images without a label; this assumes that pneumonia looks alike on "
+    "them and on the images with a label",
     "labelled": "counted among the labelled patients ({:,} images); where these were chosen by their class, give --prevalence",
     "given": "given with --prevalence",
 }
+_COLUMNS = {"age_years": "age in years", "view_position": "view"}
 FEW = 100
 """Labelled patients of a class below which the page points to the intervals."""
 _WIDE = 0.15
@@ -37,18 +41,19 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
     """
     point, triage = found.point, found.triage
     data = found.images.labelled
+    groups = [("groups", "Groups")] if found.groups else []
     context = {
         "title": f"Commissioning{f': {config.name}' if config.name else ''}",
         "subtitle": f"Model {profile.model_hash[:12]} on {config.scores}; site.json {profile.hash[:12]}",
         "sections": [
-            ("summary", "Summary"), ("thousand", "1,000 children"), ("threshold", "Threshold"), ("triage", "Triage"),
+            ("summary", "Summary"), ("thousand", "1,000 patients"), ("threshold", "Threshold"), *groups, ("triage", "Triage"),
             ("calibration", "Calibration"), ("prevalence", "Prevalence"), ("labels", "More labels"), ("origin", "Origin"),
         ],
         "figures": figures,
         "numbers_shown": [
             _number("AUC here", figure_text(found.before["auc"].value), interval_text(found.before["auc"].interval)),
-            _number("sensitivity", percent_text(point.sensitivity.value), _range(point.sensitivity)),
-            _number("specificity", percent_text(point.specificity.value), _range(point.specificity)),
+            _number("sensitivity here", percent_text(point.expected_sensitivity), _range(point.sensitivity)),
+            _number("specificity here", percent_text(point.specificity.value), _range(point.specificity)),
             _number("share of pneumonia", percent_text(found.prevalence.value), _percents(found.prevalence.low, found.prevalence.high)),
             _number("called by triage", percent_text(triage.called_share) if isinstance(triage, Triage) else "none",
                     "of all images" if isinstance(triage, Triage) else "every image is to be read"),
@@ -63,8 +68,12 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         "thousand_rows": _thousand_rows(found),
         "threshold_about": _threshold_about(found, config),
         "threshold_rows": [
-            _threshold_row(f"{point.threshold:.4g} (this site)", point.sensitivity, point.specificity),
-            _threshold_row(f"{found.own_threshold:.4g} (the model's own)", found.sensitivity_before, found.specificity_before),
+            _threshold_row(f"{point.threshold:.4g} (this site)", point.sensitivity, point.specificity, point.expected_sensitivity),
+            _threshold_row(f"{found.own_threshold:.4g} (the model's own)", found.sensitivity_before, found.specificity_before, found.sensitivity_before.value),
+        ],
+        "groups_rows": [
+            [_COLUMNS.get(group.column, group.column), group.value, *_group_cells(group.sensitivity), *_group_cells(group.specificity)]
+            for group in found.groups
         ],
         "triage_about": _triage_about(triage),
         "triage_rows": [
@@ -83,8 +92,8 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         f"({_percents(found.prevalence.low, found.prevalence.high)}), {_SOURCES[found.prevalence.source].format(found.prevalence.images)}.",
         "predictive_rows": _predictive_rows(found.values),
         "labels_rows": [
-            [row.patients, f"{100 * row.sensitivity_width:.0f} points", f"{100 * row.specificity_width:.0f} points",
-             "yes" if row.triage_possible else "no"]
+            [row.patients, *(Cell(width, f"{100 * width:.0f} points") for width in (row.sensitivity_width, row.specificity_width)),
+             Cell(float(row.triage_possible), "yes" if row.triage_possible else "no")]
             for row in found.needed
         ],
         "origin_rows": [
@@ -111,16 +120,17 @@ def _range(share: Share) -> str:
     return _percents(share.low, share.high)
 
 
-def _of_ten(value: float | None) -> str:
+def _of_hundred(value: float | None) -> str:
     return "an unknown share" if value is None else f"{100 * value:.0f} of 100"
 
 
 def _sentence(found: Commissioning) -> str:
     point, before = found.point, found.sensitivity_before
     return (
-        f"At the threshold for this site the model finds {_of_ten(point.sensitivity.value)} children with pneumonia (at least "
-        f"{100 * point.sensitivity.at_least:.0f}, with 95 % confidence) and calls {_of_ten(1 - (point.specificity.value or 0.0))} without it "
-        f"pneumonia. At its own threshold it would be {_of_ten(before.value)} and {_of_ten(1 - (found.specificity_before.value or 0.0))}."
+        f"At the threshold for this site, {point.threshold:.3g}, the model is expected to find {_of_hundred(point.expected_sensitivity)} new "
+        f"patients with pneumonia (at least {100 * point.sensitivity.at_least:.0f}, with 95 % confidence) and to call "
+        f"{_of_hundred(1 - (point.specificity.value or 0.0))} without it pneumonia (at most {100 * (1 - point.specificity.at_least):.0f}). At its "
+        f"own threshold, {found.own_threshold:.3g}, it is {_of_hundred(before.value)} and {_of_hundred(1 - (found.specificity_before.value or 0.0))}."
     )
 
 
@@ -142,6 +152,11 @@ def _warnings(found: Commissioning) -> list[str]:
             f"{found.images.without_patient:,} image(s) name no patient and count as one each: intervals and promises are too good "
             "if some show the same patient."
         )
+    lines += [
+        f"At the threshold for this site the {measure} is {percent_text(_value(low, measure))} in one group ({_name(low)}) and "
+        f"{percent_text(_value(high, measure))} in another ({_name(high)}): one threshold does not serve both."
+        for measure, low, high in differing(found.groups)
+    ]
     few = [f"{count:,} {words}" for words, count in (("with pneumonia", data.patients_of_class(1)),
                                                     ("without", data.patients_of_class(0))) if count < FEW]  # fmt: skip
     if few:
@@ -157,13 +172,16 @@ def _warnings(found: Commissioning) -> list[str]:
 
 def _steps(found: Commissioning, config: CommissionConfig) -> list[str]:
     steps = []
-    width = found.point.sensitivity.high - found.point.sensitivity.low
     if isinstance(found.triage, NoTriage):
-        steps.append(f"Triage: {found.triage.reason}")
-    if width > _WIDE:
-        steps.append(
-            f"Label more images with pneumonia: the interval of the sensitivity is {100 * width:.0f} points wide."
-        )
+        steps.append(f"There is no triage. {found.triage.reason}")
+    for measure, words, share in (
+        ("sensitivity", "with", found.point.sensitivity),
+        ("specificity", "without", found.point.specificity),
+    ):
+        if (width := share.high - share.low) > _WIDE:
+            steps.append(
+                f"Label more images {words} pneumonia: the interval of the {measure} is {100 * width:.0f} points wide."
+            )
     steps += [
         f"Score with jobs/explain.py --site {config.out.rstrip('/')}/site.json: columns prob_site, predicted_site and triage.",
         "Run a silent trial (jobs/silent.py) for some weeks, with nothing shown to anybody, before a person sees a score.",
@@ -175,27 +193,43 @@ def _steps(found: Commissioning, config: CommissionConfig) -> list[str]:
 def _threshold_about(found: Commissioning, config: CommissionConfig) -> str:
     rule, options = found.point.rule, config.operating_point
     words = {
-        "sensitivity": f"The highest threshold that finds {100 * options.sensitivity:g} % of the labelled children with pneumonia.",
+        "sensitivity": f"The highest threshold that finds {100 * options.sensitivity:g} % of the labelled patients with pneumonia.",
         "youden": "The threshold of the largest sensitivity + specificity on the labels.",
         "cost": f"The threshold of the smallest cost, where a missed pneumonia costs {options.false_negative_cost:g} false alarms.",
     }[rule]
     how = (
         "Both classes chose it, so the counts of the first row are those of thresholds that were chosen without the patient."
         if found.point.cross_fitted
-        else "The sensitivity that it reaches is not known exactly: the lower ends are what it reaches at least."
+        else f"As these labels chose it, it finds {found.point.sensitivity.found:,} of {found.point.sensitivity.of:,} of them by construction, which is no "
+        f"measurement: for new patients {percent_text(found.point.expected_sensitivity)} is to be expected, and the lower ends are what it reaches at least."
     )
     return f"{words} {how} An image is called pneumonia where prob_mean reaches it (predicted_site)."
 
 
-def _threshold_row(name: str, sensitivity: Share, specificity: Share) -> list[object]:
+def _threshold_row(name: str, sensitivity: Share, specificity: Share, expected: float | None) -> list[object]:
     cells: list[object] = [name]
-    for share in (sensitivity, specificity):
+    for share, value in ((sensitivity, expected), (specificity, specificity.value)):
         cells += [
-            Cell(share.value, f"{percent_text(share.value)}\n({_range(share)})"),
+            Cell(value, f"{percent_text(value)}\n({_range(share)})"),
             f"{share.found:,} of {share.of:,}",
             percent_text(share.at_least),
         ]
     return cells
+
+
+def _group_cells(share: Share) -> list[object]:
+    """Return the share with its interval, if there are enough patients, and the counts."""
+    enough = share.of >= MIN_CLASS_PATIENTS
+    cell = Cell(share.value, f"{percent_text(share.value)}\n({_range(share)})") if enough else Cell(None, "too few")
+    return [cell, f"{share.found:,} of {share.of:,}"]
+
+
+def _name(group: SiteGroup) -> str:
+    return f"{_COLUMNS.get(group.column, group.column)} {group.value}"
+
+
+def _value(group: SiteGroup, measure: str) -> float | None:
+    return (group.sensitivity if measure == "sensitivity" else group.specificity).value
 
 
 def _thousand_rows(found: Commissioning) -> list[list[object]]:
@@ -214,11 +248,11 @@ def _thousand_rows(found: Commissioning) -> list[list[object]]:
 
 def _triage_about(triage: Triage | NoTriage) -> str:
     if isinstance(triage, NoTriage):
-        return f"There is no triage: {triage.reason}"
+        return f"There is no triage. {triage.reason}"
     high = f"at {triage.high:.4g} or more" if triage.high <= 1 else "never"
     return (
         f"Below {triage.low:.4g} an image is called negative, {high} positive, in between it is to be read by a person. That calls "
-        f"{percent_text(triage.called_share)} of all images. The promise: of the children with pneumonia whose image is called, at most "
+        f"{percent_text(triage.called_share)} of all images. The promise: of the patients with pneumonia whose image is called, at most "
         f"{100 * triage.alpha:g} % are called negative, and of those without, at most {100 * triage.alpha:g} % are called positive, "
         f"with {100 * (1 - triage.delta):g} % confidence."
     )

@@ -7,10 +7,12 @@ from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.data.manifest import fingerprint, read_manifest
+from pneumo_ray.data.person import person_columns
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.matching import match
@@ -18,6 +20,7 @@ from pneumo_ray.evaluate.metrics import classification_metrics
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.records import JsonObject
 from pneumo_ray.site.config import CommissionConfig
+from pneumo_ray.site.groups import SiteGroup, groups_at
 from pneumo_ray.site.labels import Floats, Labelled, SiteImages, site_images
 from pneumo_ray.site.labels_needed import LabelsRow, labels_needed
 from pneumo_ray.site.prevalence import (
@@ -65,6 +68,8 @@ class Commissioning:
     """At the site's threshold and prevalence."""
     values_before: PredictiveValues
     """At the model's own threshold and the site's prevalence."""
+    groups: tuple[SiteGroup, ...]
+    """At the threshold for the site, by age, sex, view position and manufacturer as far as they are known."""
     needed: tuple[LabelsRow, ...]
     seen_in_training: int
     """Labelled images that are in the split train or val of the manifest that the model was trained with."""
@@ -127,8 +132,9 @@ def commission(scores: Scores, run: JsonObject, manifest: pa.Table, config: Comm
         point=point,
         triage=triage,
         prevalence=prevalence,
-        values=predictive_values(point.sensitivity, point.specificity, prevalence),
+        values=predictive_values(point.sensitivity, point.specificity, prevalence, point.expected_sensitivity),
         values_before=predictive_values(*own, prevalence),
+        groups=groups_at(data, _persons(scores, manifest), point.threshold, config.seed),
         needed=labels_needed(point, config.triage.alpha, config.triage.delta),
         seen_in_training=seen,
     )
@@ -181,7 +187,7 @@ def facts_of(found: Commissioning, config: CommissionConfig, run: JsonObject, ma
             "rule": found.point.rule,
             "threshold_prob_site": float(found.choice.chosen.prob(np.array([found.point.threshold]))[0]),
             "cross_fitted": found.point.cross_fitted,
-            "sensitivity": _share(found.point.sensitivity),
+            "sensitivity": _share(found.point.sensitivity) | {"expected": found.point.expected_sensitivity},
             "specificity": _share(found.point.specificity),
             "own": {
                 "threshold": found.own_threshold,
@@ -193,6 +199,15 @@ def facts_of(found: Commissioning, config: CommissionConfig, run: JsonObject, ma
         | ({"high": _finite(found.triage.high)} if isinstance(found.triage, Triage) else {}),
         "prevalence": asdict(found.prevalence),
         "at_this_prevalence": asdict(found.values),
+        "groups": [
+            {
+                "column": group.column,
+                "value": group.value,
+                "sensitivity": _share(group.sensitivity),
+                "specificity": _share(group.specificity),
+            }
+            for group in found.groups
+        ],
         "labels_needed": [asdict(row) for row in found.needed],
         "use": "research use only",
     }
@@ -205,6 +220,13 @@ def _prevalence(config: CommissionConfig, images: SiteImages, single: Labelled, 
         images.unlabelled, images.unlabelled_patient_of, images.labelled, choice.chosen, config.seed
     )
     return estimated or counted_prevalence(single)
+
+
+def _persons(scores: Scores, manifest: pa.Table) -> dict[str, pa.Array]:
+    """Return who is on the labelled images, in their order."""
+    names = scores.table["image_id"].filter(scores.table["label"].is_valid())
+    place = pc.index_in(names, value_set=manifest["image_id"].combine_chunks()).combine_chunks()
+    return {name: values.take(place) for name, values in person_columns(manifest).items()}
 
 
 def _measures(data: Labelled, prob: Floats, seed: int) -> dict[str, Measure]:

@@ -6,7 +6,7 @@ from pneumo_ray.site.threshold import Share, SiteThreshold, clopper_pearson
 from pneumo_ray.site.triage import fewest_patients
 
 NUMBERS = (50, 100, 200, 400, 800, 1600)
-"""Numbers of labelled patients in the table, besides the present one."""
+"""Numbers of labelled patients in the table, as far as they are a fifth above the present one, which is there too."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def labels_needed(point: SiteThreshold, alpha: float, delta: float) -> tuple[Lab
     here = point.sensitivity.of + point.specificity.of
     share, least = point.sensitivity.of / here, fewest_patients(alpha, delta)
     rows = []
-    for number in sorted({here, *(count for count in NUMBERS if count > here)}):
+    for number in sorted({here, *(count for count in NUMBERS if count > 1.2 * here)}):
         ill = max(1, round(share * number))
         well = max(1, number - ill)
         rows.append(

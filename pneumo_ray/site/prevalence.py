@@ -125,22 +125,31 @@ class PredictiveValues:
     """Share of normals among those called normal."""
     negative_interval: tuple[float, float]
     missed: float
-    """Of 1,000 children, those with pneumonia who are called normal."""
+    """Of 1,000 patients, those with pneumonia who are called normal."""
     missed_interval: tuple[float, float]
     alarms: float
-    """Of 1,000 children, those without pneumonia who are called pneumonia."""
+    """Of 1,000 patients, those without pneumonia who are called pneumonia."""
     alarms_interval: tuple[float, float]
 
 
-def predictive_values(sensitivity: Share, specificity: Share, prevalence: Prevalence) -> PredictiveValues:
-    """Return the predictive values by Bayes' rule, and what happens to 1,000 children."""
+def predictive_values(
+    sensitivity: Share, specificity: Share, prevalence: Prevalence, expected_sensitivity: float | None = None
+) -> PredictiveValues:
+    """Return the predictive values by Bayes' rule, and what happens to 1,000 patients.
+
+    Args:
+        sensitivity: with its interval.
+        specificity: likewise.
+        prevalence: likewise.
+        expected_sensitivity: to be taken instead of the share of `sensitivity`, within its interval.
+    """
     ends = [
         _bayes(se, sp, q)
         for se in (sensitivity.low, sensitivity.high)
         for sp in (specificity.low, specificity.high)
         for q in (prevalence.low, prevalence.high)
     ]
-    se, sp = sensitivity.value, specificity.value
+    se, sp = sensitivity.value if expected_sensitivity is None else expected_sensitivity, specificity.value
     middle = _bayes(0.0 if se is None else se, 0.0 if sp is None else sp, prevalence.value)
     spans = []
     for place in range(4):

@@ -48,6 +48,16 @@ class SiteThreshold:
     cross_fitted: bool
     """Whether the counts are of thresholds chosen without the patient; else of the threshold itself."""
 
+    @property
+    def expected_sensitivity(self) -> float:
+        """The sensitivity to expect for new patients, 0 to 1.
+
+        The rule `sensitivity` takes the threshold from the labels that it then finds, so that the share of them that it
+        finds is too good: with 15 positives it is always 1. The mean of Beta(n - k + 1, k) is (n - k + 1) / (n + 1).
+        """
+        found = self.sensitivity
+        return (found.value or 0.0) if self.cross_fitted else found.found / (found.of + 1)
+
 
 def clopper_pearson(found: int, of: int, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of a share (Clopper and Pearson 1934); 0 to 1 of nothing.

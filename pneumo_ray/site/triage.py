@@ -195,14 +195,14 @@ def _upper(wrong: int, called: int, delta: float) -> float:
 
 
 def _promise(alpha: float, delta: float) -> str:
-    return f"at most {100 * alpha:g} % errors among the called images of each class, with {100 * (1 - delta):g} % confidence"
+    return f"A promise of at most {100 * alpha:g} % errors among the called images of each class, with {100 * (1 - delta):g} % confidence,"
 
 
 def _too_few(sizes: list[int], least: int, alpha: float, delta: float) -> NoTriage:
     missing = [max(0, least - size) for size in sizes]
     need = [f"{count:,} more {CLASS_WORDS[c]}" for c, count in enumerate(missing) if count]
     return NoTriage(
-        f"{_promise(alpha, delta)}, needs at least {least:,} labelled patients of each class, even if the model makes no "
+        f"{_promise(alpha, delta)} needs at least {least:,} labelled patients of each class, even if the model makes no "
         f"error; there are {sizes[1]:,} with pneumonia and {sizes[0]:,} without: label {' and '.join(need)}.",
         {"normal": missing[0], "pneumonia": missing[1]},
     )
@@ -217,7 +217,7 @@ def _not_separated(sizes: list[int], called: list[Ints], wrong: list[Ints], alph
     if not np.isfinite(worst).any() or np.nanmin(worst) >= alpha:
         seen = "" if not np.isfinite(worst).any() else f" (at best {100 * float(np.nanmin(worst)):.0f} % of a class)"
         return NoTriage(
-            f"{_promise(alpha, delta)}, cannot be promised: among the labelled images that would be called, too many are "
+            f"{_promise(alpha, delta)} cannot be given: among the labelled images that would be called, too many are "
             f"wrong{seen}. More labels do not help; every image is to be read, or a larger triage.alpha is to be accepted.",
             None,
         )
@@ -227,19 +227,19 @@ def _not_separated(sizes: list[int], called: list[Ints], wrong: list[Ints], alph
         need = _called_for(float(rates[c, step]), alpha, delta / _STARTS)
         if need is None:
             return NoTriage(
-                f"{_promise(alpha, delta)}, would take more than {_MAX_MISSING:,} labels: the errors among the labelled images "
+                f"{_promise(alpha, delta)} would take more than {_MAX_MISSING:,} labels: the errors among the labelled images "
                 "are nearly as frequent as the promise allows. Every image is to be read.",
                 None,
             )
         missing.append(max(0, math.ceil(need / min(int(called[c][step]) / sizes[c], _NEARLY_ALL)) - sizes[c]))
     if not any(missing):
         return NoTriage(
-            f"{_promise(alpha, delta)}, cannot be promised: the errors lie among the most extreme scores, so that calling fewer "
+            f"{_promise(alpha, delta)} cannot be given: the errors lie among the most extreme scores, so that calling fewer "
             "images does not avoid them. Look at these images and their labels; until then every image is to be read.",
             None,
         )
     return NoTriage(
-        f"{_promise(alpha, delta)}, cannot be promised with these labels. If errors stay as frequent as among them, about "
+        f"{_promise(alpha, delta)} cannot be given with these labels. If errors stay as frequent as among them, about "
         f"{missing[1]:,} more patients with pneumonia and {missing[0]:,} more without are needed.",
         {"normal": missing[0], "pneumonia": missing[1]},
     )

@@ -163,6 +163,22 @@ def test_scores_of_other_models_or_maps_are_refused(archive, tmp_path, name, val
         write_drift(DriftConfig(str(archive), str(tmp_path / "s"), str(tmp_path / "out")))
 
 
+def test_groups_are_not_compared_by_what_made_them(archive, write_scores, tmp_path):
+    """All images here are of women or of men, and the reference has as many of both."""
+    sex = np.where(np.arange(400) % 2 == 0, "F", "M").astype(object)
+    folders = [
+        write_scores(tmp_path / name, np.random.default_rng(seed).normal(size=400), sex=sex)
+        for seed, name in enumerate(("a", "b"))
+    ]
+    drift = write_drift(DriftConfig(str(folders[0]), str(folders[1]), str(tmp_path / "out"), by="sex"))
+    assert {c.group for c in drift.comparisons} == {"F", "M", "unknown"} or {c.group for c in drift.comparisons} == {
+        "F",
+        "M",
+    }
+    assert "sex" not in {c.quantity for c in drift.comparisons}
+    assert not drift.alarms
+
+
 def test_a_column_that_nobody_has_is_refused(archive, tmp_path):
     with pytest.raises(ConfigError, match="--by week"):
         write_drift(DriftConfig(str(archive), str(archive), str(tmp_path / "out"), by="week"))

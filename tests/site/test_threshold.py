@@ -61,3 +61,20 @@ def test_a_threshold_from_elsewhere_is_counted():
     data = Labelled(np.array([0.1, 0.6, 0.4, 0.4000001]), np.array([0, 0, 1, 1]), np.arange(4))
     sensitivity, specificity = at_threshold(data, 0.4)
     assert (sensitivity.found, specificity.found) == (2, 1)
+
+
+@pytest.mark.parametrize("positives", [15, 40])
+def test_new_patients_show_the_expected_sensitivity(positives):
+    """Exactly so where negatives are dense, because the cut then lies just below a positive."""
+    rng, rule = np.random.default_rng(0), OperatingPointConfig(rule="sensitivity")
+    label = np.repeat([0, 1], [2000, positives])
+    true, expected, found = [], [], []
+    for _ in range(400):
+        prob = rng.random(len(label))
+        point = choose_threshold(Labelled(prob, label, np.arange(len(label))), rule, 0)
+        true.append(1 - point.threshold)
+        expected.append(point.expected_sensitivity)
+        found.append(point.sensitivity.value)
+    error = np.std(true) / np.sqrt(len(true))
+    assert np.mean(true) == pytest.approx(np.mean(expected), abs=3 * error)
+    assert np.mean(found) > np.mean(true) + 5 * error
