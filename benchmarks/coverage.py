@@ -4,7 +4,7 @@ A study draws patients with one to five images each. The labels of a patient are
 is shared by the images of a patient, and the two classes are normal distributions, so that the AUC is analytic and the
 other measures are integrals. Every candidate method measures the same studies:
 
-    python benchmarks/coverage.py --studies 500 --seed 0
+    python -m benchmarks.coverage --studies 500 --seed 0
 
 prints three tables as Markdown: the coverage of candidates and of what `evaluate.intervals` chose, how often two equal
 models are told apart, and how often calibrated models are found to be miscalibrated.

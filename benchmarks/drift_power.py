@@ -1,4 +1,4 @@
-"""How small a change jobs/drift.py sees: `python benchmarks/drift_power.py power REFERENCE NAME=SCORES ...`.
+"""How small a change jobs/drift.py sees: `python -m benchmarks.drift_power power REFERENCE NAME=SCORES ...`.
 
 `corrupt ARCHIVE OUT` writes changed copies of a folder of images first: contrast at the three severities of
 `images.corruptions`, and another framing (a tenth of the image cut off at each side). Each copy is scored with

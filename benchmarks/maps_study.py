@@ -1,9 +1,9 @@
 """The table of the study of maps: where the maps of each trial look, on phantoms and on boxes of another hospital.
 
-    python benchmarks/maps_study.py subset MANIFEST OUT --train 720 --val 160 --test 0
+    python -m benchmarks.maps_study subset MANIFEST OUT --train 720 --val 160 --test 0
     python jobs/tune.py --manifest OUT --out STUDY --study maps ...
-    python benchmarks/maps_study.py measure STUDY --phantoms MANIFEST BOXES --site MANIFEST BOXES
-    python benchmarks/maps_study.py table STUDY
+    python -m benchmarks.maps_study measure STUDY --phantoms MANIFEST BOXES --site MANIFEST BOXES
+    python -m benchmarks.maps_study table STUDY
 
 `measure` scores both archives with each trial's model as `jobs/explain.py --target pneumonia` does, in one session of Ray, and
 evaluates them as `jobs/evaluate.py --boxes` does; what is there is not repeated. `table` prints Markdown, a row an arm. The

@@ -1,4 +1,4 @@
-"""Phantoms in a PACS, scored from it, and results back: `python benchmarks/pacs_demo.py --model runs/demo/model --out runs/demo-pacs`.
+"""Phantoms in a PACS, scored from it, and results back: `python -m benchmarks.pacs_demo --model runs/demo/model --out runs/demo-pacs`.
 
 The PACS is an Orthanc on loopback with a folder of its own. It renders sources, maps and captures onto one contact sheet.
 Beside the sheet lies the first report as text. Each run begins with an empty PACS.

@@ -1,4 +1,4 @@
-"""What commissioning promises, and what other patients of the site show: `python benchmarks/site_promise.py SCORES MANIFEST OUT`.
+"""What commissioning promises, and what other patients of the site show: `python -m benchmarks.site_promise SCORES MANIFEST OUT`.
 
 Half of the labelled patients, drawn at random, give the local labels; jobs/commission.py sees the images of the others without
 their labels. Then those labels check its page: sensitivity and specificity, the errors of triage among the called, calibration,

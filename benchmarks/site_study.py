@@ -1,4 +1,4 @@
-"""Before and after commissioning with few labels, by repeated draws: `python benchmarks/site_study.py SCORES MANIFEST`.
+"""Before and after commissioning with few labels, by repeated draws: `python -m benchmarks.site_study SCORES MANIFEST`.
 
 Of the labelled images a number is drawn as local labels, by patient and at random; the others check what was promised. The
 first table has a row for each number of labels: medians over the draws, and the share of draws that were refused (or that

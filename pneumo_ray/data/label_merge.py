@@ -27,13 +27,19 @@ LABEL_COLUMNS = ("label", "subtype", "patient_id", "split")
 """Columns of a manifest that a table of labels fills."""
 
 
-def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
+def apply_labels(table: pa.Table, facts: pa.Table, uri: str, *, more_labels: bool = False) -> pa.Table:
     """Take labels and other facts from a table that `read_labels` read from `uri`.
 
     Its column `image_id` names images by their id or, where that is unique, by the end of it, without the extension, or
     with its extension in another case. `label`, `subtype`, `patient_id` and `split` replace what the archive has, where
     they are not empty; every other column is carried along, as `table_NAME` if the manifest has one of its name.
     Rows that repeat one another count once. One log line names what was used.
+
+    Args:
+        table: the manifest.
+        facts: the table of labels.
+        uri: of it, for messages.
+        more_labels: readings follow, which may label any image.
 
     Raises:
         ManifestError: if it names unknown or ambiguous images, contradicts itself, or leaves open which patient some
@@ -59,7 +65,8 @@ def apply_labels(table: pa.Table, facts: pa.Table, uri: str) -> pa.Table:
         given = facts["subtype"].combine_chunks().take(order) if "subtype" in facts.column_names else None
         table = without_stale_subtypes(before, table, given)
     if "patient_id" in facts.column_names:
-        table = _with_whole_patients(before, table, facts["patient_id"].combine_chunks().take(order), uri)
+        labelled = [more_labels or label is not None for label in table["label"].to_pylist()]
+        table = _with_whole_patients(before, table, facts["patient_id"].combine_chunks().take(order), labelled, uri)
     return table
 
 
@@ -231,8 +238,17 @@ def without_stale_subtypes(before: pa.Table, table: pa.Table, given: pa.Array | 
     return table.set_column(table.column_names.index("subtype"), table.schema.field("subtype"), values)
 
 
-def _with_whole_patients(before: pa.Table, table: pa.Table, given: pa.Array, uri: str) -> pa.Table:
+def _with_whole_patients(
+    before: pa.Table, table: pa.Table, given: pa.Array, labelled: Sequence[bool], uri: str
+) -> pa.Table:
     """Give what the table calls a patient to all images that the archive gives to the same patient.
+
+    Args:
+        before: manifest with the archive's patients.
+        table: the same with those of the table, where it names one.
+        given: [n], the patient that the table names, null where it names none.
+        labelled: [n], whether an image has a label or may get one.
+        uri: of the table, for the error message.
 
     Raises:
         ManifestError: if the archive's patient is several in the table, so that it is unknown to which of them a labelled
@@ -244,12 +260,11 @@ def _with_whole_patients(before: pa.Table, table: pa.Table, given: pa.Array, uri
         if patient is not None and name is not None:
             known[patient].add(name)
     open_rows = [row for row, name in enumerate(named) if name is None and own[row] in known]
-    labels = table["label"].to_pylist()
-    undecided = [row for row in open_rows if len(known[own[row]]) > 1 and labels[row] is not None]
+    undecided = [row for row in open_rows if len(known[own[row]]) > 1 and labelled[row]]
     if undecided:
         raise ManifestError(
             f"--labels {uri} divides {len({own[row] for row in undecided}):,} patient(s) of the archive into several and names none for "
-            f"{len(undecided):,} labelled image(s) of theirs, so the same patient could train and test; fill patient_id for all of them"
+            f"{len(undecided):,} image(s) of theirs, so the same patient could train and test; fill patient_id for all of them"
         )
     patients = table["patient_id"].to_pylist()
     for row in open_rows:

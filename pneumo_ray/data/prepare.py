@@ -73,7 +73,7 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     unused = _unused(config, manifest, labels)
     manifest = manifest.drop_columns(sorted(unused))
     if labels is not None and config.labels is not None:
-        manifest = apply_labels(manifest, labels, config.labels)
+        manifest = apply_labels(manifest, labels, config.labels, more_labels=opinions is not None)
     if opinions is not None:
         manifest = opinions(manifest, out)
     manifest = manifest.append_column("folder", manifest["split"])

@@ -110,9 +110,29 @@ def _failures(failed: pa.Table) -> Rows:
 
 
 def _with_interval(value: float | None, interval: Interval | None) -> str:
-    return number_text(value) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    return number_text(value) + (f" ({ends_text(interval)})" if interval else "")
 
 
 def number_text(value: float | None) -> str:
     """Return a measure as the terminal shows it."""
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def ends_text(interval: Sequence[float], decimals: int = 3, full: float = 1.0) -> str:
+    """Return an interval as `low to high`, without an end rounded to 0 or to all that is not exactly there.
+
+    Args:
+        interval: low and high.
+        decimals: of an end, as long as they show it; up to three more otherwise.
+        full: what all of it is: 1 of a share or coefficient, 100 of per cents.
+    """
+
+    def text(end: float) -> str:
+        for digits in range(decimals, decimals + 4):
+            shown = f"{end:.{digits}f}"
+            if (abs(float(shown)) in (0.0, full)) == (abs(end) in (0.0, full)):
+                return shown
+        return f"{end:.{decimals}f}"
+
+    low, high = map(text, interval)
+    return f"{low} to {high}"

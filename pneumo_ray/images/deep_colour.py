@@ -12,6 +12,8 @@ from pneumo_ray.images.decode_errors import CorruptImageError, UnsupportedSyntax
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
 _RGB, _ASSOCIATED_ALPHA, _UNSIGNED = 2, 1, 1
 _PNG_COLOUR_TYPES = (2, 4, 6)
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+_ROWS = 64
 _LUMA = np.array([0.114, 0.587, 0.299], np.float32)
 """ITU-R 601, in OpenCV's order blue, green, red."""
 
@@ -58,6 +60,8 @@ def deep_luma(image: Image.Image, data: bytes, page: int) -> np.ndarray:
             )
         has_alpha = has_alpha and tags.get(_EXTRA_SAMPLES, (0,))[0] != _ASSOCIATED_ALPHA  # laid over black already
     image.load()
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        data = _bare_png(data)
     found: list[np.ndarray] = list(
         cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(page, page + 1))[1]
     )
@@ -65,7 +69,29 @@ def deep_luma(image: Image.Image, data: bytes, page: int) -> np.ndarray:
         raise CorruptImageError(
             "the file's 16-bit colours cannot be decoded; copy it again from its source, or save it as grey"
         )
-    luma = found[0][..., :3].astype(np.float32) @ _LUMA
-    if has_alpha and found[0].shape[2] == 4:
-        luma *= found[0][..., 3].astype(np.float32) / 65535
-    return np.rint(luma).clip(0, 65535).astype(np.uint16)
+    return _luma_of(found[0], has_alpha and found[0].shape[2] == 4)
+
+
+def _bare_png(data: bytes) -> bytes:
+    """Return a PNG with the chunks of its pixels alone: OpenCV allocates whatever length any other claims, up to 2 GB."""
+    kept, position = [data[:8]], 8
+    while position + 12 <= len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > len(data):
+            break
+        if data[position + 4 : position + 8] in (b"IHDR", b"tRNS", b"IDAT"):
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, _PNG_END])
+
+
+def _luma_of(pixels: np.ndarray, has_alpha: bool) -> np.ndarray:
+    """Return the luma of uint16 [H, W, 3 or 4], some rows at a time: in float32 all of them would take twice the file's."""
+    grey = np.empty(pixels.shape[:2], np.uint16)
+    for start in range(0, len(pixels), _ROWS):
+        rows = pixels[start : start + _ROWS]
+        luma = rows[..., :3].astype(np.float32) @ _LUMA
+        if has_alpha:
+            luma *= rows[..., 3].astype(np.float32) / 65535
+        grey[start : start + _ROWS] = np.rint(luma).clip(0, 65535)
+    return grey

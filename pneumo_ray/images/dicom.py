@@ -215,8 +215,8 @@ def frame_to_grey(dataset: Dataset, frame: int = 0) -> np.ndarray:
 def decode_frame(dataset: Dataset, frame: int = 0) -> Decoded:
     """Decode one frame and map it to grey as it is meant to be displayed.
 
-    The VOI LUT wins over the window, and the first of several is taken; one that leaves a single grey is left out.
-    Without either, an image of 8 bits is left as it is and a deeper one is scaled between its percentiles as by
+    The VOI LUT wins over the window, and the first of several is taken; one that leaves a single grey gives way to the
+    next. Without either, an image of 8 bits is left as it is and a deeper one is scaled between its percentiles as by
     `grey_levels.robust_scale`. MONOCHROME1 or Presentation LUT Shape INVERSE, or both, invert once. Padding is black
     and counts for nothing. PatientOrientation R\\F is mirrored, L\\H is turned over, R\\H both, so that the patient's
     left is on the right and the feet are below; an axis with any other letter stays.

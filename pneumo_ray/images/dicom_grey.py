@@ -5,6 +5,8 @@ one grey level, so it is worked out once per level that occurs (at most 65,536 f
 What cannot be used is left out, and noted.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -54,13 +56,16 @@ def monochrome_to_grey(stored: StoredFrame, dataset: Dataset, frame: int) -> tup
     counts = None if is_padding is None else count_levels(index, len(levels)) * ~is_padding
     if counts is not None and not counts.any():
         is_padding = counts = None
-    unit = _voi_unit(values, value_range, dataset, frame, notes)
-    if unit is not None and _is_flat(unit, counts):
-        counts = count_levels(index, len(levels)) if counts is None else counts
-        occurs = counts > 0
-        if np.ptp(to_uint8(unit)[occurs]) == 0 and np.ptp(values[occurs]) > 0:
-            notes.append(FLAT_WINDOW)
-            unit = None
+    unit = None
+    for candidate in _voi_units(values, value_range, dataset, frame, notes):
+        if _may_be_flat(candidate, counts):
+            counts = count_levels(index, len(levels)) if counts is None else counts
+            occurs = counts > 0
+            if np.ptp(to_uint8(candidate)[occurs]) == 0 and np.ptp(values[occurs]) > 0:
+                notes.append(FLAT_WINDOW)
+                continue
+        unit = candidate
+        break
     if unit is None and values is levels and stored.bits == 8 and not stored.is_signed:
         unit = np.clip(levels / 255.0, 0.0, 1.0)
     if unit is None:
@@ -136,23 +141,22 @@ def _modality_values(
     return levels, stored.value_range
 
 
-def _voi_unit(
+def _voi_units(
     values: np.ndarray, value_range: tuple[float, float], dataset: Dataset, frame: int, notes: list[str]
-) -> np.ndarray | None:
-    """Return 0 .. 1 of each level by the first VOI LUT or, without one, the first window; None where neither is usable."""
+) -> Iterator[np.ndarray]:
+    """Yield 0 .. 1 of each level by the first VOI LUT and the first window, those of the frame before those of the object."""
     for scope in scopes(dataset, frame, "FrameVOILUTSequence"):
         for item in read_items(scope, "VOILUTSequence")[:1]:
             lut = read_lut(item, signed=value_range[0] < 0, little=_is_little_endian(dataset))
             if lut is not None:
-                return lut.unit(values)
-            if "LUTDescriptor" in item or "LUTData" in item:
+                yield lut.unit(values)
+            elif "LUTDescriptor" in item or "LUTData" in item:
                 notes.append(BAD_VOI_LUT)
         window = _window_of(scope)
         if window is not None:
-            return apply_window(values, *window)
-        if is_unreadable(scope, "WindowCenter") or is_unreadable(scope, "WindowWidth"):
+            yield apply_window(values, *window)
+        elif is_unreadable(scope, "WindowCenter") or is_unreadable(scope, "WindowWidth"):
             notes.append(BAD_WINDOW)
-    return None
 
 
 def _window_of(scope: Dataset) -> tuple[float, float, str] | None:
@@ -167,7 +171,7 @@ def _window_of(scope: Dataset) -> tuple[float, float, str] | None:
     return center, width, function
 
 
-def _is_flat(unit: np.ndarray, counts: np.ndarray | None) -> bool:
+def _may_be_flat(unit: np.ndarray, counts: np.ndarray | None) -> bool:
     """Whether the levels may all come out as one grey: cheaply, by the first and the last that occur."""
     occurring = np.array([0, -1]) if counts is None else np.flatnonzero(counts)[[0, -1]]
     first, last = to_uint8(unit[occurring])

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
+from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.readers.agreement import Agreement, Estimate
 from pneumo_ray.readers.comparison import Against, Comparison
 from pneumo_ray.readers.config import AgreeConfig
@@ -103,7 +104,7 @@ def _percents(estimate: Estimate) -> str:
     if estimate.interval is None:
         return ""
     low, high = estimate.interval
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{ends_text((100 * low, 100 * high), 1, 100.0)} %"
 
 
 def _percent(value: float | None) -> Cell:

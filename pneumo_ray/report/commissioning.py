@@ -4,6 +4,7 @@ from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.evaluate.calibration import reliability_table
 from pneumo_ray.evaluate.drawing import save_figure
+from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.report.figures import reliability_figure
 from pneumo_ray.report.site_figures import score_figure
 from pneumo_ray.report.site_page import render_site
@@ -52,7 +53,7 @@ def summary(found: Commissioning) -> list[str]:
         f"{found.before['log_loss'].value:.3f} to {found.choice.cross_fitted.log_loss:.3f}",
         f"  {'threshold':<12}{point.threshold:.3f} ({point.rule}): sensitivity {_text(point.sensitivity, point.expected_sensitivity)}, specificity {_text(point.specificity)}; "
         f"the model's own {found.own_threshold:.3f}: {_text(found.sensitivity_before)}, {_text(found.specificity_before)}",
-        f"  {'prevalence':<12}{found.prevalence.value:.3f} ({found.prevalence.low:.3f} to {found.prevalence.high:.3f}), {found.prevalence.source}",
+        f"  {'prevalence':<12}{found.prevalence.value:.3f} ({ends_text((found.prevalence.low, found.prevalence.high))}), {found.prevalence.source}",
     ]
     if isinstance(found.triage, Triage):
         lines.append(
@@ -65,4 +66,4 @@ def summary(found: Commissioning) -> list[str]:
 
 def _text(share: Share, expected: float | None = None) -> str:
     value = share.value if expected is None else expected
-    return "undefined" if value is None else f"{value:.3f} ({share.low:.3f} to {share.high:.3f})"
+    return "undefined" if value is None else f"{value:.3f} ({ends_text((share.low, share.high))})"

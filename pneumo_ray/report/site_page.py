@@ -1,5 +1,6 @@
 """The page of a commissioning: missed cases and false alarms to expect at the site, and what to do next."""
 
+from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.report.shell import made, render
 from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
 from pneumo_ray.site.commission import Commissioning
@@ -113,7 +114,7 @@ def _number(name: str, value: str, interval: str) -> dict[str, str]:
 
 
 def _percents(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{ends_text((100 * low, 100 * high), 1, 100.0)} %"
 
 
 def _range(share: Share) -> str:

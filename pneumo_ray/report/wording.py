@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pneumo_ray.evaluate.intervals import Interval
 from pneumo_ray.evaluate.soft_scores import AgainstReaders
+from pneumo_ray.evaluate.tables import ends_text
 
 _WORDS = {
     "prob_std": "standard deviation of the probability",
@@ -46,12 +47,10 @@ def percent_text(value: float | None) -> str:
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
-    """Return an interval as `low to high`, both with the decimals of the larger; empty where there is none."""
+    """Return an interval as `ends_text`, with the decimals of the larger end; empty where there is none."""
     if interval is None:
         return ""
-    decimals = 3 if max(abs(end) for end in interval) >= 0.01 else 5
-    low, high = (f"{end:.{decimals}f}" for end in interval)
-    return f"{low} to {high}"
+    return ends_text(interval, 3 if max(abs(end) for end in interval) >= 0.01 else 5)
 
 
 def passes_text(passes: int | str | None) -> str:

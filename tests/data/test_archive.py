@@ -5,11 +5,12 @@ import tarfile
 import zipfile
 
 import pytest
+from pyarrow import fs
 
 from pneumo_ray.data import containers
 from pneumo_ray.data.archive import ListingCount, list_archives
 from pneumo_ray.data.image_bytes import read_image
-from pneumo_ray.errors import ArchiveError
+from pneumo_ray.errors import ArchiveError, StorageError
 from pneumo_ray.images.decode import EmptyFileError, ImageTooLargeError, TruncatedImageError
 
 
@@ -390,6 +391,29 @@ def test_an_unlistable_folder_is_a_row(tmp_path, monkeypatch, name):
     refused.add(os.fsencode(tmp_path))
     with pytest.raises(ArchiveError, match="cannot be listed"):
         ids(tmp_path)
+
+
+def test_an_unlistable_folder_of_a_bucket_is_a_row(tmp_path, monkeypatch):
+    (tmp_path / "b" / "closed").mkdir(parents=True)
+    (tmp_path / "b" / "1.png").write_bytes(b"x")
+
+    class Refusing:
+        """A file system that refuses one folder; pyarrow's S3 gives such an error where a policy denies ListBucket."""
+
+        def get_file_info(self, what: fs.FileSelector | str) -> object:
+            if isinstance(what, fs.FileSelector) and what.base_dir in refused:
+                raise OSError("When listing objects: AWS Error ACCESS_DENIED during ListObjectsV2 operation")
+            return fs.LocalFileSystem().get_file_info(what)
+
+    refused = {str(tmp_path / "b" / "closed")}
+    monkeypatch.setattr("pneumo_ray.storage.filesystem", lambda uri: (Refusing(), str(tmp_path / "b")))
+    entries = {entry.image_id: entry.error for entry in list_archives(["s3://b"])}
+    assert entries.keys() == {"1.png", "closed"}
+    assert entries["1.png"] is None
+    assert entries["closed"].startswith("the folder cannot be listed: ")
+    refused.add(str(tmp_path / "b"))
+    with pytest.raises(StorageError, match="permission"):
+        ids("s3://b")
 
 
 def test_a_forbidden_file_is_a_row(tmp_path, monkeypatch):

@@ -302,10 +302,21 @@ def test_no_patient_crosses_whatever_the_table_left_out(tmp_path, unnamed, capsy
 
 def test_a_divided_patient_needs_all_images_named(tmp_path):
     before = archive(label=[0, 1, 1], patient_id=["ANONYMOUS"] * 3)
-    with pytest.raises(ManifestError, match=r"divides 1 patient.*1 labelled image"):
+    with pytest.raises(ManifestError, match=r"divides 1 patient.*1 image"):
         labelled(before, tmp_path, "image_id,patient_id\n0.jpg,A\n1.jpg,B\n")
     merged = labelled(before, tmp_path, "image_id,patient_id\n0.jpg,A\n1.jpg,B\n2.jpg,B\n")
     assert merged["patient_id"].to_pylist() == ["A", "B", "B"]
+
+
+def test_readings_may_not_label_an_undecided_patient(tmp_path):
+    """The third image has no label yet; a reader's would make it a patient of its own, apart from A and B."""
+    before = archive(label=[0, 1, None], patient_id=["ANONYMOUS"] * 3)
+    path = tmp_path / "labels.csv"
+    path.write_text("image_id,patient_id\n0.jpg,A\n1.jpg,B\n")
+    facts = read_labels(str(path))
+    assert apply_labels(before, facts, "l")["patient_id"].to_pylist() == ["A", "B", "ANONYMOUS"]
+    with pytest.raises(ManifestError, match=r"divides 1 patient.*1 image"):
+        apply_labels(before, facts, "l", more_labels=True)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def _work(connection: Any, state: Any, log: str, folder: str, rehearse: bool) ->
                 if isinstance(data, tuple):
                     outcome, defect = examine_bundle(*data, Path(folder) / "model"), None
                 else:
-                    kind = name if name in ("tar", "tar.gz", "tar.xz", "zip") else "picture"
+                    kind = name if name in ("tar", "tar.gz", "tar.xz", "zip") else "image"
                     outcome, defect = examine(kind, data, Path(folder)), None
             except Exception:
                 outcome, defect = "exception", traceback.format_exc()

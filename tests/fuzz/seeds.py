@@ -14,6 +14,7 @@ from collections.abc import Callable
 from math import isqrt
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
@@ -56,6 +57,7 @@ def image_seeds() -> dict[str, list[bytes]]:
         "JPEG CMYK": [_encode(_colour().convert("CMYK"), "JPEG")],
         "PNG 8 bit": [_encode(_grey(), "PNG"), _encode(_colour(), "PNG"), _encode(_grey().convert("1"), "PNG")],
         "PNG 16 bit": [_encode(_deep(), "PNG")],
+        "PNG 16 bit colour": [_deep_colour(".png"), _deep_colour(".png", with_alpha=True)],
         "PNG palette": [_encode(_colour().quantize(32), "PNG"), _encode(_colour().quantize(9), "PNG", transparency=3)],
         "PNG alpha": [_encode(_colour().convert("RGBA"), "PNG"), _encode(_grey().convert("LA"), "PNG")],
         "TIFF 8 bit": [
@@ -71,6 +73,7 @@ def image_seeds() -> dict[str, list[bytes]]:
             _encode(Image.fromarray(_pixels().astype(np.float32)), "TIFF"),
             _encode(Image.fromarray(_pixels().astype(np.int32) * 70_000), "TIFF"),
         ],
+        "TIFF 16 bit colour": [_deep_colour(".tiff"), _deep_colour(".tiff", with_alpha=True), *_deep_pages()],
         "TIFF LZW": [
             _encode(_colour(), "TIFF", compression="tiff_lzw"),
             _encode(_deep(), "TIFF", compression="tiff_lzw", tiffinfo={317: 2}),
@@ -103,6 +106,12 @@ def image_seeds() -> dict[str, list[bytes]]:
             _dicom(_stored(), change=_add_luts),
             _dicom(_pixels(), ImplicitVRLittleEndian, change=_add_luts),
         ],
+        "DICOM padding and groups": [
+            _dicom(_stored(), change=_add_padding),
+            _dicom(np.stack([_stored(), _stored()]), change=_add_groups),
+            _dicom(_stored() * 16, ImplicitVRLittleEndian, BitsStored=12, HighBit=15),
+        ],
+        "DICOM blank VR": [_blanked(_dicom(_stored(), **_windows())), _blanked(_dicom(_stored(), change=_add_groups))],
         "DICOM colour": [_dicom_colour("RGB"), _dicom_colour("YBR_FULL"), _dicom(_pixels() // 8, change=_add_palette)],
         "DICOM frames": [
             _dicom(np.stack([_pixels(), 255 - _pixels(), _pixels() // 2])),
@@ -181,6 +190,21 @@ def _colour() -> Image.Image:
     return Image.fromarray(np.dstack([_pixels(), _pixels()[::-1], 255 - _pixels()]))
 
 
+def _deep_colour(extension: str, *, with_alpha: bool = False) -> bytes:
+    """16 bits in each of three or four channels, as OpenCV writes them; small enough for one IDAT chunk."""
+    grey = _pixels()[::2, ::2]
+    channels = [grey, grey[::-1], 255 - grey, grey[:, ::-1]][: 4 if with_alpha else 3]
+    is_written, data = cv2.imencode(extension, np.dstack(channels).astype(np.uint16) * 250)
+    assert is_written
+    return data.tobytes()
+
+
+def _deep_pages() -> list[bytes]:
+    pages = [np.dstack([pixels] * 3).astype(np.uint16) * 250 for pixels in (_pixels(), 255 - _pixels())]
+    is_written, data = cv2.imencodemulti(".tiff", pages)
+    return [data.tobytes()] if is_written else []
+
+
 def _turned() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -229,6 +253,26 @@ def _windows() -> dict[str, object]:
 def _add_luts(dataset: Dataset) -> None:
     dataset.ModalityLUTSequence = [lut([i * i // 16 for i in range(256)], 10, 12)]
     dataset.VOILUTSequence = [lut([4095 - 16 * i for i in range(256)], 0, 12)]
+
+
+def _add_padding(dataset: Dataset) -> None:
+    dataset.add_new("PixelPaddingValue", "US", int(_stored().min()))
+    dataset.add_new("PixelPaddingRangeLimit", "US", int(_stored().min()) + 100)
+
+
+def _add_groups(dataset: Dataset) -> None:
+    transformation, voi, shared, own = Dataset(), Dataset(), Dataset(), Dataset()
+    transformation.RescaleSlope, transformation.RescaleIntercept = "-1", "4095"
+    voi.WindowCenter, voi.WindowWidth = "1000", "700"
+    shared.PixelValueTransformationSequence, own.FrameVOILUTSequence = [transformation], [voi]
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], [own, Dataset()]
+
+
+def _blanked(data: bytes) -> bytes:
+    """Blank the VR of Rows and of Modality."""
+    for tag, vr in ((b"\x28\x00\x10\x00", b"US"), (b"\x08\x00\x60\x00", b"CS")):
+        data = data.replace(tag + vr, tag + b"  ", 1)
+    return data
 
 
 def _add_palette(dataset: Dataset) -> None:

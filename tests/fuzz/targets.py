@@ -35,7 +35,7 @@ def examine(kind: str, data: bytes, folder: Path) -> str:
         data: the hostile file.
         folder: for files that have to lie somewhere; what is left there is removed.
     """
-    if kind == "picture":
+    if kind == "image":
         return _examine_image(data, folder)
     return _examine_archive(data, folder, kind)
 

@@ -19,10 +19,10 @@ def rows(said: str) -> dict[str, list[str]]:
 
 
 def test_hostile_files_are_read_or_refused(tmp_path):
-    ended = fuzz(tmp_path, "--files", "4400", "--seed", "0", "--without", "size limit")
+    ended = fuzz(tmp_path, "--files", "4900", "--seed", "0", "--without", "size limit")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     found = rows(ended.stdout)
-    assert len(found) == 34
+    assert len(found) == 38
     for name, (files, read, refused, *_) in found.items():
         assert int(files) >= (12 if name == "model bundle" else 120)
         assert int(read) > 0, f"{name}: the mutations leave nothing to decode"

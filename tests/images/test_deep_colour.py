@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -154,3 +155,19 @@ def test_large_deep_colour_is_refused_by_header():
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 16, 2, 0, 0, 0)
     with pytest.raises(ImageTooLargeError):
         decode_image(data[:8] + chunk(b"IHDR", header) + data[33:])
+
+
+def test_opencv_is_given_the_pixels_alone(monkeypatch):
+    """It allocates the length that any chunk claims: 2 GB for a file of 4 kB."""
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8) * 900
+    data = cv2.imencode(".png", np.dstack([grey] * 3))[1].tobytes()
+    text = struct.pack(">I", 3) + b"tEXta\0b" + struct.pack(">I", zlib.crc32(b"tEXta\0b"))
+    given = []
+    decode = cv2.imdecodemulti
+    monkeypatch.setattr(cv2, "imdecodemulti", lambda raw, *a, **k: given.append(raw.tobytes()) or decode(raw, *a, **k))
+    for end in (data[-12:], b""):
+        assert np.array_equal(decode_image(data[:-12] + text + end), decode_image(data))
+    assert not any(b"tEXt" in content for content in given)
+    with pytest.raises(DecodeError):
+        decode_image(data[:33] + struct.pack(">I", 0x7FFFFFF0) + text[4:] + data[33:])
+    assert not any(b"tEXt" in content for content in given)

@@ -23,6 +23,7 @@ from dicom_builders import (
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
+    HTJ2K,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -187,6 +188,24 @@ def test_jpeg_2000_and_htj2k_are_exact(syntax, bits, is_signed):
     stream = jpeg2000(pixels) if syntax == JPEG2000Lossless else htj2k(pixels)
     dataset = encapsulated(radiograph(pixels, ExplicitVRLittleEndian, BitsStored=bits), syntax, [stream])
     assert np.array_equal(stored(to_bytes(dataset)), values)
+
+
+def test_lossy_htj2k_is_near_its_source():
+    """Transfer syntax .203, encoded by OpenJPH with the irreversible wavelet."""
+    stream = bytes(imagecodecs.htj2k_encode(smooth(12), reversible=False))
+    dataset = encapsulated(radiograph(smooth(12), ExplicitVRLittleEndian, BitsStored=12), HTJ2K, [stream])
+    assert np.abs(stored(to_bytes(dataset)).astype(int) - smooth(12)).max() <= 40
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_big_endian_of_dcmtk_is_exact(dtype, tmp_path):
+    """Words are swapped, those of two 8-bit samples too (PS3.5 A.3)."""
+    pixels = smooth(8 * dtype().itemsize, dtype)
+    (tmp_path / "a.dcm").write_bytes(to_bytes(radiograph(pixels, ExplicitVRLittleEndian)))
+    if shutil.which("dcmconv") is None:
+        pytest.skip("dcmtk is not installed")
+    subprocess.run(["dcmconv", "+tb", tmp_path / "a.dcm", tmp_path / "b.dcm"], check=True)
+    assert np.array_equal(stored((tmp_path / "b.dcm").read_bytes()), pixels)
 
 
 def test_a_lossy_overshoot_is_clipped_and_not_wrapped():
