@@ -175,7 +175,7 @@ def draw_side_by_side(images: Sequence[Sequence[Case]], names: Sequence[str], ti
                 shown, ax=row[1:].tolist(), fraction=0.02, pad=0.01, label=f"{what}\n(logit per cell)"
             )
             bar.ax.tick_params(labelsize=7)
-            bar.ax.yaxis.label.set_size(8)
+            bar.ax.yaxis.label.set_fontsize(8)
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(f"{NOTICE} · {_LEGEND}", fontsize=8)
     return _png(figure, 90)
