@@ -35,8 +35,6 @@ from pneumo_ray.evaluate.uncertainty import (
     risk_coverage,
 )
 
-WITHOUT_PASSES = ("1 - max(p, 1 - p)", "distance to the threshold")
-"""Uncertainties of the calibrated probability without dropout: what Monte Carlo must beat."""
 EXTREMES = 10
 """Most extreme residuals that are named, at each end."""
 

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 
 from pneumo_ray.evaluate.map_reliability import MapReliability
 from pneumo_ray.evaluate.sampling_error import SamplingError
-
-BASELINE = "distance to the threshold"
-"""Uncertainty of the plain probability, which needs no posterior."""
+from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class ErrorFinding:
     errors_referred: float | None
     """Share of the errors among the most uncertain tenth of the images."""
     above_baseline: float | None
-    """AUROC less that of `BASELINE`."""
+    """AUROC less the higher one of the two uncertainties that need no posterior, `WITHOUT_PASSES`."""
     above_baseline_interval: tuple[float, float] | None
     """By patient; 95 % for all comparisons at once."""
 
@@ -76,14 +74,16 @@ class PosteriorComparison:
 
 def which_to_use(records: Sequence[PosteriorRecord]) -> str:
     """Return which posterior to use, or that none is better than the plain probability."""
-    all_found = [(record, found) for record in records for found in record.found if found.uncertainty != BASELINE]
+    all_found = [
+        (record, found) for record in records for found in record.found if found.uncertainty not in WITHOUT_PASSES
+    ]
     known = [(record, found) for record, found in all_found if found.above_baseline is not None]
     if not known:
         return "Whether a posterior helps cannot be measured here, because nothing, or everything, is wrong."
     winners = [(r, f) for r, f in known if f.above_baseline_interval is not None and f.above_baseline_interval[0] > 0]
     record, best = max(winners or known, key=lambda pair: pair[1].above_baseline or 0.0)
-    plain = next(found for found in record.found if found.uncertainty == BASELINE)
-    measured = f"AUROC {best.auroc:.3f}, and {plain.auroc:.3f} of the {BASELINE}"
+    plain = max((f for f in record.found if f.uncertainty in WITHOUT_PASSES), key=lambda f: f.auroc or 0.0)
+    measured = f"AUROC {best.auroc:.3f}, and {plain.auroc:.3f} of {plain.uncertainty}"
     if winners:
         return f"Use {record.title}: its {best.uncertainty} finds errors better than the plain probability does ({measured})."
     better = [r for r in records if r.brier_difference_interval is not None and r.brier_difference_interval[1] < 0]
@@ -91,9 +91,9 @@ def which_to_use(records: Sequence[PosteriorRecord]) -> str:
         chosen = min(better, key=lambda r: r.brier)
         return (
             f"Use {chosen.title} for its probabilities (Brier score {chosen.brier:.4f} after {records[0].brier:.4f}); to find errors "
-            f"take the {BASELINE}, because no uncertainty finds them better (best: {best.uncertainty} of {record.title}, {measured})."
+            f"take {plain.uncertainty}, because no uncertainty finds them better (best: {best.uncertainty} of {record.title}, {measured})."
         )
     return (
-        f"Use none of these posteriors to find errors: no uncertainty finds them better than the {BASELINE} (best: "
+        f"Use none of these posteriors to find errors: no uncertainty finds them better than the plain probability does (best: "
         f"{best.uncertainty} of {record.title}, {measured})."
     )

@@ -1,7 +1,7 @@
 """Several posteriors on the same images: does an uncertainty of one find errors, grow elsewhere, or mark unstable evidence?
 
-Every set of scores has decisions, and so errors, of its own; an uncertainty is compared with the distance of the plain
-probability to the threshold, of the same scores, which needs no posterior. Differences are paired and by patient, and their
+Every set of scores has decisions, and so errors, of its own; an uncertainty is compared with the better one of two
+of the plain probability of the same scores, which need no posterior (`WITHOUT_PASSES`). Differences are paired and by patient, and their
 intervals hold all of them at once (Bonferroni), so that the best of many is not called a winner by chance.
 """
 
@@ -20,9 +20,7 @@ from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.map_reliability import MapReliability, map_reliability
 from pneumo_ray.evaluate.metrics import classification_metrics
-from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
 from pneumo_ray.evaluate.posterior_records import (
-    BASELINE,
     ErrorFinding,
     PosteriorComparison,
     PosteriorRecord,
@@ -32,7 +30,13 @@ from pneumo_ray.evaluate.posterior_records import (
 from pneumo_ray.evaluate.sampling_error import SamplingError, sampling_error
 from pneumo_ray.evaluate.scored import Scored, titles
 from pneumo_ray.evaluate.scores import Scores
-from pneumo_ray.evaluate.uncertainty import error_detection, max_prob_uncertainty, referral_table, risk_coverage
+from pneumo_ray.evaluate.uncertainty import (
+    WITHOUT_PASSES,
+    error_detection,
+    max_prob_uncertainty,
+    referral_table,
+    risk_coverage,
+)
 from pneumo_ray.model.calibrated import Calibration
 
 Floats = NDArray[np.float64]
@@ -50,10 +54,10 @@ def uncertainties_of(columns: Mapping[str, Floats], calibration: Calibration, th
         calibration: of the scores.
         threshold: on the calibrated probability.
     """
-    distance = np.abs(calibration.prob(columns["logit"]) - threshold)
+    plain = calibration.prob(columns["logit"])
     cut = calibration.temperature * (float(log_odds(np.clip(threshold, 1e-12, 1 - 1e-12))) - calibration.intercept)
     out = {
-        BASELINE: -distance,
+        **dict(zip(WITHOUT_PASSES, (max_prob_uncertainty(plain), -np.abs(plain - threshold)), strict=True)),
         "distance over its deviation": -np.abs(columns["logit_mean"] - cut) / np.maximum(columns["logit_std"], 1e-12),
         "prob_std": columns["prob_std"],
         "logit_std": columns["logit_std"],
@@ -79,7 +83,7 @@ def compare_posteriors(
     label = own[0].table["label"].to_numpy().astype(np.int64)
     patients = own[0].table["patient_id"].to_pylist()
     all_found = [uncertainties_of(_columns(one), one.calibration, one.threshold) for one in own]
-    comparisons = sum(len(found) - 1 for found in all_found)
+    comparisons = sum(len(found) - len(WITHOUT_PASSES) for found in all_found)
     shifts = {one.name: _shifts(one, scores, elsewhere) for one, scores in zip(sets, own, strict=True)}
     if unmatched := [one.name for one in elsewhere if not any(_same(one, other) for other in sets)]:
         raise ManifestError(
@@ -92,6 +96,7 @@ def compare_posteriors(
         prob = scores.numbers("prob_mean")
         here = Predictions.of(label, prob, scores.threshold, patients)
         wrong = (prob >= scores.threshold) != (label == 1)
+        baseline = found[max(WITHOUT_PASSES, key=lambda name: error_detection(found[name], wrong) or 0.0)]
         values = classification_metrics(label, prob, scores.threshold)
         level = 1 - 0.05 / max(1, len(sets) - 1)
         brier = None if scores is own[0] else difference("brier", here, reference, level)
@@ -107,7 +112,7 @@ def compare_posteriors(
                 brier_difference=None if brier is None else brier.difference,
                 brier_difference_interval=None if brier is None else brier.interval,
                 found=[
-                    _finding(name, value, found[BASELINE], wrong, label, scores, patients, comparisons)
+                    _finding(name, value, baseline, wrong, label, scores, patients, comparisons)
                     for name, value in found.items()
                 ],
                 shifts=shifts[one.name],
@@ -150,7 +155,7 @@ def _finding(
     ranks, ranks_of_baseline = (rankdata(v) / max(len(v), 1) for v in (value, baseline))
     here, there = (Predictions.of(truth, rank, 0.5, patients) for rank in (ranks, ranks_of_baseline))
     interval = patient_intervals(truth, ranks, 0.5, patients, ("auc",))["auc"]
-    apart = None if name == BASELINE else difference("auc", here, there, 1 - 0.05 / max(1, comparisons))
+    apart = None if name in WITHOUT_PASSES else difference("auc", here, there, 1 - 0.05 / max(1, comparisons))
     (referral,) = referral_table(value, label, prob, scores.threshold, (REFERRED,))
     return ErrorFinding(
         uncertainty=name,
@@ -164,13 +169,13 @@ def _finding(
 
 
 def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Shift]:
-    here = _without_and_with(scores)
+    here = uncertainties_of(_columns(scores), scores.calibration, scores.threshold)
     patients = scores.table["patient_id"].to_pylist()
     shifts = []
     for other in elsewhere:
         if not _same(one, other):
             continue
-        there = _without_and_with(other.scores)
+        there = uncertainties_of(_columns(other.scores), other.scores.calibration, other.scores.threshold)
         count = len(other.scores.table)
         truth = np.repeat([0, 1], [len(patients), count]).astype(np.int64)
         auroc, interval = {}, {}
@@ -182,13 +187,6 @@ def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Sh
             interval[name] = patient_intervals(truth, rank, 0.5, all_patients, ("auc",))["auc"]
         shifts.append(Shift(other.images, count, auroc, interval))
     return shifts
-
-
-def _without_and_with(scores: Scores) -> dict[str, Floats]:
-    """Return two uncertainties that need no posterior, `WITHOUT_PASSES`, and those of the posterior."""
-    columns = _columns(scores)
-    plain = max_prob_uncertainty(scores.calibration.prob(columns["logit"]))
-    return {WITHOUT_PASSES[0]: plain} | uncertainties_of(columns, scores.calibration, scores.threshold)
 
 
 def _same(one: Scored, other: Scored) -> bool:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pneumo_ray.evaluate.evaluation import Evaluation, Measured
 from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.intervals import Interval
-from pneumo_ray.evaluate.numbers import WITHOUT_PASSES
+from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 from pneumo_ray.evaluate.zone_table import ZoneRecord
 from pneumo_ray.records import json_of
 

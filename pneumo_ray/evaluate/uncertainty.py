@@ -17,6 +17,8 @@ from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.records import INLINE
 
 Floats = NDArray[np.float64]
+WITHOUT_PASSES = ("1 - max(p, 1 - p)", "distance to the threshold")
+"""Uncertainties of the calibrated probability without dropout: what Monte Carlo must beat."""
 REFERRED = (0.0, 0.05, 0.10, 0.20)
 """Shares of the images that the referral table sends to a person."""
 

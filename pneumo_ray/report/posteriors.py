@@ -11,11 +11,12 @@ from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.errors import PneumoError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.matching import check_coverage, match
-from pneumo_ray.evaluate.posterior_records import BASELINE, PosteriorComparison, PosteriorRecord
+from pneumo_ray.evaluate.posterior_records import PosteriorComparison, PosteriorRecord
 from pneumo_ray.evaluate.posteriors import REFERRED, compare_posteriors
 from pneumo_ray.evaluate.scored import Scored
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
 from pneumo_ray.evaluate.tables import Rows
+from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 from pneumo_ray.images.corruptions import AS_IT_IS
 from pneumo_ray.records import JsonObject
 from pneumo_ray.report.sections import CellRows, Context
@@ -180,7 +181,7 @@ def posterior_tables(found: PosteriorComparison | None) -> Context:
 def _about(found: PosteriorComparison) -> str:
     return (
         f"Sets of scores of the {found.images:,} labelled images that all have, of {found.patients:,} patients, each at its own threshold. "
-        f"The {BASELINE} is that of the plain probability and needs no posterior. Intervals of differences hold all "
+        f"{' and '.join(WITHOUT_PASSES)} are of the plain probability and need no posterior. Intervals of differences hold all "
         f"{found.comparisons} comparisons at once. Errors referred: among the most uncertain {100 * REFERRED:.0f} % of the images."
     )
 

@@ -12,10 +12,10 @@ from pneumo_ray.console import log
 from pneumo_ray.evaluate.calibration import reliability_table
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
-from pneumo_ray.evaluate.numbers import WITHOUT_PASSES, probabilities, uncertainties
+from pneumo_ray.evaluate.numbers import probabilities, uncertainties
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.tables import Rows
-from pneumo_ray.evaluate.uncertainty import risk_coverage
+from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES, risk_coverage
 from pneumo_ray.report import figures
 from pneumo_ray.report.cases import Chosen, Seen, choose, crops, outcomes, read_images
 from pneumo_ray.report.galleries import draw_galleries

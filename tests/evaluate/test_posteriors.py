@@ -15,11 +15,11 @@ from scipy.stats import spearmanr
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.map_reliability import map_reliability, mean_by_patient, rank_correlations
-from pneumo_ray.evaluate.posterior_records import BASELINE
 from pneumo_ray.evaluate.posteriors import compare_posteriors
 from pneumo_ray.evaluate.robustness import NUMBERS, SCHEMA
 from pneumo_ray.evaluate.scored import Scored, titles
 from pneumo_ray.evaluate.scores import Scores, read_scores
+from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 from pneumo_ray.records import json_of
 from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.report.posteriors import csv_rows, posterior_tables, scores_elsewhere
@@ -77,8 +77,26 @@ def test_random_uncertainties_are_not_recommended(make):
     sets = [Scored.of(name, make(name), run()) for name in "ab"]
     found = compare_posteriors(sets)
     assert found.sentence.startswith("Use none of these posteriors to find errors")
-    plain = next(one for one in found.records[0].found if one.uncertainty == BASELINE)
-    assert plain.above_baseline is None
+    plain = [one.above_baseline for one in found.records[0].found if one.uncertainty in WITHOUT_PASSES]
+    assert plain == [None, None]
+
+
+def test_a_posterior_must_beat_both_plain_uncertainties(make, drawn):
+    """With a threshold far from 0.5 the distance to it finds errors badly, and a probability near 0.5 well: who beats the
+    first alone has won nothing.
+    """
+    _, logit = drawn
+    scores = replace(make("a"), threshold=0.97)
+    prob = 1 / (1 + np.exp(-logit / TEMPERATURE))
+    table = scores.table
+    for name, values in (("prob_mean", prob), ("prob_std", np.minimum(prob, 1 - prob))):
+        table = table.set_column(table.column_names.index(name), name, pa.array(values.astype(np.float32)))
+    scores = replace(scores, table=table)
+    record = compare_posteriors([Scored.of(name, scores, run(model=name)) for name in "ab"]).records[0]
+    found = {one.uncertainty: one for one in record.found}
+    best = max(found[name].auroc for name in WITHOUT_PASSES)
+    assert found["prob_std"].above_baseline == pytest.approx(found["prob_std"].auroc - best, abs=1e-6)
+    assert min(found[name].auroc for name in WITHOUT_PASSES) < best - 0.05
 
 
 def test_better_probabilities_are_named_where_no_uncertainty_helps(make, drawn):
@@ -293,10 +311,10 @@ def test_every_number_has_a_row(make):
     found = compare_posteriors(sets, [Scored.of(one.name, one.scores, run(passes=one.passes)) for one in sets], seeds)
     rows = csv_rows(found)
     assert len({len(row) for row in rows}) == 1
-    assert len(rows) == 1 + 2 * (3 + 6 + 7 + 4) + 3
+    assert len(rows) == 1 + 2 * (3 + 7 + 7 + 4) + 3
     tables = posterior_tables(found)
     kinds = ("", "error_", "shift_", "map_", "sampling_")
-    assert [len(tables[f"posterior_{kind}rows"]) for kind in kinds] == [2, 12, 2, 2, 1]
+    assert [len(tables[f"posterior_{kind}rows"]) for kind in kinds] == [2, 14, 2, 2, 1]
     assert {len(row) for row in tables["posterior_shift_rows"]} == {len(tables["posterior_shift_heads"])} == {9}
 
 
