@@ -393,7 +393,7 @@ def test_an_unlistable_folder_is_a_row(tmp_path, monkeypatch, name):
         ids(tmp_path)
 
 
-def test_an_unlistable_folder_of_a_bucket_is_a_row(tmp_path, monkeypatch):
+def test_an_unlistable_bucket_folder_is_a_row(tmp_path, monkeypatch):
     (tmp_path / "b" / "closed").mkdir(parents=True)
     (tmp_path / "b" / "1.png").write_bytes(b"x")
 

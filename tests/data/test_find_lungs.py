@@ -303,7 +303,7 @@ def test_lungs_of_faint_films_are_found():
 
 
 @pytest.mark.parametrize("kind", ["on_its_side", "inverted", "shuffled", "limb", "blank"])
-def test_a_second_look_makes_no_chest_of_other_images(kind):
+def test_a_second_look_makes_no_new_chests(kind):
     random, images = np.random.default_rng(0), []
     for index in range(12):
         drawn, _ = draw_radiograph(8, index, pneumonia=False, image_size=MASK_SIZE, difficulty=0.3)

@@ -273,7 +273,7 @@ def test_passes_are_held_against_their_closed_forms(make):
     assert errors[0].cell == 0.0
 
 
-def test_sets_of_one_title_are_told_apart_by_folder(make):
+def test_sets_of_one_title_get_their_folders(make):
     sets = [Scored.of(f"/long/way/{name}/scores/", make("a"), run()) for name in "ab"]
     assert titles(sets) == ["dropout, 20 passes (a/scores)", "dropout, 20 passes (b/scores)"]
     assert titles([sets[0], Scored.of("l", make("a"), run(posterior="laplace"))])[0] == "dropout, 20 passes"

@@ -289,14 +289,14 @@ def test_a_flat_voi_lut_is_left_out():
     assert decoded.note == "window_left_one_grey"
 
 
-def test_a_flat_voi_lut_gives_way_to_the_window():
+def test_flat_voi_luts_give_way_to_windows():
     item = lut([4095] * 4096, 0, 12)
     decoded = decode_with_note(to_bytes(radiograph(ramp(), BitsStored=12, VOILUTSequence=Sequence([item]), **WINDOW)))
     assert np.array_equal(decoded.pixels, windowed(ramp()))
     assert decoded.note == "window_left_one_grey"
 
 
-def test_a_frames_flat_window_gives_way_to_the_objects():
+def test_a_flat_frame_window_gives_way():
     dataset = radiograph(ramp(), ExplicitVRLittleEndian, BitsStored=12, **WINDOW)
     dataset.PerFrameFunctionalGroupsSequence = [group(WindowCenter="-5000", WindowWidth="100")]
     decoded = decode_with_note(to_bytes(dataset))
