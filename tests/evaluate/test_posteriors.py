@@ -82,21 +82,18 @@ def test_random_uncertainties_are_not_recommended(make):
 
 
 def test_a_posterior_must_beat_both_plain_uncertainties(make, drawn):
-    """With a threshold far from 0.5 the distance to it finds errors badly, and a probability near 0.5 well: who beats the
-    first alone has won nothing.
+    """Errors at p = 0.5, right answers at 0.05 and 0.95, and a threshold of 0.9: whoever beats the distance alone has won
+    nothing, because it is smallest at 0.95.
     """
-    _, logit = drawn
-    scores = replace(make("a"), threshold=0.97)
-    prob = 1 / (1 + np.exp(-logit / TEMPERATURE))
-    table = scores.table
-    for name, values in (("prob_mean", prob), ("prob_std", np.minimum(prob, 1 - prob))):
-        table = table.set_column(table.column_names.index(name), name, pa.array(values.astype(np.float32)))
-    scores = replace(scores, table=table)
+    label, _ = drawn
+    sure = np.where(np.arange(N) % 5 == 0, 0.0, 6.0 * (2 * label - 1))
+    scores = replace(make("a", sure + 1e-3 * np.arange(N) / N, prob_std=knowing(drawn)), threshold=0.9)
     record = compare_posteriors([Scored.of(name, scores, run(model=name)) for name in "ab"]).records[0]
     found = {one.uncertainty: one for one in record.found}
-    best = max(found[name].auroc for name in WITHOUT_PASSES)
-    assert found["prob_std"].above_baseline == pytest.approx(found["prob_std"].auroc - best, abs=1e-6)
-    assert min(found[name].auroc for name in WITHOUT_PASSES) < best - 0.05
+    certain, distant = (found[name].auroc for name in WITHOUT_PASSES)
+    assert certain > 0.9
+    assert distant < 0.6
+    assert found["prob_std"].above_baseline == pytest.approx(found["prob_std"].auroc - certain, abs=1e-6)
 
 
 def test_better_probabilities_are_named_where_no_uncertainty_helps(make, drawn):
