@@ -206,7 +206,7 @@ def test_a_deviation_that_orders_the_differences_is_reliable():
     assert found.above_mean.interval[0] > 0.5
 
 
-def test_knowing_where_the_evidence_is_tells_nothing_within():
+def test_where_evidence_is_tells_nothing_within():
     """A deviation that is drawn at random where there is evidence, and 0 elsewhere."""
     one, other, noise = np.random.default_rng(6).uniform(0.5, 1, (3, 60, 4, 4)).astype(np.float32)
     for values in (one, other, noise):
@@ -270,7 +270,7 @@ def test_passes_are_held_against_their_closed_forms(make):
     assert errors[0].cell == 0.0
 
 
-def test_sets_of_one_title_are_told_apart_by_folder(make):
+def test_sets_of_one_title_name_their_folder(make):
     sets = [Scored.of(f"/long/way/{name}/scores/", make("a"), run()) for name in "ab"]
     assert titles(sets) == ["dropout, 20 passes (a/scores)", "dropout, 20 passes (b/scores)"]
     assert titles([sets[0], Scored.of("l", make("a"), run(posterior="laplace"))])[0] == "dropout, 20 passes"
@@ -290,7 +290,7 @@ def test_images_from_elsewhere_have_a_short_name(make, config, name):
     assert Scored.of("folder", make("a"), run(**config)).images == name
 
 
-def test_patients_elsewhere_come_from_their_manifest(make, write_truth, drawn, tmp_path):
+def test_patients_elsewhere_are_of_their_manifest(make, write_truth, drawn, tmp_path):
     """Scores know no patients; without a manifest that can be read every image counts as one."""
     make("there")
     manifest = write_truth(tmp_path / "manifest.parquet", drawn[0])
