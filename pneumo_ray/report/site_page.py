@@ -154,8 +154,8 @@ def _warnings(found: Commissioning) -> list[str]:
             "if some show the same patient."
         )
     lines += [
-        f"At the threshold for this site the {measure} is {percent_text(_value(low, measure))} in one group ({_name(low)}) and "
-        f"{percent_text(_value(high, measure))} in another ({_name(high)}): one threshold does not serve both."
+        f"At the threshold for this site the {measure} is {percent_text(low.share(measure).value)} in one group ({_name(low)}) and "
+        f"{percent_text(high.share(measure).value)} in another ({_name(high)}): one threshold does not serve both."
         for measure, low, high in differing(found.groups)
     ]
     few = [f"{count:,} {words}" for words, count in (("with pneumonia", data.patients_of_class(1)),
@@ -227,10 +227,6 @@ def _group_cells(share: Share) -> list[object]:
 
 def _name(group: SiteGroup) -> str:
     return f"{_COLUMNS.get(group.column, group.column)} {group.value}"
-
-
-def _value(group: SiteGroup, measure: str) -> float | None:
-    return (group.sensitivity if measure == "sensitivity" else group.specificity).value
 
 
 def _thousand_rows(found: Commissioning) -> list[list[object]]:

@@ -14,8 +14,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 from numpy.typing import NDArray
 
 from pneumo_ray import storage
@@ -29,7 +27,7 @@ from pneumo_ray.evaluate.robustness import FORMAT, NUMBERS, SCHEMA, condition_ro
 from pneumo_ray.evaluate.shortcuts import metadata_baseline
 from pneumo_ray.images.corruptions import AS_IT_IS, CENTRAL_BOX, CONDITIONS, apply_condition
 from pneumo_ray.model import Preprocessing
-from pneumo_ray.ray_cluster import fetch_once, is_retry, map_actors, range_dataset
+from pneumo_ray.ray_cluster import Shared, fetch_once, is_retry, map_actors, range_dataset, share
 from pneumo_ray.records import JsonObject, Row, json_of
 from pneumo_ray.score.begin import check_method, models_of
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig
@@ -164,7 +162,7 @@ def _name(split: str) -> str:
 
 def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     """Return the rows of `SCHEMA`, in the order of the list and of the conditions."""
-    shared = ray.put(arguments)
+    shared = share(arguments)
     blocks = -(-len(arguments.rows) // arguments.at_once)
     dataset = range_dataset(blocks, partial(_make_conditions, shared=shared), decoding_cpus(actors))
     # A block is one yield of a task. Otherwise Ray would split blocks, and batches, by size.
@@ -182,7 +180,7 @@ def _score(arguments: _SharedArguments, actors: ActorShares) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _make_conditions(batch: dict[str, np.ndarray], shared: "ray.ObjectRef[_SharedArguments]") -> Iterator[pa.Table]:
+def _make_conditions(batch: dict[str, np.ndarray], shared: Shared) -> Iterator[pa.Table]:
     """Decode a few images and yield them under each condition, with the columns of `load_shard` and of the row."""
     cv2.setNumThreads(1)
     arguments: _SharedArguments = fetch_once(shared)
@@ -242,8 +240,8 @@ def _taken_for_lungs(scored: pa.Table) -> JsonObject:
 class _ConditionActor:
     """Actor with the model; turns images under conditions into rows of `SCHEMA`."""
 
-    def __init__(self, shared: "ray.ObjectRef[_SharedArguments]", actors: ActorShares) -> None:
-        arguments: _SharedArguments = ray.get(shared)
+    def __init__(self, shared: Shared, actors: ActorShares) -> None:
+        arguments: _SharedArguments = fetch_once(shared)
         self._explainer = open_explainer(arguments.model, arguments.config, actors.threads)
         make_ready(self._explainer, len(arguments.rows) * len(CONDITIONS), actors.count)
 

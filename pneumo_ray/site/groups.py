@@ -22,6 +22,10 @@ class SiteGroup:
     """Of no patient where there are none with pneumonia."""
     specificity: Share
 
+    def share(self, measure: str) -> Share:
+        """Return one of the two by its name, `sensitivity` or `specificity`."""
+        return self.sensitivity if measure == "sensitivity" else self.specificity
+
 
 def groups_at(data: Labelled, columns: Mapping[str, pa.Array], threshold: float, seed: int) -> tuple[SiteGroup, ...]:
     """Measure the threshold in every group; a column with one value gives none, and neither do values that are unknown.
@@ -56,16 +60,12 @@ def differing(groups: Sequence[SiteGroup]) -> list[tuple[str, SiteGroup, SiteGro
         for measure in ("sensitivity", "specificity"):
             pairs = []
             for pair in combinations([group for group in groups if group.column == column], 2):
-                low, high = sorted(pair, key=lambda group: _share(group, measure).value or 0.0)
-                enough = min(_share(group, measure).of for group in pair) >= MIN_CLASS_PATIENTS
-                gap = _share(high, measure).low - _share(low, measure).high
+                low, high = sorted(pair, key=lambda group: group.share(measure).value or 0.0)
+                enough = min(group.share(measure).of for group in pair) >= MIN_CLASS_PATIENTS
+                gap = high.share(measure).low - low.share(measure).high
                 if enough and gap > 0:
                     pairs.append((gap, low, high))
             if pairs:
                 _, low, high = pairs[int(np.argmax([gap for gap, *_ in pairs]))]
                 found.append((measure, low, high))
     return found
-
-
-def _share(group: SiteGroup, measure: str) -> Share:
-    return group.sensitivity if measure == "sensitivity" else group.specificity
