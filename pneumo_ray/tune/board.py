@@ -108,6 +108,14 @@ class Board(tune.Callback):
             return ""
         return f"  epoch {row.epoch}/{self._epochs}  best val loss {row.best:.4f}  val AUC {row.val_auc:.4f}"
 
+    def _summary(self) -> str:
+        rows = list(self._rows.items())  # trials may start meanwhile
+        running = [
+            f"{name}{self._numbers(row) or '  in its first epoch'}" for name, row in rows if row.status == "running"
+        ]
+        over = len(rows) - len(running)
+        return f"{'; '.join(running) or 'waiting for the cluster'}  ({over} of {len(self._trials)} over, {self._elapsed()})"
+
     def _elapsed(self) -> str:
         return duration(time.monotonic() - self._start)
 
@@ -128,11 +136,7 @@ class Board(tune.Callback):
 
         def summarise() -> None:
             while not over.wait(QUIET_SECONDS):
-                running = {name: row for name, row in self._rows.items() if row.status == "running"}
-                log(
-                    "; ".join(f"{name}{self._numbers(row)}" for name, row in running.items())
-                    or "waiting for the cluster"
-                )
+                log(self._summary())
 
         thread = threading.Thread(target=summarise, name="board", daemon=True)
         thread.start()

@@ -1,5 +1,6 @@
 """The live table of a study, drawn into text; no Ray."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,25 @@ def test_rows_have_plan_order_draws_and_status(monkeypatch):
         ["001", "0.1", "stopped"],
         ["002", "0.031", "running"],
     ]
+
+
+def test_a_file_gets_lines_of_running_trials(monkeypatch, capsys):
+    monkeypatch.setattr("pneumo_ray.tune.board.QUIET_SECONDS", 0.01)
+    board = Board(trials(3), 3, SEARCH)
+
+    def said() -> str:
+        capsys.readouterr()
+        time.sleep(0.5)
+        return capsys.readouterr().out.splitlines()[-1]
+
+    with board.shown():
+        assert said().startswith("waiting for the cluster  (0 of 3 over, ")
+        for name in trials(3):
+            board.on_trial_start(0, [], tune_trial(name))
+        board.on_trial_complete(0, [], tune_trial("000"))
+        board.on_trial_result(0, [], tune_trial("001"), {"epoch": 2, **NUMBERS})
+        line = "001  epoch 2/3  best val loss 0.5000  val AUC 0.7500; 002  in its first epoch  (1 of 3 over, "
+        assert said().startswith(line)
 
 
 def test_running_trials_are_shown_first(monkeypatch):
