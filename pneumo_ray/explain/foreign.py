@@ -120,7 +120,7 @@ class ForeignGradCAM:
                     f"layer {self.layer!r} does not return feature maps [B, K, h, w]; choose another layer"
                 )
             found.append(output.detach().requires_grad_())  # the backward pass ends here
-            return found[-1]
+            return found[-1].clone()  # what follows may change it in place, as the ReLU of DenseNet does
 
         # A caller may be in inference mode, whose tensors autograd cannot use.
         masks = [] if number is None else [self._mask(place, number) for place in range(len(self.dropouts))]

@@ -46,6 +46,21 @@ def test_plain_map_is_published_grad_cam() -> None:
     assert e.cam.max() > 0
 
 
+def test_layers_may_be_followed_by_in_place_changes() -> None:
+    """DenseNet and VGG do so: the maps are those before the change, and the same as without it."""
+
+    def made(in_place: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, 4, 1), nn.ReLU(in_place), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 16, 1)
+        ).eval()
+
+    changed, plain = (ForeignGradCAM(made(in_place), "0", passes=3)(images()) for in_place in (True, False))
+    torch.testing.assert_close(changed.cam_signed, plain.cam_signed, rtol=0, atol=0)
+    torch.testing.assert_close(changed.cam_std, plain.cam_std, rtol=0, atol=0)
+    assert plain.cam_std.max() > 0
+
+
 def test_pooled_linear_head_gives_the_closed_form(calibrated: Callable[..., PneumoniaNet]) -> None:
     """The one network that both engines can explain: the same map and the same logit."""
 
