@@ -113,23 +113,24 @@ class FoundLungs(NamedTuple):
     """What follows from it."""
 
 
-def find_lungs(images: Sequence[Grey]) -> list[FoundLungs]:
-    """Return where the lungs of images are, by the segmenter.
+def find_lungs(images: Sequence[Grey], uri: str | None = None) -> list[FoundLungs]:
+    """Return where the lungs of images are, by a segmenter.
 
     The lungs of a faint film are missed where bright soft tissue takes most of its contrast. So an image without
     plausible lungs is looked at once more, with its local contrast raised; what is found then counts if it is plausible.
 
     Args:
         images: n of `segmenter_input`.
+        uri: of a segmenter that jobs/lungs.py wrote; None takes that of this installation.
 
     Raises:
-        ModelError: if the segmenter of this installation is missing or damaged.
+        ModelError: if the segmenter is missing or damaged.
     """
-    from pneumo_ray.anatomy.segmenter import own_segmenter  # brings torch, which only those need who find lungs
+    from pneumo_ray.anatomy import segmenter as segmenters  # brings torch, which only those need who find lungs
 
     if not len(images):
         return []
-    segmenter = own_segmenter()
+    segmenter = segmenters.own_segmenter() if uri is None else segmenters.trained_segmenter(uri)
     found = [FoundLungs(mask, lungs_of(mask)) for mask in segmenter.find(np.stack(images))]
     doubtful = [number for number, (_, lungs) in enumerate(found) if lungs.quality != PLAUSIBLE]
     if doubtful:
