@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain import BayesGradCAM
@@ -128,5 +129,10 @@ def test_what_cannot_be_explained_is_refused() -> None:
         ForeignGradCAM(nn.Sequential(nn.Conv2d(3, 4, 1)), "0")
     with pytest.raises(ModelError, match="does not return feature maps"):
         ForeignGradCAM(Foreign(), "head")(images())
+    last = nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1), Permute([0, 2, 3, 1]), Permute([0, 3, 1, 2]))
+    swin = nn.Sequential(last, nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 16, 1))
+    assert ForeignGradCAM(swin, "0.2", 2)(images()).cam.shape == (3, 4, 4)
+    with pytest.raises(ModelError, match=r"'0\.1' returns \[4, 4, 6\] for a square image, so its channels are last"):
+        ForeignGradCAM(swin, "0.1", 2)(images())
     with pytest.raises(ConfigError, match="at least 2"):
         ForeignGradCAM(Foreign(), "second", 1)
