@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pneumo_ray import storage
 from pneumo_ray.anatomy.lungs import MASK_SIZE
+from pneumo_ray.console import log
 from pneumo_ray.errors import ManifestError
 
 Mask = NDArray[np.bool_]
@@ -58,6 +59,8 @@ def resize_mask(mask: Mask, size: int = MASK_SIZE) -> NDArray[np.uint8]:
 def read_masks(uri: str, image_ids: list[str], option: str = "--masks") -> list[bytes | None]:
     """Return the masks of some images, as PNG bytes, in the order asked for; None for an image that has none.
 
+    One log line has the number of these images that have a mask, and of masks that name none of them, or several.
+
     Args:
         uri: a Parquet table with the columns `image_id` and `mask_png`, or a folder of PNG files. An image is named by
             its full id or, where that is unique on both sides, by its file name; a file may leave out the image's
@@ -87,20 +90,24 @@ def read_masks(uri: str, image_ids: list[str], option: str = "--masks") -> list[
     counts = Counter(_base(name) for name in names)
     bases = Counter(map(_base, image_ids))
 
-    def mask_of(image_id: str) -> bytes | None:
+    def name_of(image_id: str) -> str | None:
         for name in (image_id, image_id.rpartition(".")[0]):
             if name in found:
-                return found[name]
+                return name
             base = _base(name)
             if counts[base] == 1 and bases[_base(image_id)] == 1:
-                return found[by_base[base]]
+                return by_base[base]
         return None
 
-    out = [mask_of(image_id) for image_id in image_ids]
+    named = [name_of(image_id) for image_id in image_ids]
+    out = [None if name is None else found[name] for name in named]
     if all(png is None for png in out):
         raise ManifestError(
             f"{option} {uri} has a mask of none of {len(image_ids):,} images; its names must be those of the manifest"
         )
+    masked, foreign = len(out) - out.count(None), sum(found[name] is not None for name in found.keys() - set(named))
+    left_out = f"; {foreign:,} further masks name none of them, or several, and are left out" if foreign else ""
+    log(f"{option} {storage.base_name(uri)}: masks of {masked:,} of {len(image_ids):,} images{left_out}")
     return out
 
 

@@ -141,6 +141,16 @@ def own_segmenter() -> LungSegmenter:
     return load_segmenter()
 
 
+@lru_cache(maxsize=1)
+def trained_segmenter(uri: str) -> LungSegmenter:
+    """Return a segmenter that jobs/lungs.py wrote, read once a process.
+
+    Raises:
+        ModelError: as `load_segmenter`.
+    """
+    return load_segmenter(uri)
+
+
 def _load(data: bytes, name: str) -> LungSegmenter:
     try:
         state = safetensors.torch.load(data)

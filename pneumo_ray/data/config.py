@@ -46,8 +46,9 @@ class PrepareConfig:
     """Of several readers: majority (a tie keeps the label that the image has), mean (the share of the answers), or
     dawid-skene (readers who contradict the others count for less)."""
     lungs: str = "found"
-    """Find the lungs of every image (found), do not (none), or take them from a Parquet table with the columns image_id,
-    mask_png and, where the files were squashed, width and height of the originals; images without a mask there are found."""
+    """Find the lungs of every image (found), also by a segmenter of your own (lungs.safetensors of jobs/lungs.py); do not
+    (none); or take them from a Parquet table with the columns image_id, mask_png and, where the files were squashed, width
+    and height of the originals; images without a mask there are found."""
     cache: bool = False
     """Store every decoded image (64 kB each), so that training does not decode."""
     materialize_copies: bool = False
@@ -64,6 +65,6 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         require(self.decode_seconds > 0, f"decode-seconds must be positive, got {self.decode_seconds}")
-        require(bool(self.lungs), "lungs must be none, found, or a Parquet table")
+        require(bool(self.lungs), "lungs must be none, found, a Parquet table, or a segmenter of jobs/lungs.py")
         check_archives(self.archive, self.uids)
         require(bool(self.archive), "--archive needs at least one folder, tar or zip file, or URI")

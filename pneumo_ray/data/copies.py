@@ -20,7 +20,7 @@ from pneumo_ray.images.rng import image_key
 from pneumo_ray.records import Row
 
 
-def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
+def write_copies(manifest: pa.Table, out: str, seed: int, segmenter: str | None = None) -> pa.Table:
     """Write the copies that balance the training split and return the manifest with their rows.
 
     They are made after the split, from training images alone, and each belongs to its source's patient. The column
@@ -30,6 +30,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
         manifest: a manifest with splits.
         out: folder of the run; the files go to `copies/` in it.
         seed: of the transformations; training with this seed and the default augmentation makes the same ones virtually.
+        segmenter: that finds their lungs, as for `find_lungs`.
 
     Raises:
         ConfigError: if a class is missing.
@@ -49,7 +50,7 @@ def write_copies(manifest: pa.Table, out: str, seed: int) -> pa.Table:
             encoded = cv2.imencode(".png", made)[1].tobytes()
             lungs: Row = {}
             if "lung_quality" in source:  # the copy is turned and flipped
-                (found,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))])
+                (found,) = find_lungs([segmenter_input(resize_grey(made, CACHE_SIZE))], segmenter)
                 lungs = {name: value for name, value in lung_values(*found).items() if name in source}
             name = f"{source['content_sha256'][:16]}-{row}-{copy}.png"
             uri = storage.join(out, "copies", name)

@@ -35,13 +35,18 @@ class GivenLungs(NamedTuple):
     height: float | None = None
 
 
-def read_given(uri: str, image_ids: list[str]) -> list[GivenLungs]:
+def read_given(uri: str, image_ids: list[str], option: str = OPTION) -> list[GivenLungs]:
     """Return what a table has of the lungs of some images, in the order asked for.
+
+    Args:
+        uri: as for `read_masks`.
+        image_ids: what to look for.
+        option: that named it, for messages.
 
     Raises:
         ManifestError: if it cannot be read, lacks a column, names an image twice, or has none of the images.
     """
-    masks = read_masks(uri, image_ids, OPTION)
+    masks = read_masks(uri, image_ids, option)
     is_table = storage.base_name(uri).lower().endswith((".parquet", ".pq"))
     table = storage.read_table(uri) if is_table else None
     if table is None or not {"width", "height"} <= set(table.column_names):
@@ -49,7 +54,7 @@ def read_given(uri: str, image_ids: list[str]) -> list[GivenLungs]:
     try:
         sides = [table[name].cast(pa.float32()).to_pylist() for name in ("width", "height")]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ManifestError(f"{OPTION} {uri} has a width or height that is no number") from error
+        raise ManifestError(f"{option} {uri} has a width or height that is no number") from error
     names = table["image_id"].cast(pa.string()).to_pylist()
     full = dict(zip(names, zip(*sides, strict=True), strict=True))
     base = {name.rsplit("/", 1)[-1]: shape for name, shape in full.items()}
@@ -63,7 +68,7 @@ def read_given(uri: str, image_ids: list[str]) -> list[GivenLungs]:
     return [GivenLungs(mask, *shape_of(image_id)) for mask, image_id in zip(masks, image_ids, strict=True)]
 
 
-def given_mask(given: GivenLungs, image_id: str, width: int, height: int) -> Mask:
+def given_mask(given: GivenLungs, image_id: str, width: int, height: int, option: str = OPTION) -> Mask:
     """Return a given mask, bool [MASK_SIZE, MASK_SIZE].
 
     Args:
@@ -71,6 +76,7 @@ def given_mask(given: GivenLungs, image_id: str, width: int, height: int) -> Mas
         image_id: whose it is.
         width: of the image's file, in pixels.
         height: likewise.
+        option: that named the table, for messages.
 
     Raises:
         ManifestError: if it is damaged, or has the shape of neither the image nor a square.
@@ -79,7 +85,7 @@ def given_mask(given: GivenLungs, image_id: str, width: int, height: int) -> Mas
     try:
         mask = decode_mask(given.mask)
     except MaskError as error:
-        raise ManifestError(f"the mask of {image_id} in {OPTION} {error}; write it again, or leave it out") from error
+        raise ManifestError(f"the mask of {image_id} in {option} {error}; write it again, or leave it out") from error
     rows, columns = mask.shape
     ratios = [1.0, width / height]
     if given.width and given.height:
@@ -87,7 +93,7 @@ def given_mask(given: GivenLungs, image_id: str, width: int, height: int) -> Mas
     tolerance = _SAME_SHAPE + 1 / min(rows, columns)
     if not any(abs(columns / rows / ratio - 1) <= tolerance for ratio in ratios):
         raise ManifestError(
-            f"the mask of {image_id} in {OPTION} has {columns} x {rows} pixels and the image {width} x {height}; a mask covers the "
+            f"the mask of {image_id} in {option} has {columns} x {rows} pixels and the image {width} x {height}; a mask covers the "
             "whole image, in its shape or squashed to a square"
         )
     return np.asarray(resize_mask(mask) >= 128)
@@ -107,23 +113,24 @@ class FoundLungs(NamedTuple):
     """What follows from it."""
 
 
-def find_lungs(images: Sequence[Grey]) -> list[FoundLungs]:
-    """Return where the lungs of images are, by the segmenter.
+def find_lungs(images: Sequence[Grey], uri: str | None = None) -> list[FoundLungs]:
+    """Return where the lungs of images are, by a segmenter.
 
     The lungs of a faint film are missed where bright soft tissue takes most of its contrast. So an image without
     plausible lungs is looked at once more, with its local contrast raised; what is found then counts if it is plausible.
 
     Args:
         images: n of `segmenter_input`.
+        uri: of a segmenter that jobs/lungs.py wrote; None takes that of this installation.
 
     Raises:
-        ModelError: if the segmenter of this installation is missing or damaged.
+        ModelError: if the segmenter is missing or damaged.
     """
-    from pneumo_ray.anatomy.segmenter import own_segmenter  # brings torch, which only those need who find lungs
+    from pneumo_ray.anatomy import segmenter as segmenters  # brings torch, which only those need who find lungs
 
     if not len(images):
         return []
-    segmenter = own_segmenter()
+    segmenter = segmenters.own_segmenter() if uri is None else segmenters.trained_segmenter(uri)
     found = [FoundLungs(mask, lungs_of(mask)) for mask in segmenter.find(np.stack(images))]
     doubtful = [number for number, (_, lungs) in enumerate(found) if lungs.quality != PLAUSIBLE]
     if doubtful:

@@ -52,6 +52,8 @@ class InspectConfig:
     """Time limit for decoding one image, in seconds."""
     lungs: bool = False
     """Find the lungs of every image."""
+    segmenter: str | None = None
+    """Where the segmenter is that finds them; None takes that of this installation."""
 
 
 def inspect_entries(
@@ -134,7 +136,7 @@ def _add_lungs(
         squares = _from_cache([rows[number] for number in cached], config)
         for number, square in zip(cached, squares, strict=True):
             decoded[number] = segmenter_input(square)
-    for number, found in zip(todo, find_lungs([decoded[number] for number in todo]), strict=True):
+    for number, found in zip(todo, find_lungs([decoded[number] for number in todo], config.segmenter), strict=True):
         rows[number].update(lung_values(*found))
 
 

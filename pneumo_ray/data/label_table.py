@@ -5,6 +5,7 @@ refused, because labels that are overlooked are wrong labels. No message quotes 
 """
 
 import difflib
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -46,6 +47,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 NUM_BOXES = "num_boxes"
 """Column that takes the place of x, y, width and height in a table of boxes: how many an image has."""
 
+TRUE_SHAPE = ("shape_width", "shape_height")
+"""Columns with the width and height of the original, where files were squashed: positive numbers, or nothing."""
+
 _BOX = ("x", "y", "width", "height")
 _LABEL_WORDS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "pneumonia": 1, "true": 1}
 _NEAR = 0.8
@@ -83,6 +87,7 @@ def read_labels(uri: str) -> pa.Table:
         metadata["boxes"] = "1"
     names, values = [found.names[place] for place in rest], [found.values[place] for place in rest]
     table |= dict(zip(names, typed(values) if found.is_csv else values, strict=True))
+    table |= _true_shape(table, uri)
     log(
         _summary(
             uri, {role: found.names[place] for role, place in chosen.items()}, [*list(metadata and [NUM_BOXES]), *names]
@@ -216,6 +221,34 @@ def _role_values(role: str, values: pa.Array, uri: str) -> pa.Array:
             [None if w is None else allowed[w.lower()] for w in words], pa.int8() if role == "label" else pa.string()
         )
     return pa.array(words, pa.string())
+
+
+def _true_shape(table: dict[str, pa.Array], uri: str) -> dict[str, pa.Array]:
+    """Return the columns of the true shape as numbers, where the table has them.
+
+    Raises:
+        ManifestError: if it has one of the two, or a cell that is no positive number.
+    """
+    given = [name for name in TRUE_SHAPE if name in table]
+    if len(given) == 1:
+        (other,) = set(TRUE_SHAPE) - set(given)
+        raise ManifestError(f"--labels {uri} has a column {given[0]} and no column {other}; give both or neither")
+    shape = {}
+    for name in given:
+        numbers: list[float | None] = []
+        for row, word in enumerate(_words(table[name]), 2):
+            try:
+                number = None if word is None else float(word)
+            except ValueError:
+                number = math.nan
+            if number is not None and not 0 < number < math.inf:
+                raise ManifestError(
+                    f"--labels {uri} has no positive number in row {row} of its column {name}; give pixels of the original, or "
+                    "nothing"
+                )
+            numbers.append(number)
+        shape[name] = pa.array(numbers, pa.float32())
+    return shape
 
 
 def _words(values: pa.Array, blanks: Collection[str] = BLANKS) -> list[str | None]:

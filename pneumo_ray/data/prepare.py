@@ -64,12 +64,12 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     entries = _listed(config, out, count)
     if not splits_given:
         check_folders({read_path(entry.facts_path).split for entry in entries}, config.protocol)
-    given = None
-    if config.lungs not in ("none", "found"):
+    given, segmenter = None, _segmenter_of(config)
+    if segmenter is None and config.lungs not in ("none", "found"):
         given = read_given(config.lungs, [entry.image_id for entry in entries])
     storage.require_writable(out)
     folder = cache_folder(out, CACHE_SIZE) if config.cache else None
-    manifest = _inspected(config, out, folder, entries, given)
+    manifest = _inspected(config, out, folder, entries, given, segmenter)
     unused = _unused(config, manifest, labels)
     manifest = manifest.drop_columns(sorted(unused))
     if labels is not None and config.labels is not None:
@@ -79,7 +79,7 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     manifest = manifest.append_column("folder", manifest["split"])
     manifest = assign_splits(manifest, config.protocol, config.seed, keep_val=splits_given)
     if config.materialize_copies:
-        manifest = write_copies(manifest, out, config.seed)
+        manifest = write_copies(manifest, out, config.seed, segmenter)
     last = [field.name for field in AT_END if field.name not in unused and field.name in manifest.column_names]
     manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
@@ -93,6 +93,21 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     see = f", see status and error in {path}" if failed else ""
     log(f"wrote {len(manifest):,} rows to {path}; {failed:,} failed{see}")
     return manifest
+
+
+def _segmenter_of(config: PrepareConfig) -> str | None:
+    """Return where the segmenter is that `--lungs` names; None where it names none.
+
+    Raises:
+        ModelError: if it is missing, damaged, or something else.
+    """
+    if not config.lungs.lower().endswith(".safetensors"):
+        return None
+    from pneumo_ray.anatomy.segmenter import load_segmenter  # brings torch
+
+    uri = storage.absolute(config.lungs)
+    load_segmenter(uri)
+    return uri
 
 
 def _listed(config: PrepareConfig, out: str, count: ListingCount) -> list[Entry]:
@@ -121,6 +136,7 @@ def _inspected(
     folder: str | None,
     entries: Sequence[Entry],
     given: Sequence[GivenLungs | None] | None,
+    segmenter: str | None,
 ) -> pa.Table:
     """Return a row for each frame of the entries, with the columns `INSPECTED_SCHEMA`.
 
@@ -130,6 +146,7 @@ def _inspected(
         folder: of the cache; None without.
         entries: of the listing.
         given: for each entry, what a table has of its lungs; None to find them.
+        segmenter: that finds them, as for `InspectConfig`.
     """
     from pneumo_ray.data.cluster_tasks import inspect_archive  # needs Ray
 
@@ -140,6 +157,7 @@ def _inspected(
         salt=None if config.keep_identifiers else salt_of(out),
         decode_seconds=config.decode_seconds,
         lungs=config.lungs != "none",
+        segmenter=segmenter,
     )
     tables = []
     with progress("reading", len(entries)) as tick:

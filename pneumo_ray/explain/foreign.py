@@ -119,8 +119,14 @@ class ForeignGradCAM:
                 raise ModelError(
                     f"layer {self.layer!r} does not return feature maps [B, K, h, w]; choose another layer"
                 )
+            height, width = output.shape[2:]
+            if height != width and x.shape[-2] == x.shape[-1]:
+                raise ModelError(
+                    f"layer {self.layer!r} returns {list(output.shape[1:])} for a square image, so its channels are last; choose a "
+                    "layer that returns [B, K, h, w], such as the permutation behind it"
+                )
             found.append(output.detach().requires_grad_())  # the backward pass ends here
-            return found[-1]
+            return found[-1].clone()  # what follows may change it in place, as the ReLU of DenseNet does
 
         # A caller may be in inference mode, whose tensors autograd cannot use.
         masks = [] if number is None else [self._mask(place, number) for place in range(len(self.dropouts))]

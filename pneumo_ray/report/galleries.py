@@ -1,11 +1,18 @@
-"""Contact sheets for slides and papers: the most confident cases of each outcome, four panels per case."""
+"""Contact sheets: the most confident cases of each outcome, four panels per case; and the lungs that were found."""
 
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
+
+from pneumo_ray.console import log
+from pneumo_ray.data.lung_sheet import draw_lungs
+from pneumo_ray.data.prepare import cache_of
+from pneumo_ray.errors import ManifestError
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.explain.case import Case, scored_case
 from pneumo_ray.explain.render import draw_panels
 from pneumo_ray.report.cases import Seen, outcomes
+from pneumo_ray.report.subject import Subject
 
 PER_SHEET = 3
 """Cases on a sheet."""
@@ -64,3 +71,21 @@ def case_of(scores: Scores, row: int, seen: Seen) -> Case:
         lungs=seen.lungs,
         lung_zones=scores.zone_mode == "lungs",
     )
+
+
+def lung_sheet(subject: Subject, seed: int) -> bytes | None:
+    """Return the sheet of `draw_lungs` of the images of a report; None where its manifest has no lungs, or an image is gone.
+
+    Args:
+        subject: content of the report.
+        seed: of the choice.
+    """
+    manifest = subject.manifest
+    if not {"lung_quality", "lung_mask"} <= set(manifest.column_names):
+        return None
+    measured = pc.is_in(manifest["image_id"], value_set=subject.chosen.table["image_id"].combine_chunks())
+    try:
+        return draw_lungs(manifest.filter(measured), cache_of(manifest, subject.manifest_name), seed)
+    except ManifestError as error:
+        log(f"the report shows no outlines of lungs: {error}")
+        return None

@@ -1,6 +1,6 @@
 """The page: one HTML file that works offline. Jinja2 escapes all text that comes from data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pneumo_ray.config import flatten
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
@@ -38,7 +38,7 @@ def render_page(
     errors: Sequence[ErrorRecord],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
-    sheet: bytes | None = None,
+    sheets: Mapping[str, bytes | None],
 ) -> str:
     """Return the report as HTML.
 
@@ -50,7 +50,7 @@ def render_page(
         errors: records of misclassified.csv.
         right_quality: median sharpness and contrast of right answers; None where none was read.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
-        sheet: images under every posterior, from `sheet_of`.
+        sheets: PNG, or None where there is none: `posteriors` from `sheet_of`, `lungs` from `lung_sheet`.
     """
     numbers = subject.numbers
     lungs, boxes = lung_table(numbers.lungs), box_table(numbers.localisation)
@@ -74,7 +74,8 @@ def render_page(
         "lung_rows": lungs.rows, "lungs_about": lungs.about, "box_rows": boxes.rows, "boxes_about": boxes.about,
         **robustness(subject.robustness),
         **posterior_tables(numbers.posteriors),
-        "posterior_sheet": "" if sheet is None else for_page(sheet), "posterior_sheet_about": ABOUT,
+        "sheets": {name: for_page(sheet) for name, sheet in sheets.items() if sheet is not None},
+        "posterior_sheet_about": ABOUT,
         "comparison": comparison(numbers.comparison),
         "paper_note": numbers.paper.note,
         "paper_rows": paper_rows(numbers),

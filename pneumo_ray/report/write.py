@@ -18,7 +18,7 @@ from pneumo_ray.evaluate.tables import Rows
 from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES, risk_coverage
 from pneumo_ray.report import figures
 from pneumo_ray.report.cases import Chosen, Seen, choose, crops, outcomes, read_images
-from pneumo_ray.report.galleries import draw_galleries
+from pneumo_ray.report.galleries import draw_galleries, lung_sheet
 from pneumo_ray.report.page import render_page
 from pneumo_ray.report.sections import ERROR_COLUMNS, MAX_ERRORS, ErrorRecord
 from pneumo_ray.report.side_by_side import sheet_of
@@ -45,11 +45,13 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     of_shown = [seen.get(row) for row in shown]
     for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
         storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
-    if (sheet := sheet_of(subject, seen)) is not None:
-        storage.write_bytes(storage.join(folder, "gallery-posteriors.png"), sheet, durable=False)
+    sheets = {"posteriors": sheet_of(subject, seen), "lungs": lung_sheet(subject, seed) if gallery else None}
+    for name, sheet in sheets.items():
+        if sheet is not None:
+            storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), sheet, durable=False)
     errors = _errors(subject.chosen, chosen, seen)
     quality = _right_quality(subject.chosen, seen)
-    page = render_page(subject, drawn, shown, of_shown, errors, quality, prevalence, sheet)
+    page = render_page(subject, drawn, shown, of_shown, errors, quality, prevalence, sheets)
     storage.write_bytes(storage.join(out, "report.html"), page.encode("utf-8", "replace"))
     return [ERROR_COLUMNS, *map(astuple, errors)]
 

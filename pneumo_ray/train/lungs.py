@@ -1,19 +1,23 @@
 """Train the lung segmenter on a manifest with masks: the same stream, workers and state as the classifier's training."""
 
 import hashlib
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
 from pneumo_ray import storage
-from pneumo_ray.anatomy.masks import MASK_COLUMN, MaskError, decode_mask, read_masks, resize_mask
+from pneumo_ray.anatomy.lungs import PLAUSIBLE, lung_quality
+from pneumo_ray.anatomy.masks import MASK_COLUMN, decode_mask, resize_mask
 from pneumo_ray.anatomy.measure import measure, measured_lines
 from pneumo_ray.anatomy.network import WIDTHS, LungNet
 from pneumo_ray.anatomy.segmenter import load_segmenter, save_segmenter
 from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log, progress
 from pneumo_ray.data.dataset import CACHE_SIZE, load_squares
+from pneumo_ray.data.find_lungs import given_mask, read_given
+from pneumo_ray.data.lungs import shapes
 from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cache_of
 from pneumo_ray.errors import ManifestError
@@ -25,6 +29,8 @@ from pneumo_ray.train.lung_worker import LungJob, train_lungs_worker
 from pneumo_ray.train.records import LungEpochRecord
 from pneumo_ray.train.state import TrainState, load_state
 from pneumo_ray.train.workers import Reservation, run_workers, whole_cluster
+
+OPTION = "--masks"
 
 _PLACES = ("manifest", "masks", "out", "scaling")
 """Options that name places, which the shipped file leaves out."""
@@ -86,20 +92,28 @@ def _train_from(
 def _with_masks(manifest: pa.Table, uri: str) -> pa.Table:
     """Return the readable rows of a manifest that have a mask, with the column `mask_png`.
 
+    Masks that cannot be two lungs are taken as they are, since an image without lungs may have an empty one, and counted
+    in the log.
+
     Raises:
-        ManifestError: if the masks cannot be read, or one of them is none.
+        ManifestError: if the masks cannot be read, or one of them is none or has another shape than its image.
     """
     rows = manifest.filter(pc.equal(manifest["status"], "ok"))
-    masks = read_masks(uri, rows["image_id"].to_pylist())
-    for image_id, png in zip(rows["image_id"].to_pylist(), masks, strict=True):
-        try:
-            if png is not None:
-                decode_mask(png)
-        except MaskError as error:
-            raise ManifestError(
-                f"--masks {uri}: the mask of {image_id} {error}; leave it out or write it again"
-            ) from error
-    rows = rows.append_column(MASK_COLUMN, pa.array(masks, pa.binary()))
+    names, widths, heights = (rows[name].to_pylist() for name in ("image_id", "width", "height"))
+    given = read_given(uri, names, OPTION)
+    qualities: Counter[str] = Counter()
+    for one, shape, image_id, width, height in zip(given, shapes(rows), names, widths, heights, strict=True):
+        if one.mask is not None:
+            true = one._replace(width=one.width or shape.width, height=one.height or shape.height)
+            qualities[lung_quality(given_mask(true, image_id, width, height, OPTION))] += 1
+    doubtful = {name: count for name, count in qualities.most_common() if name != PLAUSIBLE}
+    if doubtful:
+        kinds = ", ".join(f"{count:,} {name}" for name, count in doubtful.items())
+        log(
+            f"warning: {sum(doubtful.values()):,} of {sum(qualities.values()):,} masks cannot be the two lungs of a frontal chest "
+            f"({kinds}); they are taken as they are"
+        )
+    rows = rows.append_column(MASK_COLUMN, pa.array([one.mask for one in given], pa.binary()))
     return rows.filter(pc.is_valid(rows[MASK_COLUMN]))
 
 

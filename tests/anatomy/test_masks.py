@@ -88,6 +88,17 @@ def test_a_file_name_of_two_images_names_neither(tmp_path):
     assert read_masks(uri, ["train/1.jpeg", "test/1.jpeg", "test/2.jpeg"]) == [None, None, a]
 
 
+def test_masks_of_other_images_are_counted(tmp_path, capsys):
+    """One of another image, one whose name two images share; a row without a mask is none."""
+    a = encode_mask(LUNGS)
+    uri = table(tmp_path, [("2.jpeg", a), ("1.jpeg", a), ("other.jpeg", a), ("absent.jpeg", None)])
+    read_masks(uri, ["train/1.jpeg", "test/1.jpeg", "test/2.jpeg"], "--lungs")
+    words = "--lungs masks.parquet: masks of 1 of 3 images; 2 further masks name none of them, or several, and are left out\n"
+    assert capsys.readouterr().out == words
+    read_masks(table(tmp_path, [("2.jpeg", a)]), ["test/2.jpeg"])
+    assert capsys.readouterr().out == "--masks masks.parquet: masks of 1 of 1 images\n"
+
+
 def test_folders_may_leave_out_the_extension(tmp_path):
     a, b = encode_mask(LUNGS), encode_mask(RIGHT)
     (tmp_path / "train").mkdir()

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pneumo_ray.anatomy import segmenter
 from pneumo_ray.anatomy.examples import counterexample
 from pneumo_ray.anatomy.lungs import MASK_SIZE, QUALITIES, box_of
 from pneumo_ray.anatomy.masks import decode_mask, encode_mask, resize_mask
+from pneumo_ray.anatomy.network import LungNet
 from pneumo_ray.data.archive import list_archives
 from pneumo_ray.data.audit import audit, audit_lines
 from pneumo_ray.data.cache import cache_folder, scan_cache
@@ -259,6 +261,36 @@ def test_a_segmenter_that_is_missing_is_one_sentence(archive, monkeypatch):
     monkeypatch.setattr(segmenter, "own_segmenter", gone)
     with pytest.raises(ModelError, match="install pneumo_ray again"):
         inspected(archive)
+
+
+@pytest.fixture
+def other_segmenter(tmp_path) -> str:
+    """A file as jobs/lungs.py writes it, of an untrained network."""
+    torch.manual_seed(0)
+    segmenter.save_segmenter(str(tmp_path / "other.safetensors"), LungNet((4, 8)), {})
+    return str(tmp_path / "other.safetensors")
+
+
+def test_prepare_finds_lungs_by_another_segmenter(ray_cluster, phantom_archive, manifest, other_segmenter, tmp_path):
+    """The masks are those of its network, of copies as well, and not those of the shipped one."""
+    config = PrepareConfig(
+        (str(phantom_archive),), str(tmp_path / "own"), lungs=other_segmenter, materialize_copies=True
+    )
+    made = prepare(config)
+    images = [square(Path(uri).read_bytes(), CACHE_SIZE) for uri in made["uri"].to_pylist()]
+    found = find_lungs([segmenter_input(image) for image in images], other_segmenter)
+    assert pc.sum(pc.is_valid(made["copy_of"])).as_py() > 0
+    assert made["lung_quality"].to_pylist() == [lungs.quality for _, lungs in found]
+    assert made["lung_mask"].to_pylist() == [lung_values(*one)["lung_mask"] for one in found]
+    assert manifest["lung_quality"][0].as_py() == "plausible" not in made["lung_quality"].to_pylist()
+
+
+def test_a_file_that_is_no_segmenter_is_refused(archive, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    for name, sentence in (("gone.safetensors", "cannot be read"), ("model.safetensors", "is not a lung segmenter")):
+        with pytest.raises(ModelError, match=f"{name} {sentence}.*give .*file that jobs/lungs.py wrote"):
+            prepare(PrepareConfig((str(archive),), str(tmp_path / "out"), lungs=str(tmp_path / name)))
+    assert not (tmp_path / "out").exists()
 
 
 class Dazzled:

@@ -8,9 +8,11 @@ import pytest
 
 from pneumo_ray.data.label_merge import apply_labels
 from pneumo_ray.data.label_table import read_labels
+from pneumo_ray.data.lungs import shapes
 from pneumo_ray.data.manifest import SCHEMA, crossing
 from pneumo_ray.data.split import assign_splits
 from pneumo_ray.errors import ManifestError
+from pneumo_ray.images.framing import Shape
 
 REPORT = "FINDINGS: Jane Doe has bilateral opacities"
 
@@ -172,6 +174,29 @@ def test_blanks_around_cells_do_not_count(tmp_path, blank):
     text = "image_id;label;patient_id;split;sex\n" + ";".join(f"{blank}{cell}{blank}" for cell in cells)
     row = labelled(archive(), tmp_path, text).to_pylist()[0]
     assert [row[name] for name in ("label", "patient_id", "split", "sex")] == [1, "p1", "test", "F"]
+
+
+def test_true_shapes_are_numbers_beside_empty_cells(tmp_path):
+    """A word for nothing must not turn the column into text, which training would pass over."""
+    text = "image_id,shape_width,shape_height\n0.jpg,640,480.5\n1.jpg,n/a,\n"
+    merged = labelled(archive(width=[9, 9, 9], height=[3, 3, 3]), tmp_path, text)
+    assert merged.schema.field("shape_width").type == pa.float32()
+    assert shapes(merged) == [Shape(640, 480.5), Shape(9, 3), Shape(9, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,shape_width,shape_height\n0.jpg,640,480\n1.jpg,Jane,480\n", "no positive number in row 3 of its column shape_width"),
+        ("image_id,shape_width,shape_height\n0.jpg,640,0\n", "no positive number in row 2 of its column shape_height"),
+        ("image_id,shape_width,shape_height\n0.jpg,inf,1\n", "no positive number in row 2 of its column shape_width"),
+        ("image_id,shape_height\n0.jpg,480\n", "a column shape_height and no column shape_width"),
+    ],
+)  # fmt: skip
+def test_true_shapes_that_are_none_are_refused(tmp_path, text, message):
+    with pytest.raises(ManifestError, match=message) as raised:
+        labelled(archive(), tmp_path, text)
+    assert "Jane" not in str(raised.value)
 
 
 def test_columns_of_the_manifest_are_renamed_aloud(tmp_path, capsys):

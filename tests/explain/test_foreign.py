@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from pneumo_ray.errors import ConfigError, ModelError
 from pneumo_ray.explain import BayesGradCAM
@@ -44,6 +45,21 @@ def test_plain_map_is_published_grad_cam() -> None:
     torch.testing.assert_close(e.cam_signed, expected)
     torch.testing.assert_close(e.logit, logit.detach())
     assert e.cam.max() > 0
+
+
+def test_layers_may_be_followed_by_in_place_changes() -> None:
+    """DenseNet and VGG do so: the maps are those before the change, and the same as without it."""
+
+    def made(in_place: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3, 4, 1), nn.ReLU(in_place), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 16, 1)
+        ).eval()
+
+    changed, plain = (ForeignGradCAM(made(in_place), "0", passes=3)(images()) for in_place in (True, False))
+    torch.testing.assert_close(changed.cam_signed, plain.cam_signed, rtol=0, atol=0)
+    torch.testing.assert_close(changed.cam_std, plain.cam_std, rtol=0, atol=0)
+    assert plain.cam_std.max() > 0
 
 
 def test_pooled_linear_head_gives_the_closed_form(calibrated: Callable[..., PneumoniaNet]) -> None:
@@ -113,5 +129,10 @@ def test_what_cannot_be_explained_is_refused() -> None:
         ForeignGradCAM(nn.Sequential(nn.Conv2d(3, 4, 1)), "0")
     with pytest.raises(ModelError, match="does not return feature maps"):
         ForeignGradCAM(Foreign(), "head")(images())
+    last = nn.Sequential(nn.Conv2d(3, 6, 3, 4, 1), Permute([0, 2, 3, 1]), Permute([0, 3, 1, 2]))
+    swin = nn.Sequential(last, nn.Flatten(), nn.Dropout(0.5), nn.Linear(6 * 16, 1))
+    assert ForeignGradCAM(swin, "0.2", 2)(images()).cam.shape == (3, 4, 4)
+    with pytest.raises(ModelError, match=r"'0\.1' returns \[4, 4, 6\] for a square image, so its channels are last"):
+        ForeignGradCAM(swin, "0.1", 2)(images())
     with pytest.raises(ConfigError, match="at least 2"):
         ForeignGradCAM(Foreign(), "second", 1)

@@ -5,11 +5,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from pneumo_ray.anatomy.masks import encode_mask
+from pneumo_ray.anatomy.overlay import RIGHT_COLOUR
 from pneumo_ray.data.manifest import fingerprint, read_manifest
 from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.config import EvaluateConfig
@@ -206,6 +209,33 @@ def test_boxes_are_measured_and_shown_on_the_page(files, drawn, tmp_path, capsys
     assert f"{len(ill):,} true boxes in {len(ill):,} images" in page
     assert "localisation.csv" in (out := capsys.readouterr().out)
     assert "pointing game: in" in out
+
+
+def test_the_report_shows_the_lungs_it_relies_on(drawn, write_scores, write_truth, tmp_path, capsys):
+    """Of images with plausible and with doubtful lungs; none where nobody looked, or an image cannot be read."""
+    n, mask = len(drawn[0]), np.zeros((128, 128), bool)
+    mask[30:100, 20:55] = mask[30:100, 75:110] = True
+    quality = ["no_lungs" if i % 40 == 0 else "plausible" for i in range(n)]
+    masks = [None if name == "no_lungs" else encode_mask(mask) for name in quality]
+    images = tmp_path / "images"
+    manifest = write_truth(tmp_path / "m.parquet", drawn[0], images=images, lung_quality=quality, lung_mask=masks)
+    scores = write_scores(tmp_path / "scores", drawn[1])
+
+    def made(out: str, gallery: int = 4) -> tuple[str, bool]:
+        write_evaluation(EvaluateConfig(str(manifest), str(tmp_path / out), str(scores), gallery=gallery))
+        page = (tmp_path / out / "report.html").read_text()
+        return page, (tmp_path / out / "figures" / "gallery-lungs.png").exists()
+
+    page, written = made("shown")
+    assert written
+    assert "Lungs that were found" in page
+    picture = cv2.imread(str(tmp_path / "shown" / "figures" / "gallery-lungs.png"))
+    assert (picture == RIGHT_COLOUR[::-1]).all(2).sum() > 500
+    assert "Lungs that were found" not in made("numbers", gallery=0)[0]
+    for i in range(n):
+        (images / f"{i}.png").unlink()
+    assert made("gone")[1] is False
+    assert "the report shows no outlines of lungs: " in capsys.readouterr().out
 
 
 def names_in(value: object, at: str = "") -> Iterator[str]:

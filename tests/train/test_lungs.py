@@ -4,19 +4,23 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pneumo_ray.anatomy.masks import MASK_COLUMN
+from pneumo_ray.anatomy.masks import MASK_COLUMN, decode_mask, encode_mask
 from pneumo_ray.anatomy.segmenter import load_segmenter
+from pneumo_ray.data.archive import list_archives
+from pneumo_ray.data.inspect import InspectConfig, inspect_entries
 from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.train.batches import PADDING
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms
-from pneumo_ray.train.lungs import fit_lungs
+from pneumo_ray.train.lungs import _with_masks, fit_lungs
 from pneumo_ray.train.state import load_state
 
 
@@ -110,8 +114,13 @@ def test_mistakes_are_one_sentence(phantom_run, phantom_archive, tmp_path):
     table = pq.read_table(phantom_archive / "lungs.parquet")
     broken = [b"text" if i == 3 else png for i, png in enumerate(table[MASK_COLUMN].to_pylist())]
     pq.write_table(table.set_column(1, MASK_COLUMN, [broken]), tmp_path / "broken.parquet")
-    with pytest.raises(ManifestError, match=r"the mask of .*jpeg is no PNG"):
+    with pytest.raises(ManifestError, match=r"the mask of .*jpeg in --masks is no PNG"):
         fit_lungs(replace(good, masks=str(tmp_path / "broken.parquet")))
+    wide = encode_mask(np.ones((100, 300), bool))
+    shaped = [wide if i == 3 else png for i, png in enumerate(table[MASK_COLUMN].to_pylist())]
+    pq.write_table(table.set_column(1, MASK_COLUMN, [shaped]), tmp_path / "shaped.parquet")
+    with pytest.raises(ManifestError, match=r"the mask of .*jpeg in --masks has 300 x 100 pixels and the image 128 x"):
+        fit_lungs(replace(good, masks=str(tmp_path / "shaped.parquet")))
     tests_only = [
         png if name.startswith("test/") else None for name, png in zip(*table.to_pydict().values(), strict=True)
     ]
@@ -121,3 +130,23 @@ def test_mistakes_are_one_sentence(phantom_run, phantom_archive, tmp_path):
     for wrong in ({"epochs": 0}, {"lr": -1.0}, {"phantoms": -1}):
         with pytest.raises(ConfigError):
             replace(good, **wrong)
+
+
+def test_masks_without_two_lungs_are_counted(phantom_archive, tmp_path, capsys):
+    """Empty, full and true masks, of three images; and one in the shape of the original of a squashed file."""
+    entries = list(list_archives([str(phantom_archive)]))[:4]
+    manifest = inspect_entries(entries, InspectConfig())
+    names = manifest["image_id"].to_pylist()
+    true = dict(zip(*pq.read_table(phantom_archive / "lungs.parquet").to_pydict().values(), strict=True))
+    long = encode_mask(cv2.resize(decode_mask(true[names[3]]).astype(np.uint8), (600, 200)) > 0)
+    masks = [encode_mask(np.full((64, 64), full)) for full in (False, True)] + [true[names[2]], long]
+    pq.write_table(pa.table({"image_id": names, MASK_COLUMN: masks}), tmp_path / "masks.parquet")
+    place = manifest.column_names.index("shape_width")
+    for offset, value in enumerate((600.0, 200.0)):
+        column = pa.array([None, None, None, value], pa.float32())
+        manifest = manifest.set_column(place + offset, manifest.schema.field(place + offset), column)
+    rows = _with_masks(manifest, str(tmp_path / "masks.parquet"))
+    assert rows[MASK_COLUMN].to_pylist() == masks
+    assert (
+        "2 of 4 masks cannot be the two lungs of a frontal chest (1 no_lungs, 1 too_large)" in capsys.readouterr().out
+    )
