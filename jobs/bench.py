@@ -47,19 +47,19 @@ def main(config: BenchConfig) -> None:
     if config.peers is not None:
         sys.path.append(str(config.peers.resolve()))  # at the end: what is installed is not replaced
     from benchmarks.page import replaced, stamp
-    from benchmarks.timing import HEADER
+    from benchmarks.timing import HEADER, PAGE_HEADER, Row
     from pneumo_ray.console import log
 
     for part in config.parts:
         lines = [stamp(), ""]
-        if part not in WITH_THEIR_OWN_HEAD:
-            lines += HEADER.splitlines()
-        for line in lines:
+        own_head = part in WITH_THEIR_OWN_HEAD
+        for line in lines if own_head else [*lines, HEADER]:
             log(line)
+        lines += [] if own_head else [PAGE_HEADER]
         measure = getattr(import_module(f"benchmarks.{part}"), f"bench_{part}")
         for row in measure(config.shared):
-            lines.append(str(row))
-            log(lines[-1])
+            lines.append(row.without_goal() if isinstance(row, Row) else str(row))
+            log(str(row))
         if config.page is not None:
             before = config.page.read_text() if config.page.exists() else ""
             config.page.write_text(replaced(before, part, lines))

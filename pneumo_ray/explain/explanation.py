@@ -59,7 +59,8 @@ class Explanation:
     cam_std: Tensor
     """[B, h, w], the uncertainty map."""
     cam_exact_mean: Tensor | None
-    """[B, h, w], expectation over the posterior before ReLU, without sampling; None where dropout is in the tail."""
+    """[B, h, w], expectation over the posterior before ReLU, without sampling; None where dropout is in the tail, or nobody
+    asked for it."""
     cam_exact_var: Tensor | None
     """[B, h, w], variance over the posterior before ReLU, `a_c' Sigma a_c / (h w)^2`; of dropout
     `p / (1 - p) sum_k (w_k A_k / (h w))^2`. None likewise."""

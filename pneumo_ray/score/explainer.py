@@ -120,6 +120,7 @@ class Explainer:
                     amp_dtype=self.dtype,
                     posterior=member.posterior,
                     maps=config.maps,
+                    exact_var=False,  # no column has it
                 )
                 for member in model.members
             ]

@@ -3,6 +3,8 @@
 Only these images are read and explained again.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,7 +47,8 @@ def render_top(out: str, source: Source, model: ModelPayload, config: ExplainCon
         The contact sheets.
     """
     labels = _labels(config)
-    explainer = Explainer(model, config, torch.device("cpu"))
+    on_cpu = replace(config, amp="off") if config.amp == "fp16" else config  # only a GPU has float16
+    explainer = Explainer(model, on_cpu, torch.device("cpu"))
     index = [("file", "image_id", "prob_mean", "mutual_information")]
     sheets, gone = [], 0
     for name, (columns, title) in RANKINGS.items():

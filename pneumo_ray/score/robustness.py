@@ -243,6 +243,8 @@ class _ConditionActor:
     def __init__(self, shared: Shared, actors: ActorShares) -> None:
         arguments: _SharedArguments = fetch_once(shared)
         self._explainer = open_explainer(arguments.model, arguments.config, actors.threads)
+        # A batch is at most a block, and inputs of a compiled network are padded to the batch size.
+        self._explainer.at_once = min(self._explainer.at_once, arguments.at_once, len(arguments.rows))
         make_ready(self._explainer, len(arguments.rows) * len(CONDITIONS), actors.count)
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -155,7 +155,8 @@ def posterior_of(config: TrainConfig, model: str) -> PosteriorConfig:
         config: of the run.
         model: folder of the model.
     """
-    scale = ScoringScale(use_gpu=config.scaling.use_gpu, wait_seconds=config.scaling.wait_seconds)
+    scaling = config.scaling
+    scale = ScoringScale(use_gpu=scaling.use_gpu, allocator=scaling.allocator, wait_seconds=scaling.wait_seconds)
     return PosteriorConfig(model, config.manifest, config.posterior, config.amp, scale)
 
 

@@ -1,11 +1,15 @@
 """The measured tables of a page: one is replaced, the rest stays, and each says what it is of."""
 
 import re
+import runpy
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.page import ROOT, replaced, stamp
+from benchmarks.timing import Row
 
 PAGE = "# Benchmarks\n\nWords.\n\n<!-- measured: a -->\n\nold\n\n<!-- end: a -->\n\nMore words.\n"
 
@@ -38,3 +42,19 @@ def test_the_stamp_has_date_machine_and_commit():
         assert found[2].startswith("version ")
     else:
         assert head.startswith(found[2].split()[1])
+
+
+def test_the_page_has_ratios_and_no_goals(tmp_path, monkeypatch, capsys):
+    """As the tables of docs/benchmarks.md are; the terminal shows the goals as well."""
+    rows = [Row("speed", "2 img/s", "1 img/s, plain", 2.0, ">= 1.5"), Row("size", "3 MB", "", float("nan"), "")]
+    monkeypatch.setattr(gpu, "bench_gpu", lambda _: iter(rows))
+    bench, page = runpy.run_path(str(ROOT / "jobs" / "bench.py")), tmp_path / "page.md"
+    bench["main"](bench["BenchConfig"](parts=("gpu",), shared=Path("unused"), page=page))
+    table = [line for line in page.read_text().splitlines() if line.startswith("|")]
+    assert table == [
+        "| what | measured | compared with | ratio |",
+        "| --- | --- | --- | ---: |",
+        "| speed | 2 img/s | 1 img/s, plain | 2.00 |",
+        "| size | 3 MB |  |  |",
+    ]
+    assert "| speed | 2 img/s | 1 img/s, plain | 2.00 | >= 1.5 |" in capsys.readouterr().out

@@ -193,3 +193,18 @@ def test_what_a_posterior_cannot_do_is_refused() -> None:
         tail = PneumoniaNet(ModelConfig("resnet18", "none", 0.5, "tail"))
     with pytest.raises(ModelError, match="exact needs a posterior over the head"):
         BayesGradCAM(tail, "exact")
+
+
+def test_an_exact_variance_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else is bitwise the same, and nothing is multiplied with the Laplace factor for it."""
+    posterior = laplace()
+    whole = BayesGradCAM(headed(), 20, posterior=posterior)(features())
+    monkeypatch.setattr(posterior, "root", lambda *_: pytest.fail("the variance was computed"))
+    less = BayesGradCAM(headed(), 20, posterior=posterior, exact_var=False)(features())
+    assert whole.cam_exact_var is not None
+    for field in dataclasses.fields(Explanation):
+        one, other = getattr(whole, field.name), getattr(less, field.name)
+        if field.name.startswith("cam_exact"):
+            assert other is None
+        elif isinstance(one, Tensor):
+            assert torch.equal(one, other), field.name

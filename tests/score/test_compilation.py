@@ -9,7 +9,6 @@ from pneumo_ray.model import load_bundle
 from pneumo_ray.score import workers
 from pneumo_ray.score.compilation import (
     SLOWEST_FLOPS,
-    WORTH_COMPILING_FLOPS,
     WORTH_COMPILING_SECONDS,
     worth_compiling,
 )
@@ -50,9 +49,6 @@ def test_every_member_of_a_set_is_compiled(payload):
     last = 3 * int(WORTH_COMPILING_SECONDS * 100)
     assert not decided(three, last, 100.0)
     assert decided(three, last + 1, 100.0)
-    # Operations of three, of which three times as many are needed.
-    assert not decided(three, int(0.9 * WORTH_COMPILING_FLOPS / EACH), use_gpu=True)
-    assert decided(three, int(1.1 * WORTH_COMPILING_FLOPS / EACH), use_gpu=True)
 
 
 def test_a_choice_needs_no_rate(payload):
@@ -60,9 +56,10 @@ def test_a_choice_needs_no_rate(payload):
     assert not decided(payload, 10**9, choice="off")
 
 
-def test_operations_decide_on_a_gpu(payload):
-    assert not decided(payload, int(0.9 * WORTH_COMPILING_FLOPS / EACH), use_gpu=True)
-    assert decided(payload, int(1.1 * WORTH_COMPILING_FLOPS / EACH), use_gpu=True)
+def test_the_rate_of_a_gpu_decides_too(payload):
+    last = int(WORTH_COMPILING_SECONDS * 10_000)
+    assert not decided(payload, last, 10_000.0, use_gpu=True)
+    assert decided(payload, last + 1, 10_000.0, use_gpu=True)
 
 
 def test_a_short_job_is_not_measured(payload):

@@ -26,6 +26,8 @@ from pneumo_ray.run_folder import FolderInUseError, folder_lock
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.decode import load_image
 from pneumo_ray.score.explainer import Explainer, ModelPayload
+from pneumo_ray.score.gallery import render_top
+from pneumo_ray.score.image_list import open_source
 from pneumo_ray.score.job import explain_archive
 
 ROOT = Path(__file__).parents[2]
@@ -214,6 +216,18 @@ def test_images_are_those_of_the_highest_rows(phantom_scores, phantom_run, model
         assert (phantom_scores / "pictures" / f"{name}.png").exists()
     facts = json.loads((phantom_scores / "_run.json").read_text())
     assert facts["scored_in_this_run"] == len(table)  # still that of the run that scored
+
+
+def test_scores_in_float16_are_drawn_on_a_cpu(phantom_scores, phantom_run, model, tmp_path):
+    """The images are drawn by the driver, and no CPU computes in the float16 of the GPUs that scored."""
+    shutil.copytree(phantom_scores, tmp_path / "out")
+    config = phantom_config(phantom_run, model, tmp_path / "out", amp="fp16", top=1).resolved("head")
+    payload = ModelPayload.from_bundle(load_bundle(model), config)
+    source = open_source(config.out + "/_job/pictures.parquet", payload.preprocessing.image_size)
+    assert [Path(sheet).name for sheet in render_top(config.out, source, payload, config)] == [
+        "uncertain.png",
+        "suspicious.png",
+    ]
 
 
 @pytest.mark.parametrize("lost", ["_job/job.json", "_run.json", "part-000001.parquet", "_job/pictures.parquet"])

@@ -13,15 +13,19 @@ import torch
 
 from pneumo_ray.anatomy.frames import cell_means
 from pneumo_ray.anatomy.masks import decode_mask
+from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.data.manifest import read_manifest, write_manifest
 from pneumo_ray.errors import ConfigError, ManifestError, ModelError
 from pneumo_ray.explain import BayesGradCAM
 from pneumo_ray.images.corruptions import CONDITIONS, apply_condition
 from pneumo_ray.model import load_bundle
+from pneumo_ray.score import robustness
 from pneumo_ray.score.config import ExplainConfig, RobustnessConfig, ScoringScale
 from pneumo_ray.score.decode import load_image
+from pneumo_ray.score.explainer import ModelPayload
 from pneumo_ray.score.job import explain_archive
 from pneumo_ray.score.listing import LUNG_COLUMNS
+from pneumo_ray.score.model_set import load_models
 from pneumo_ray.score.robustness import measure_robustness
 
 LUNGS = (20, 10, 110, 80)
@@ -55,6 +59,20 @@ def measured(ray_cluster, marked, model, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("robustness")
     measure_robustness(RobustnessConfig(str(model), manifest=str(marked), out=str(out), amp="off"))
     return out
+
+
+@pytest.mark.parametrize("number", [5, 100])
+def test_no_batch_is_larger_than_a_block(number, model, monkeypatch):
+    """A compiled network pads every block to the batch, so a larger batch would compute blank images."""
+    config = RobustnessConfig(str(model), manifest="", out="", scale=ScoringScale(batch_size=64)).scoring()
+    config = config.resolved("head")
+    payload = ModelPayload.of(load_models(config.model), config)
+    listed = pa.table({"image_id": [str(i) for i in range(number)]})
+    monkeypatch.setattr(robustness, "fetch_once", lambda _: robustness._SharedArguments(listed, 16, payload, config))
+    ready = []
+    monkeypatch.setattr(robustness, "make_ready", lambda explainer, *_: ready.append(explainer.at_once))
+    robustness._ConditionActor(None, ActorShares(1, 1, 1.0, 0, 1))
+    assert ready == [min(number, 16)]
 
 
 def rows(out: Path) -> pa.Table:

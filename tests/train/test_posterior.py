@@ -15,7 +15,8 @@ from pneumo_ray.explain.laplace import Curvature, fit_laplace
 from pneumo_ray.model import load_bundle, save_bundle
 from pneumo_ray.score.config import ExplainConfig, ScoringScale
 from pneumo_ray.score.model_set import load_models
-from pneumo_ray.train.posterior import fit_posterior
+from pneumo_ray.train.config import ScalingConfig, TrainConfig
+from pneumo_ray.train.posterior import fit_posterior, posterior_of
 from pneumo_ray.train.posterior_config import PosteriorConfig
 
 
@@ -30,6 +31,12 @@ def fitted(ray_cluster, model, phantom_run, tmp_path_factory) -> Path:
     shutil.copytree(model, folder)
     fit_posterior(config(folder, phantom_run))
     return folder
+
+
+def test_the_fit_takes_resources_of_the_training():
+    scaling = ScalingConfig(use_gpu=True, allocator="system", wait_seconds=7.0)
+    asked = posterior_of(TrainConfig("manifest", "run", scaling=scaling, posterior="both"), "model")
+    assert asked.scale == ScoringScale(use_gpu=True, allocator="system", wait_seconds=7.0)
 
 
 def covariance(folder: Path) -> torch.Tensor:
