@@ -9,7 +9,7 @@ import io
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Self
+from typing import IO, Self, cast
 
 import numpy as np
 import torch
@@ -114,7 +114,7 @@ def save_state(run: str, state: TrainState) -> None:
     values = vars(state) | {"history": [record.values() for record in state.history]}
     uri = storage.join(run, "state", f"epoch-{state.epoch:05d}.pt")
     # It is six times the weights; a copy in memory would be the most that training needs.
-    storage.write_with(uri, lambda stream: torch.save(values, stream))
+    storage.write_with(uri, lambda stream: torch.save(values, cast(IO[bytes], stream)))
     for epoch, name in _states(run):
         if epoch < state.epoch - 1:
             storage.remove(storage.join(run, "state", name))
