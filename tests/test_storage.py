@@ -1,11 +1,32 @@
 import os
 import threading
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pytest
 
 from pneumo_ray import storage
 from pneumo_ray.errors import StorageError
+
+
+class SmallDisk:
+    """A file on a disk that has room for some bytes."""
+
+    def __init__(self, file: BinaryIO, room: int) -> None:
+        self.file, self.room = file, room
+
+    def __enter__(self) -> "SmallDisk":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> int:
+        self.room -= len(data)
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
 
 
 def test_addresses_escape_names_and_paths_do_not():
@@ -40,6 +61,35 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
         fill_the_disk()
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_full_disk_is_named_whatever_the_writer_raises(tmp_path, monkeypatch):
+    def write(sink: storage.Sink) -> None:
+        sink.write(b"half")
+        try:
+            sink.write(b"the rest")
+        except OSError:
+            raise RuntimeError("unexpected position") from None  # as PyTorch's writer does
+
+    opened = open
+
+    def fills(name: str, mode: str = "r", **others: Any) -> Any:
+        file = opened(name, mode, **others)
+        return SmallDisk(file, 4) if mode == "wb" else file
+
+    monkeypatch.setattr("builtins.open", fills)
+    with pytest.raises(StorageError, match="No space left"):
+        storage.write_with(str(tmp_path / "f"), write)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_writer_may_fail_without_the_disk(tmp_path):
+    def write(sink: storage.Sink) -> None:
+        raise ValueError("not a tensor")
+
+    with pytest.raises(ValueError, match="not a tensor"):
+        storage.write_with(str(tmp_path / "f"), write)
+    assert os.listdir(tmp_path) == []
 
 
 def test_some_tables_are_read_ahead_in_order(tmp_path, monkeypatch):

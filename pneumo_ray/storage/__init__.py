@@ -3,6 +3,7 @@
 from pneumo_ray.storage.addresses import absolute, base_name, is_local, join, local_path, parent, split_query, uri_of
 from pneumo_ray.storage.files import (
     Pieces,
+    Sink,
     atomic_file,
     exists,
     list_files,
@@ -12,6 +13,7 @@ from pneumo_ray.storage.files import (
     write_bytes,
     write_csv,
     write_json,
+    write_with,
 )
 from pneumo_ray.storage.remote import (
     FIRST_WAIT,
@@ -32,6 +34,7 @@ __all__ = [
     "Pieces",
     "RefusedError",
     "RetriesExhaustedError",
+    "Sink",
     "absolute",
     "ahead",
     "atomic_file",
@@ -55,4 +58,5 @@ __all__ = [
     "write_csv",
     "write_json",
     "write_table",
+    "write_with",
 ]

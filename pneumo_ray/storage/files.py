@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from pyarrow import fs as pafs
 
@@ -19,6 +20,16 @@ from pneumo_ray.storage.remote import RetriesExhaustedError, filesystem, retried
 
 Pieces = tuple[bytes | memoryview, ...]
 """Content of a file in pieces, one after the other: large ones need no copy to be put together."""
+
+
+class Sink(Protocol):
+    """What content is written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Append to it."""
+
+    def flush(self) -> object:
+        """Hand on what was appended."""
 
 
 def read_bytes(uri: str, limit: int = -1) -> bytes:
@@ -53,19 +64,71 @@ def write_bytes(uri: str, data: bytes | Pieces, *, durable: bool = True) -> None
         StorageError: if the location cannot be written (read-only, no such bucket, disk full).
     """
     pieces = data if isinstance(data, tuple) else (data,)
+
+    def write(stream: Sink) -> None:
+        for piece in pieces:
+            stream.write(piece)
+
+    write_with(uri, write, durable=durable)
+
+
+def write_with(uri: str, write: Callable[[Sink], None], *, durable: bool = True) -> None:
+    """Do the same with content that is never in memory as a whole.
+
+    Args:
+        uri: where.
+        write: writes the content to a stream that is open; called again where a write to another machine is retried.
+        durable: as above.
+
+    Raises:
+        StorageError: if the location cannot be written.
+    """
     with atomic_file(uri, durable=durable) as temporary:
         if is_local(uri):
             with open(local_path(temporary), "wb") as file:
-                file.writelines(pieces)
+                _write_to(file, write)
         else:
             fs, path = filesystem(temporary)
 
-            def write() -> None:
+            def attempt() -> None:
                 with fs.open_output_stream(path) as stream:
-                    for piece in pieces:
-                        stream.write(piece)
+                    _write_to(stream, write)
 
-            retried("write", uri, write)
+            retried("write", uri, attempt)
+
+
+class _Watched:
+    """A sink that remembers its own failure: PyTorch raises one of its own over it."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.error: OSError | None = None
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        with self._remembered():
+            return self._sink.write(data)
+
+    def flush(self) -> object:
+        with self._remembered():
+            return self._sink.flush()
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _write_to(sink: Sink, write: Callable[[Sink], None]) -> None:
+    watched = _Watched(sink)
+    try:
+        write(watched)
+    except Exception:
+        if watched.error is not None:
+            raise watched.error from None
+        raise
 
 
 def write_json(value: object, uri: str, *, allow_nan: bool = True) -> None:

@@ -9,7 +9,7 @@ import io
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Self
+from typing import IO, Self, cast
 
 import numpy as np
 import torch
@@ -110,10 +110,11 @@ def save_state(run: str, state: TrainState) -> None:
     Raises:
         StorageError: if it cannot be written; the older state is still there then.
     """
-    buffer = io.BytesIO()
     # Plain values only, which torch reads without running code of the file.
-    torch.save(vars(state) | {"history": [record.values() for record in state.history]}, buffer)
-    storage.write_bytes(storage.join(run, "state", f"epoch-{state.epoch:05d}.pt"), buffer.getvalue())
+    values = vars(state) | {"history": [record.values() for record in state.history]}
+    uri = storage.join(run, "state", f"epoch-{state.epoch:05d}.pt")
+    # It is six times the weights; a copy in memory would be the most that training needs.
+    storage.write_with(uri, lambda stream: torch.save(values, cast(IO[bytes], stream)))
     for epoch, name in _states(run):
         if epoch < state.epoch - 1:
             storage.remove(storage.join(run, "state", name))

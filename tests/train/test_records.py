@@ -2,6 +2,7 @@
 
 import io
 import json
+import tracemalloc
 
 import torch
 
@@ -34,6 +35,20 @@ def state(history: list) -> TrainState:
 def test_a_history_is_written_as_before(tmp_path):
     write_history(str(tmp_path), [EpochRecord.from_values(LINE)])
     assert (tmp_path / "history.jsonl").read_text() == json.dumps(LINE) + "\n"
+
+
+def test_a_state_is_written_without_a_copy(tmp_path):
+    kept = state([])
+    kept.model = {"weight": torch.ones(1 << 22)}
+    save_state(str(tmp_path / "before"), kept)  # what is imported and cached
+    tracemalloc.start()
+    try:
+        save_state(str(tmp_path / "run"), kept)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 22, "the weights are four times that"
+    assert torch.equal(load_state(str(tmp_path / "run")).model["weight"], kept.model["weight"])
 
 
 def test_a_state_keeps_its_history(tmp_path):
