@@ -90,7 +90,7 @@ def test_training_continues_after_a_full_disk_bitwise(disk, phantom_run, tmp_pat
     def train(out: Path) -> subprocess.CompletedProcess:
         words = ["--manifest", str(phantom_run / "manifest.parquet"), "--out", str(out), "--epochs", "3"]
         words += ["--model.arch", "resnet18", "--model.weights", "none", "--data.image-size", "32"]
-        return run("jobs/train.py", *words, "--batch-size", "16")
+        return run("jobs/train.py", *words, "--batch-size", "16", "--recipe", "paper")
 
     disk.mount("200m", "remount")  # the state of an epoch is 134 MB, and the one before stays until it is written
     is_refused(train(disk.folder))
