@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib import import_module
@@ -315,7 +316,7 @@ def map_actors(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ray_remote_args_fn is deprecated in Ray 2.64 without a replacement
         return dataset.map_batches(
-            kind,
+            _on_one_thread(kind),
             fn_constructor_args=tuple(arguments),
             batch_size=None,
             batch_format="pyarrow",
@@ -325,6 +326,26 @@ def map_actors(
             runtime_env={"env_vars": dict(environment)} if environment else None,
             ray_remote_args_fn=partial(_actor_options, actors.num_gpus),
         )
+
+
+def _on_one_thread(kind: type) -> type:
+    """Return the same actor, whose constructor and calls run on one thread of its own.
+
+    Ray Data constructs it on one thread and calls it on another. OpenMP gives each a team of threads, counts more threads than
+    cores, and lets them sleep at every barrier: a ResNet-50 then scores a tenth fewer images.
+    """
+
+    class OnOneThread:
+        def __init__(self, *arguments: object) -> None:
+            self._thread = ThreadPoolExecutor(1)
+            self._actor = self._thread.submit(kind, *arguments).result()
+
+        def __call__(self, block: pa.Table) -> pa.Table:
+            made: pa.Table = self._thread.submit(self._actor, block).result()
+            return made
+
+    OnOneThread.__name__ = kind.__name__  # in the title of its process
+    return OnOneThread
 
 
 def _actor_options(num_gpus: float) -> dict[str, float]:

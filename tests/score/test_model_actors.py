@@ -1,4 +1,4 @@
-"""Processes that hold a model on a GPU: a GPU that Ray is told of is reserved like a real one, without any CUDA."""
+"""Actors that hold a model: each on one thread, and on a GPU, which Ray is told of and reserves without any CUDA."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 SCRIPT = """
 import json
+import threading
 import pyarrow as pa
 import ray
 from pneumo_ray.cpu_shares import ActorShares
@@ -13,8 +14,12 @@ from pneumo_ray.ray_cluster import map_actors, quiet_ray_data
 from pneumo_ray.score.workers import collected
 
 class Actor:
+    def __init__(self):
+        self.thread = threading.get_ident()
+
     def __call__(self, block):
-        return pa.table({"rows": [len(block)], "gpus": [len(ray.get_gpu_ids())]})
+        same = threading.get_ident() == self.thread
+        return pa.table({"rows": [len(block)], "gpus": [len(ray.get_gpu_ids())], "same": [same]})
 
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 quiet_ray_data()
@@ -25,8 +30,9 @@ print(json.dumps(found))
 """
 
 
-def test_an_actor_on_a_gpu_takes_whole_blocks():
+def test_an_actor_takes_whole_blocks_on_one_thread():
+    """OpenMP, which computes for PyTorch, has a team of threads for each thread that calls it."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert sorted((row["rows"], row["gpus"]) for row in found) == [(3, 1), (5, 1)]
+    assert sorted((row["rows"], row["gpus"], row["same"]) for row in found) == [(3, 1, True), (5, 1, True)]
