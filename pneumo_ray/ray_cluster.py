@@ -4,6 +4,7 @@ shapes of Ray Data that jobs use.
 All that reaches into Ray where it has no public way, and every environment variable that Ray reads, stands here.
 """
 
+import atexit
 import logging
 import os
 import threading
@@ -75,6 +76,7 @@ def start_ray(*importing: str) -> None:
     # A dashboard is eleven processes, which take 1.7 s of CPU to start and a fiftieth of a core while idle.
     ray.init(logging_level="warning", log_to_driver=False, include_dashboard=False if own else None)
     end_on_sigterm()  # Ray installs a handler of its own, which ends without a message
+    atexit.register(ray.shutdown)  # before Ray's own, which first waits half a second for logs that are not shown
     quiet_ray_data()
     beside.join()
 
