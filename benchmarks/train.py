@@ -4,7 +4,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,6 @@ from pneumo_ray.model import ModelConfig, Preprocessing, build_model
 from pneumo_ray.model.precision import amp_dtype, autocast
 
 BATCH = 64
-
-
-def bench_train(shared: Path, rounds: int = 2) -> Iterator[Row]:
-    """Measure ResNet-50 at 224 pixels and ResNet-18 at 112, taking turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        prepared(shared, folder)
-        yield from compared(shared, folder, "resnet50", 224, 8, rounds, (">= 1.05", ">= 1.1"))
-        yield from compared(shared, folder, "resnet18", 112, 40, rounds, ("", ">= 1.2"))
 
 
 def compared(

@@ -1,4 +1,4 @@
-"""Measure speed and scale on this machine: `python jobs/bench.py data train tune explain score evaluate`, or `... gpu`."""
+"""Measure speed and scale on this machine: `python jobs/bench.py data goals tune explain score evaluate`, or `... gpu`."""
 
 import sys
 from dataclasses import dataclass
@@ -11,9 +11,7 @@ import tyro
 from pneumo_ray.errors import ArchiveError
 from pneumo_ray.job import run_job
 
-Part = Literal[
-    "data", "train", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "goals", "gpu", "pacs"
-]
+Part = Literal["data", "goals", "tune", "explain", "score", "evaluate", "scale", "requests", "feed", "gpu", "pacs"]
 """Part X is `bench_X` in benchmarks/X.py."""
 WITH_THEIR_OWN_HEAD = ("scale", "requests")
 WITHOUT_IMAGES = ("gpu", "pacs")
@@ -28,7 +26,7 @@ class BenchConfig:
     machine with CUDA, `pacs` needs Orthanc, `scale` a million images (half an hour, 15 GB), `requests` those to a bucket.
     """
 
-    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "train", "tune", "explain", "score", "evaluate")
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = ("data", "goals", "tune", "explain", "score", "evaluate")
     """What to measure."""
     shared: Path = Path("../shared/data")
     """Folder with kermany224/ and kermany_fullres/, the real radiographs."""
