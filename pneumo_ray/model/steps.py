@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from pneumo_ray.model.attention import replace_attention
 from pneumo_ray.model.trunks import Trunk
 
+MOMENTUM = 0.1
+"""Share of a batch in BatchNorm's running statistics, PyTorch's default. MaxViT was published with 0.01 for hundreds of thousands
+of steps: after a hundred the statistics would still be half those of the start, and validation would be chance."""
+
 
 class PositionNorm(nn.LayerNorm):
     """LayerNorm over the channels of each position of [B, C, h, w]."""
@@ -35,6 +39,9 @@ def trunk_steps(arch: str, trunk: Trunk, output_stride: int) -> Iterator[tuple[s
         source = trunk.build()
     else:
         source = torchvision.models.get_model(arch, weights=None, **trunk.options)
+        for module in source.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = MOMENTUM
     for module in source.modules():
         if isinstance(module, (torchvision.ops.StochasticDepth, nn.Dropout, nn.Dropout2d)):
             module.p = 0.0

@@ -79,6 +79,15 @@ def test_maps_have_the_size_that_is_known_beforehand(arch: str) -> None:
     assert large[2:] == map_size(net.config, 109)
 
 
+@pytest.mark.parametrize("arch", [OWN, *ARCHITECTURES])
+def test_running_statistics_are_those_of_recent_steps(arch: str) -> None:
+    """Of the statistics at the start less than a hundredth is left after fifty steps: a short training validates by its own."""
+    with torch.device("meta"):
+        net = PneumoniaNet(ModelConfig(arch, "none"))
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        assert (1 - norm.momentum) ** 50 < 0.01
+
+
 @pytest.mark.parametrize("arch", TRUNKS)
 def test_gradient_of_the_logit_is_the_head_weight(arch: str) -> None:
     """`d logit / d A_k = w_k / (h w)` at every position, and the signed map sums to the logit without its bias."""
