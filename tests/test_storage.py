@@ -63,7 +63,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
 
 
-def test_a_full_disk_is_named_whatever_the_writer_raises(tmp_path, monkeypatch):
+def test_a_full_disk_is_named_whatever_is_raised(tmp_path, monkeypatch):
     def write(sink: storage.Sink) -> None:
         sink.write(b"half")
         try:
