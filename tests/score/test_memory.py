@@ -63,7 +63,7 @@ def test_too_little_memory_halves_the_batch(members, count):
 
 
 def limited_actor(folder: str) -> type:
-    """The actor of the job; from its first block on it may have 512 MB more than it has when its model is ready."""
+    """The actor of the job; from its first block on it may have 1 GB more than it has when its model is ready."""
 
     class Limited(workers._ExplainActor):
         def __call__(self, block: pa.Table) -> pa.Table:
@@ -75,7 +75,7 @@ def limited_actor(folder: str) -> type:
                 self._explainer.at_once = len(block)
                 lines = Path("/proc/self/status").read_text().splitlines()
                 now = next(line for line in lines if line.startswith("VmSize"))
-                resource.setrlimit(resource.RLIMIT_AS, ((int(now.split()[1]) << 10) + (512 << 20), -1))
+                resource.setrlimit(resource.RLIMIT_AS, ((int(now.split()[1]) << 10) + (1000 << 20), -1))
             reports = super().__call__(block)
             Path(folder, "at_once").write_text(str(self._explainer.at_once))
             return reports
@@ -84,13 +84,13 @@ def limited_actor(folder: str) -> type:
 
 
 def test_workers_with_little_memory_lose_no_image(ray_cluster, phantom_archive, save_member, tmp_path, monkeypatch):
-    """16 images of 512 pixels need 268 MB for the maps of the first layer, and as much again for those behind its normalisation."""
+    """32 images of 512 pixels need 537 MB for the maps of the first layer, and as much again for those behind its normalisation."""
     model = save_member(tmp_path / "model", 0, size=512)
     some = tmp_path / "some"
     some.mkdir()
-    for number, path in enumerate(sorted(phantom_archive.rglob("*.jp*g"))[:16]):
+    for number, path in enumerate(sorted(phantom_archive.rglob("*.jp*g"))[:32]):
         shutil.copy(path, some / f"{number}.jpeg")
-    scale = ScoringScale(batch_size=16, compile="off")
+    scale = ScoringScale(batch_size=32, compile="off")
     found = {}
     for kind in ("free", "limited"):
         out = tmp_path / kind
@@ -99,14 +99,14 @@ def test_workers_with_little_memory_lose_no_image(ray_cluster, phantom_archive, 
         config = config.resolved("head")
         payload = ModelPayload.of(load_models(config.model), config)
         source = list_images(config.archive, str(out / "_list.parquet"), 512)
-        arguments = workers.SharedArguments(source, payload, config, str(out), compiled=False, halvings=4)
+        arguments = workers.SharedArguments(source, payload, config, str(out), compiled=False, halvings=5)
         if kind == "limited":
             monkeypatch.setattr(workers, "_ExplainActor", limited_actor(str(tmp_path)))
         reports = list(workers.score_shards(arguments, range(source.num_shards), ActorShares(1, 1, 1.0, 0, 1)))
         assert sum(report.num_rows for report in reports) == source.num_images
         assert {report.fatal for report in reports} == {None}
         found[kind] = pa.concat_tables([pq.read_table(out / part_name(n)) for n in range(source.num_shards)])
-    assert int((tmp_path / "at_once").read_text()) in (1, 2, 4, 8)
+    assert int((tmp_path / "at_once").read_text()) in (1, 2, 4, 8, 16)
     free, limited = (found[kind].sort_by("image_id") for kind in ("free", "limited"))
     assert limited["image_id"].to_pylist() == free["image_id"].to_pylist()
     assert set(limited["status"].to_pylist()) == {"ok"}
