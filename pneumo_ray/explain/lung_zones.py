@@ -115,10 +115,7 @@ def _sides(
     map_size: tuple[int, int], image_size: tuple[int, int], window: Box, mask_size: tuple[int, int]
 ) -> tuple[Weights, Weights]:
     """Return `U' R`, [h, H0], and `C' V`, [W0, w], of `_sums`."""
-    up_rows, up_columns = _upsampling(map_size, image_size)
+    up_rows, up_columns = upsampling(map_size, image_size)
     rows = averages(window[1], window[3], image_size[0], mask_size[0])
     columns = averages(window[0], window[2], image_size[1], mask_size[1])
     return (up_rows.T @ rows).astype(np.float32), (columns.T @ up_columns).astype(np.float32)
-
-
-_upsampling = lru_cache(maxsize=8)(upsampling)

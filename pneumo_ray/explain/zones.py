@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumo_ray.images import framing
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -133,20 +135,8 @@ def upsampling(
     """
     if image_size[0] < map_size[0] or image_size[1] < map_size[1]:
         raise ValueError(f"image_size {image_size} is smaller than map_size {map_size}; give both as rows, columns")
-    rows, columns = (_interpolation(coarse, fine) for coarse, fine in zip(map_size, image_size, strict=True))
+    rows, columns = map(framing.upsampling, map_size, image_size)
     return rows, columns
-
-
-def _interpolation(coarse: int, fine: int) -> NDArray[np.float64]:
-    """Return [fine, coarse]: pixel i has its centre at (i + 1/2) coarse / fine - 1/2 cells, not before the first."""
-    center = np.maximum((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0)
-    before = center.astype(np.int64)
-    after = np.minimum(before + 1, coarse - 1)
-    share = center - before
-    matrix = np.zeros((fine, coarse))
-    np.add.at(matrix, (np.arange(fine), before), 1 - share)
-    np.add.at(matrix, (np.arange(fine), after), share)
-    return matrix
 
 
 def _tensor(values: NDArray[np.float64]) -> "Tensor":

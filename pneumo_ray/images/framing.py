@@ -161,16 +161,23 @@ def inside(
 
 
 @lru_cache(maxsize=64)
-def upsampling(cells: int, size: int) -> NDArray[np.float32]:
-    """Return the matrix of bilinear upsampling along one axis, float32 [size, cells], as OpenCV places its pixels.
+def upsampling(cells: int, size: int) -> NDArray[np.float64]:
+    """Return the matrix of bilinear upsampling along one axis, float64 [size, cells], as OpenCV and PyTorch place pixels.
+
+    Pixel i has its centre at (i + 1/2) cells / size - 1/2 cells, not before the first and not behind the last.
 
     Args:
         cells: of the map.
         size: pixels of the result.
     """
-    place = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
-    matrix = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
-    return matrix.astype(np.float32)
+    centre = np.maximum((np.arange(size) + 0.5) * cells / size - 0.5, 0)
+    before = centre.astype(np.int64)
+    after = np.minimum(before + 1, cells - 1)
+    share = centre - before
+    matrix = np.zeros((size, cells))
+    np.add.at(matrix, (np.arange(size), before), 1 - share)
+    np.add.at(matrix, (np.arange(size), after), share)
+    return matrix
 
 
 def window_in_pixels(window: Box, shape: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -83,7 +83,8 @@ def image_frames(source: Source, result: Result) -> Frames:
 def _axis(cells: int, window: tuple[int, int], size: int, *, is_flipped: bool) -> tuple[NDArray[np.float32], slice]:
     """Return the matrix [n, cells] of the n pixels of an axis of the stored image that a window covers, and their places."""
     first, last = max(window[0], 0), min(window[1], size)
-    matrix = upsampling(cells, window[1] - window[0])[first - window[0] : max(last, first) - window[0]]
+    matrix = upsampling(cells, window[1] - window[0]).astype(np.float32)
+    matrix = matrix[first - window[0] : max(last, first) - window[0]]
     return (matrix[::-1], slice(size - last, size - first)) if is_flipped else (matrix, slice(first, last))
 
 
