@@ -141,14 +141,8 @@ def own_segmenter() -> LungSegmenter:
     return load_segmenter()
 
 
-@lru_cache(maxsize=1)
-def trained_segmenter(uri: str) -> LungSegmenter:
-    """Return a segmenter that jobs/lungs.py wrote, read once a process.
-
-    Raises:
-        ModelError: as `load_segmenter`.
-    """
-    return load_segmenter(uri)
+trained_segmenter = lru_cache(maxsize=1)(load_segmenter)
+"""The same for one that jobs/lungs.py wrote."""
 
 
 def _load(data: bytes, name: str) -> LungSegmenter:

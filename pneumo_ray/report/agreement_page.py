@@ -7,12 +7,19 @@ from matplotlib.figure import Figure
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
-from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.readers.agreement import Agreement, Estimate
 from pneumo_ray.readers.comparison import Against, Comparison
 from pneumo_ray.readers.config import AgreeConfig
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import Cell, CellValue, figure_text, interval_text, percent_text, with_range
+from pneumo_ray.report.wording import (
+    Cell,
+    CellValue,
+    figure_text,
+    interval_text,
+    percent_text,
+    percents_text,
+    with_range,
+)
 
 FEW_PATIENTS = 50
 """Patients below which the page points to the intervals."""
@@ -41,7 +48,7 @@ def render_agreement(found: Comparison, config: AgreeConfig, figures: dict[str, 
         "numbers_shown": [
             _number("readers", f"{len(found.readers)}", f"{found.answers:,} answers"),
             _number("images", f"{found.images:,}", f"of {found.patients:,} patients"),
-            _number("pairs of answers that are equal", percent_text(alpha.observed.value), _percents(alpha.observed)),
+            _number("pairs of answers that are equal", percent_text(alpha.observed.value), percents_text(alpha.observed.interval)),
             _number("Krippendorff's alpha", figure_text(alpha.coefficient.value), interval_text(alpha.coefficient.interval)),
             _number("Fleiss' kappa", figure_text(all_read.coefficient.value), interval_text(all_read.coefficient.interval)),
         ],
@@ -100,19 +107,12 @@ def _number(name: str, value: str, below: str) -> dict[str, str]:
     return {"name": name, "value": value, "interval": below}
 
 
-def _percents(estimate: Estimate) -> str:
-    if estimate.interval is None:
-        return ""
-    low, high = estimate.interval
-    return f"{ends_text((100 * low, 100 * high), 1, 100.0)} %"
-
-
 def _percent(value: float | None) -> Cell:
     return Cell(value, percent_text(value))
 
 
 def _share(estimate: Estimate) -> Cell:
-    below = _percents(estimate)
+    below = percents_text(estimate.interval)
     return Cell(estimate.value, percent_text(estimate.value) + (f"\n({below})" if below else ""))
 
 

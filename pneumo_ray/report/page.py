@@ -38,7 +38,7 @@ def render_page(
     errors: Sequence[ErrorRecord],
     right_quality: tuple[float, float] | None,
     prevalence: float | None,
-    sheets: Mapping[str, bytes | None],
+    sheets: Mapping[str, bytes],
 ) -> str:
     """Return the report as HTML.
 
@@ -50,7 +50,7 @@ def render_page(
         errors: records of misclassified.csv.
         right_quality: median sharpness and contrast of right answers; None where none was read.
         prevalence: share of pneumonia that the predictive values begin with; None for that of the images.
-        sheets: PNG, or None where there is none: `posteriors` from `sheet_of`, `lungs` from `lung_sheet`.
+        sheets: PNG: `posteriors` from `sheet_of` and `lungs` from `lung_sheet`, as far as there are any.
     """
     numbers = subject.numbers
     lungs, boxes = lung_table(numbers.lungs), box_table(numbers.localisation)
@@ -74,7 +74,7 @@ def render_page(
         "lung_rows": lungs.rows, "lungs_about": lungs.about, "box_rows": boxes.rows, "boxes_about": boxes.about,
         **robustness(subject.robustness),
         **posterior_tables(numbers.posteriors),
-        "sheets": {name: for_page(sheet) for name, sheet in sheets.items() if sheet is not None},
+        "sheets": {name: for_page(sheet) for name, sheet in sheets.items()},
         "posterior_sheet_about": ABOUT,
         "comparison": comparison(numbers.comparison),
         "paper_note": numbers.paper.note,

@@ -1,8 +1,7 @@
 """The page of a commissioning: missed cases and false alarms to expect at the site, and what to do next."""
 
-from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, with_range
+from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, percents_text, with_range
 from pneumo_ray.site.commission import Commissioning
 from pneumo_ray.site.config import CommissionConfig
 from pneumo_ray.site.groups import SiteGroup, differing
@@ -55,7 +54,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
             _number("AUC here", figure_text(found.before["auc"].value), interval_text(found.before["auc"].interval)),
             _number("sensitivity here", percent_text(point.expected_sensitivity), _range(point.sensitivity)),
             _number("specificity here", percent_text(point.specificity.value), _range(point.specificity)),
-            _number("share of pneumonia", percent_text(found.prevalence.value), _percents(found.prevalence.low, found.prevalence.high)),
+            _number("share of pneumonia", percent_text(found.prevalence.value), percents_text((found.prevalence.low, found.prevalence.high))),
             _number("called by triage", percent_text(triage.called_share) if isinstance(triage, Triage) else "none",
                     "of all images" if isinstance(triage, Triage) else "every image is to be read"),
         ],
@@ -65,7 +64,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         ],
         "warnings": _warnings(found),
         "steps": _steps(found, config),
-        "thousand_about": f"At a share of pneumonia of {percent_text(found.prevalence.value)} ({_percents(found.prevalence.low, found.prevalence.high)}).",
+        "thousand_about": f"At a share of pneumonia of {percent_text(found.prevalence.value)} ({percents_text((found.prevalence.low, found.prevalence.high))}).",
         "thousand_rows": _thousand_rows(found),
         "threshold_about": _threshold_about(found, config),
         "threshold_rows": [
@@ -90,7 +89,7 @@ def render_site(found: Commissioning, profile: SiteProfile, config: CommissionCo
         ],
         "tried_rows": [[_MAPS[tried.method], tried.log_loss, tried.excess, tried.excess_se] for tried in found.choice.tried],
         "prevalence_about": f"The share of pneumonia is {percent_text(found.prevalence.value)} "
-        f"({_percents(found.prevalence.low, found.prevalence.high)}), {_SOURCES[found.prevalence.source].format(found.prevalence.images)}.",
+        f"({percents_text((found.prevalence.low, found.prevalence.high))}), {_SOURCES[found.prevalence.source].format(found.prevalence.images)}.",
         "predictive_rows": _predictive_rows(found.values),
         "labels_rows": [
             [row.patients, *(Cell(width, f"{100 * width:.0f} points") for width in (row.sensitivity_width, row.specificity_width)),
@@ -113,12 +112,8 @@ def _number(name: str, value: str, interval: str) -> dict[str, str]:
     return {"name": name, "value": value, "interval": interval}
 
 
-def _percents(low: float, high: float) -> str:
-    return f"{ends_text((100 * low, 100 * high), 1, 100.0)} %"
-
-
 def _range(share: Share) -> str:
-    return _percents(share.low, share.high)
+    return percents_text((share.low, share.high))
 
 
 def _of_hundred(value: float | None) -> str:
@@ -257,6 +252,6 @@ def _triage_about(triage: Triage | NoTriage) -> str:
 
 def _predictive_rows(values: PredictiveValues) -> list[list[str]]:
     return [
-        ["called pneumonia: share that has it (positive predictive value)", f"{percent_text(values.positive)} ({_percents(*values.positive_interval)})"],
-        ["called normal: share without it (negative predictive value)", f"{percent_text(values.negative)} ({_percents(*values.negative_interval)})"],
+        ["called pneumonia: share that has it (positive predictive value)", f"{percent_text(values.positive)} ({percents_text(values.positive_interval)})"],
+        ["called normal: share without it (negative predictive value)", f"{percent_text(values.negative)} ({percents_text(values.negative_interval)})"],
     ]  # fmt: skip

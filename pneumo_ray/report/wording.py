@@ -53,6 +53,11 @@ def interval_text(interval: Sequence[float] | None) -> str:
     return ends_text(interval, 3 if max(abs(end) for end in interval) >= 0.01 else 5)
 
 
+def percents_text(interval: Sequence[float] | None) -> str:
+    """Return an interval of shares in per cent, `low to high %`; empty where there is none."""
+    return "" if interval is None else f"{ends_text([100 * end for end in interval], 1, 100.0)} %"
+
+
 def passes_text(passes: int | str | None) -> str:
     """Return how an explanation was made."""
     return "closed forms without passes" if passes == "exact" else f"{passes or '?'} Monte Carlo passes"

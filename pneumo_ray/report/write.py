@@ -45,10 +45,10 @@ def write_report(subject: Subject, out: str, gallery: int, prevalence: float | N
     of_shown = [seen.get(row) for row in shown]
     for name, data in draw_galleries(subject.chosen, shown, of_shown).items():
         storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), data, durable=False)
-    sheets = {"posteriors": sheet_of(subject, seen), "lungs": lung_sheet(subject, seed) if gallery else None}
+    made = {"posteriors": sheet_of(subject, seen), "lungs": lung_sheet(subject, seed) if gallery else None}
+    sheets = {name: sheet for name, sheet in made.items() if sheet is not None}
     for name, sheet in sheets.items():
-        if sheet is not None:
-            storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), sheet, durable=False)
+        storage.write_bytes(storage.join(folder, f"gallery-{name}.png"), sheet, durable=False)
     errors = _errors(subject.chosen, chosen, seen)
     quality = _right_quality(subject.chosen, seen)
     page = render_page(subject, drawn, shown, of_shown, errors, quality, prevalence, sheets)

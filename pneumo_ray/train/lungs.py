@@ -45,7 +45,7 @@ def fit_lungs(config: LungsConfig) -> JsonObject:
     folder = RunFolder(storage.absolute(config.out), "lungs.json")
     manifest = read_manifest(config.manifest)
     refuse_leakage(manifest)
-    rows = _with_masks(manifest, config.masks)
+    rows = with_masks(manifest, config.masks)
     parts = {name: rows.filter(pc.equal(rows["split"], name)).combine_chunks() for name in ("train", "val", "test")}
     for name in dict.fromkeys(("train", "val", *config.measure)):
         if not len(parts[name]):
@@ -89,7 +89,7 @@ def _train_from(
     return trained
 
 
-def _with_masks(manifest: pa.Table, uri: str) -> pa.Table:
+def with_masks(manifest: pa.Table, uri: str) -> pa.Table:
     """Return the readable rows of a manifest that have a mask, with the column `mask_png`.
 
     Masks that cannot be two lungs are taken as they are, since an image without lungs may have an empty one, and counted

@@ -20,7 +20,7 @@ from pneumo_ray.errors import ConfigError, ManifestError
 from pneumo_ray.train.batches import PADDING
 from pneumo_ray.train.lung_config import LungsConfig
 from pneumo_ray.train.lung_source import LungSource, draw_phantoms
-from pneumo_ray.train.lungs import _with_masks, fit_lungs
+from pneumo_ray.train.lungs import fit_lungs, with_masks
 from pneumo_ray.train.state import load_state
 
 
@@ -145,7 +145,7 @@ def test_masks_without_two_lungs_are_counted(phantom_archive, tmp_path, capsys):
     for offset, value in enumerate((600.0, 200.0)):
         column = pa.array([None, None, None, value], pa.float32())
         manifest = manifest.set_column(place + offset, manifest.schema.field(place + offset), column)
-    rows = _with_masks(manifest, str(tmp_path / "masks.parquet"))
+    rows = with_masks(manifest, str(tmp_path / "masks.parquet"))
     assert rows[MASK_COLUMN].to_pylist() == masks
     assert (
         "2 of 4 masks cannot be the two lungs of a frontal chest (1 no_lungs, 1 too_large)" in capsys.readouterr().out
