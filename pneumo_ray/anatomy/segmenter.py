@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.resources import files
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from pneumo_ray import storage
 from pneumo_ray.anatomy.inference import InferenceNet, spread
 from pneumo_ray.anatomy.lungs import MASK_SIZE
 from pneumo_ray.anatomy.network import LungNet
+from pneumo_ray.anatomy.segmenter_file import SegmenterFile, read_segmenter_file
 from pneumo_ray.errors import ModelError
 from pneumo_ray.model.precision import amp_dtype
 from pneumo_ray.records import JsonObject
@@ -121,14 +121,7 @@ def load_segmenter(uri: str | None = None) -> LungSegmenter:
     Raises:
         ModelError: if it is missing, damaged, changed, or something else.
     """
-    name = uri or "the lung segmenter of this installation"
-    try:
-        data = files("pneumo_ray.anatomy").joinpath("lungs.safetensors").read_bytes() if uri is None else None
-        data = storage.read_bytes(str(uri)) if data is None else data
-    except OSError as error:
-        hint = "install pneumo_ray again" if uri is None else "give the file that jobs/lungs.py wrote"
-        raise ModelError(f"{name} cannot be read ({error.strerror or error}); {hint}") from error
-    return _load(data, name)
+    return _load(read_segmenter_file(uri))
 
 
 @lru_cache(maxsize=1)
@@ -145,13 +138,10 @@ trained_segmenter = lru_cache(maxsize=1)(load_segmenter)
 """The same for one that jobs/lungs.py wrote."""
 
 
-def _load(data: bytes, name: str) -> LungSegmenter:
+def _load(file: SegmenterFile) -> LungSegmenter:
+    name, data, description, digest = file
     try:
         state = safetensors.torch.load(data)
-        # safetensors reads a header's text only from files: 8 bytes of length, then JSON.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        description = json.loads(header["__metadata__"]["description"])
-        digest = description.pop("hash")
         known = (description["format"], description["format_version"])
         widths = tuple(description["widths"])
         provenance = dict(description["provenance"])

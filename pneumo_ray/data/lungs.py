@@ -21,6 +21,8 @@ Grey = NDArray[np.uint8]
 
 PLAUSIBLE = "plausible"
 """The only value of `lung_quality` whose lungs are used."""
+SEGMENTER = "segmenter"
+"""Key of a manifest's metadata: hash of the segmenter that found its lungs; missing where a table gave them."""
 BOX, QUALITY, MASK = "lung_box", "lung_quality", "lung_mask"
 _SMALLEST_BOX = 0.05
 """Width and height of a box of two lungs, at least, as fractions of the image's; what is smaller was not written by us."""
@@ -34,6 +36,11 @@ def has_lungs(rows: pa.Table) -> NDArray[np.bool_]:
         return np.zeros(len(rows), bool)
     found = pc.and_(pc.fill_null(pc.equal(rows[QUALITY], PLAUSIBLE), False), pc.is_valid(rows[MASK]))
     return np.asarray(found.to_numpy(zero_copy_only=False), bool)
+
+
+def segmenter_of(manifest: pa.Table) -> str | None:
+    """Return the hash of the segmenter that found the lungs of a manifest; None where it does not say."""
+    return (manifest.schema.metadata or {}).get(SEGMENTER.encode(), b"").decode() or None
 
 
 def lung_fingerprint(table: pa.Table) -> str | None:

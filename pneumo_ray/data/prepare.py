@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pneumo_ray import storage
+from pneumo_ray.anatomy.segmenter_file import read_segmenter_file
 from pneumo_ray.console import log, progress
 from pneumo_ray.data.archive import Entry, ListingCount, list_archives
 from pneumo_ray.data.audit import audit, audit_lines, patient_facts, undividable
@@ -17,6 +18,7 @@ from pneumo_ray.data.find_lungs import GivenLungs, read_given
 from pneumo_ray.data.inspect import InspectConfig
 from pneumo_ray.data.kermany import read_path
 from pneumo_ray.data.lung_sheet import draw_lungs
+from pneumo_ray.data.lungs import SEGMENTER
 from pneumo_ray.data.manifest import (
     CACHE_FIELDS,
     CONTRAST_FIELD,
@@ -83,6 +85,8 @@ def prepare(config: PrepareConfig, opinions: Opinions | None = None) -> pa.Table
     last = [field.name for field in AT_END if field.name not in unused and field.name in manifest.column_names]
     manifest = manifest.select([name for name in manifest.column_names if name not in last] + last)
     metadata = {"protocol": config.protocol, "seed": str(config.seed), "cache": "" if folder is None else folder}
+    if config.lungs == "found" or segmenter is not None:
+        metadata[SEGMENTER] = read_segmenter_file(segmenter).hash
     manifest = manifest.replace_schema_metadata(metadata)
     path = storage.join(out, "manifest.parquet")
     write_manifest(manifest, path)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pneumo_ray import storage
 from pneumo_ray.anatomy.segmenter import own_segmenter
 from pneumo_ray.config import save_config
-from pneumo_ray.data.lungs import has_lungs
+from pneumo_ray.console import log
+from pneumo_ray.data.lungs import has_lungs, segmenter_of
 from pneumo_ray.data.manifest import read_manifest
 from pneumo_ray.dicomweb.images import fingerprint, private_of
 from pneumo_ray.errors import ConfigError, StorageError
+from pneumo_ray.evaluate.scores import fact
 from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.model import Preprocessing
 from pneumo_ray.ray_cluster import living_nodes, on_each_node
@@ -73,10 +75,30 @@ def check_method(config: ExplainConfig, models: ModelSet | ForeignSet) -> None:
     models.map_size_of(config.maps)
     if config.finds_lungs(models.preprocessing.fit):
         own_segmenter()
+    if sentence := _other_segmenter(config, models):
+        log(sentence)
     if config.site is not None:
         check_model(read_profile(config.site), config.site, models.hash, config.method)
     if config.amp == "fp16" and not config.scale.use_gpu:
         raise ConfigError("--amp fp16 needs --scale.use-gpu; use bf16, auto or off")
+
+
+def _other_segmenter(config: ExplainConfig, models: ModelSet | ForeignSet) -> str | None:
+    """Return a warning if the model is given lungs that another segmenter has found than those it was trained on."""
+    trained = fact(models.facts(), "provenance", "manifest", "segmenter")
+    if models.preprocessing.fit not in OF_LUNGS or trained is None:
+        return None
+    manifest = None if config.manifest is None else read_manifest(storage.absolute(config.manifest))
+    if manifest is not None and has_lungs(manifest).any():
+        found, whose = segmenter_of(manifest), "that of the manifest"
+    else:
+        found, whose = own_segmenter().hash, "that of this installation"
+    if found in (None, trained):
+        return None
+    return (
+        f"warning: the model was trained on the lungs that the segmenter {trained[:12]} found, and is given those of {found[:12]}, "
+        f"{whose}; prepare the archive with --lungs and the lungs.safetensors of the training, and give its manifest"
+    )
 
 
 def begin(config: ExplainConfig, folder: RunFolder, model: ModelPayload) -> Job:

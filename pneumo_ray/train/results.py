@@ -10,6 +10,7 @@ import pyarrow as pa
 from pneumo_ray import storage
 from pneumo_ray.config import as_plain
 from pneumo_ray.console import duration, log
+from pneumo_ray.data.lungs import segmenter_of
 from pneumo_ray.data.manifest import usable
 from pneumo_ray.data.soft_labels import SoftLabels
 from pneumo_ray.data.support import support_of
@@ -127,6 +128,7 @@ def _provenance(config: TrainConfig, state: TrainState, manifest: pa.Table, vali
         "manifest": {
             "fingerprint": state.identity["manifest"],
             "protocol": facts.get(b"protocol", b"").decode() or None,
+            "segmenter": segmenter_of(manifest),
         },
         "support": support_of(usable(manifest, "train")).to_plain(),
         "epochs": state.epoch,

@@ -22,6 +22,7 @@ from pneumo_ray.data.cache import cache_folder, scan_cache
 from pneumo_ray.data.dataset import CACHE_SIZE, square
 from pneumo_ray.data.find_lungs import GivenLungs, find_lungs, given_mask, lung_values, read_given, segmenter_input
 from pneumo_ray.data.inspect import InspectConfig, inspect_entries
+from pneumo_ray.data.lungs import segmenter_of
 from pneumo_ray.data.manifest import LUNG_FIELDS, read_manifest
 from pneumo_ray.data.prepare import PrepareConfig, prepare
 from pneumo_ray.errors import ManifestError, ModelError
@@ -283,6 +284,8 @@ def test_prepare_finds_lungs_by_another_segmenter(ray_cluster, phantom_archive, 
     assert made["lung_quality"].to_pylist() == [lungs.quality for _, lungs in found]
     assert made["lung_mask"].to_pylist() == [lung_values(*one)["lung_mask"] for one in found]
     assert manifest["lung_quality"][0].as_py() == "plausible" not in made["lung_quality"].to_pylist()
+    assert segmenter_of(made) == segmenter.load_segmenter(other_segmenter).hash
+    assert segmenter_of(manifest) == segmenter.own_segmenter().hash != segmenter_of(made)
 
 
 def test_a_file_that_is_no_segmenter_is_refused(archive, tmp_path):

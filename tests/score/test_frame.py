@@ -15,7 +15,7 @@ from pneumo_ray.anatomy import segmenter
 from pneumo_ray.anatomy.lungs import Lungs, lungs_of, zone_masks
 from pneumo_ray.anatomy.masks import encode_mask
 from pneumo_ray.data.dataset import load_inputs, seen_by_network
-from pneumo_ray.data.manifest import read_manifest, write_manifest
+from pneumo_ray.data.manifest import LUNG_FIELDS, SCHEMA, read_manifest, write_manifest
 from pneumo_ray.errors import ModelError
 from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.matching import match
@@ -26,7 +26,7 @@ from pneumo_ray.images.fit import OF_LUNGS
 from pneumo_ray.images.framing import Shape
 from pneumo_ray.model import Preprocessing, load_bundle, save_bundle
 from pneumo_ray.report.job import write_evaluation
-from pneumo_ray.score.begin import zones_of
+from pneumo_ray.score.begin import check_method, models_of, zones_of
 from pneumo_ray.score.config import ExplainConfig
 from pneumo_ray.score.decode import Failure, load_image, load_images
 from pneumo_ray.score.frame import (
@@ -329,3 +329,41 @@ def test_label_and_score_views_do_not_conflict(phantom_run, cropping, tmp_path):
     windows = [[float(edge) for edge in found.split(",")] for found in re.findall(r'"window": \[([^]]*)\]', page)]
     assert windows
     assert all(0 < x1 - x0 < 1 for x0, _, x1, _ in windows)
+
+
+@pytest.mark.parametrize("case", ["folder", "manifest", "no lungs", "same", "given", "squash"])
+def test_lungs_of_another_segmenter_are_warned_of(case, tmp_path, model, capfd):
+    """Where the model is given lungs: of the manifest, else those that the installation finds; a table's are nobody's."""
+    bundle, own = load_bundle(model), segmenter.own_segmenter().hash
+    trained = own if case in ("same", "manifest") else "a" * 64
+    save_bundle(
+        tmp_path / "model",
+        bundle.model,
+        preprocessing=Preprocessing(64, 73, fit="squash" if case == "squash" else "lungs"),
+        temperature=1.0,
+        operating_point=bundle.operating_point,
+        provenance={"manifest": {"segmenter": trained}},
+    )
+    archive: dict[str, object] = {"archive": ("a",)}
+    if case in ("manifest", "no lungs", "given"):
+        row: dict[str, object] = {
+            "image_id": "a",
+            "uri": "/a.jpg",
+            "status": "ok",
+            "lung_mask": encode_mask(np.eye(8) > 0),
+        }
+        row["lung_quality"] = None if case == "no lungs" else "plausible"
+        rows = pa.Table.from_pylist([row], schema=pa.unify_schemas([SCHEMA, pa.schema(LUNG_FIELDS)]))
+        rows = rows.replace_schema_metadata({"segmenter": "b" * 64} if case == "manifest" else None)
+        write_manifest(rows, str(tmp_path / "manifest.parquet"))
+        archive = {"manifest": str(tmp_path / "manifest.parquet")}
+    config = ExplainConfig(model=str(tmp_path / "model"), out="o", **archive)
+    models = models_of(config)
+    check_method(config.resolved(models.site, "image", models.posterior), models)
+    warned = "".join(capfd.readouterr())
+    expected = {
+        "folder": f"aaaaaaaaaaaa found.*{own[:12]}, that of this installation",
+        "manifest": "bbbbbbbbbbbb, that of the manifest",
+    }
+    expected["no lungs"] = expected["folder"]
+    assert (re.search(expected[case], warned) is not None) if case in expected else "segmenter" not in warned
