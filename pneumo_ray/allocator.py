@@ -23,6 +23,9 @@ _KEPT_BYTES = 256 << 20
 _LARGEST_KEPT = 32 << 20
 """Bytes of the largest block that is kept: glibc accepts no more."""
 
+_PURGE_ALL = b"arena.4096.purge"
+"""Of jemalloc's mallctl(3); 4096 stands for all arenas."""
+
 _SEPARATORS = set(" :$")
 """What LD_PRELOAD cannot hold in a path, or Ray would expand."""
 
@@ -59,3 +62,17 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+
+
+def return_freed_memory() -> None:
+    """Give back to the kernel what this process has freed, between two works whose tensors differ in size.
+
+    Kept pages serve tensors of the sizes that they were made for: without this, a process that trains one network after the
+    other grows with each of them.
+    """
+    with suppress(OSError, AttributeError):  # another system, another C library
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallctl"):
+            library.mallctl(_PURGE_ALL, None, None, None, ctypes.c_size_t(0))
+        else:
+            library.malloc_trim(ctypes.c_size_t(0))

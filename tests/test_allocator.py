@@ -177,3 +177,25 @@ def test_freed_memory_is_kept():
     if freed < 1000:
         pytest.skip("this C library, or a kernel with huge pages, keeps it anyway")
     assert kept < freed / 20
+
+
+RETURNED = """
+import sys
+import psutil, torch
+from pneumo_ray.allocator import return_freed_memory
+
+blocks = [torch.ones(1 << 20) for _ in range(64)]  # 256 MB, page by page
+del blocks
+before = psutil.Process().memory_info().rss
+return_freed_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+def test_freed_memory_is_returned():
+    """With the options of a trial's process jemalloc has kept it all."""
+    environment = preloaded([find_jemalloc()]) | {"LD_PRELOAD": str(find_jemalloc())}
+    done = subprocess.run(
+        [sys.executable, "-c", RETURNED], env=os.environ | environment, capture_output=True, check=True
+    )
+    assert int(done.stdout) > 200 << 20

@@ -84,7 +84,7 @@ class ModelConfig:
             f"model.stages {self.stages} is for ResNets, and {self.arch} is none; give 4 or another --model.arch",
         )
         require(
-            self.output_stride <= self.trunk.stride,
+            not self.trunk.dilated or self.output_stride <= self.trunk.stride,
             f"the maps of {self.stages} stages have an output stride of {self.trunk.stride}; give --model.output-stride "
             f"{self.trunk.stride} or 8",
         )

@@ -49,7 +49,7 @@ class Trunk:
     pooled_norm: str | None = None
     """A LayerNorm behind the pooling of the published network, which becomes the trunk's last step, `norm`."""
     stride: int = 32
-    """Pixels of the input for one cell of the maps, along each axis."""
+    """Pixels of the input for one cell of the maps, along each axis, before strides of `dilated` are taken out."""
     dilated: tuple[str, ...] = ()
     """The last stages, each of stride 2, whose strides can become dilations (ResNets only); their maps can then be finer."""
     shorter: "Trunk | None" = None

@@ -90,6 +90,10 @@ class Board(tune.Callback):
         self.errors[trial.config["name"]] = f"{type(error).__name__}: {lines[-1]}"
         self._end(trial, "failed")
 
+    def running(self) -> list[str]:
+        """Return the names of the trials that have begun and are not over."""
+        return [name for name, row in self._rows.items() if row.status in ("running", "interrupted")]
+
     def _row(self, trial: TuneTrial) -> _Progress:
         name = trial.config["name"]
         settings = trial.config.get("settings", self._trials[name].settings)
@@ -149,7 +153,8 @@ class Board(tune.Callback):
     def _table(self) -> Table:
         """Return the running trials and as many of the latest others as fit."""
         rows = list(self._rows.items())
-        running = [item for item in rows if item[1].status in ("running", "interrupted")]
+        going = self.running()
+        running = [item for item in rows if item[0] in going]
         over = [item for item in rows if item not in running]
         room = max(1, get_console().height - 5 - len(running))
         shown = sorted([*over[-room:], *running], key=lambda item: list(self._trials).index(item[0]))

@@ -5,12 +5,14 @@ those without a record, and Ray Tune's own state, which is pickled, is never rea
 """
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -22,7 +24,7 @@ from pneumo_ray.cpu_shares import TrialShares, share_trials
 from pneumo_ray.data.folds import assign_folds
 from pneumo_ray.data.manifest import fingerprint, read_manifest, refuse_leakage
 from pneumo_ray.data.prepare import cached_manifest, load_training_rows
-from pneumo_ray.errors import PneumoError, StudyFailedError
+from pneumo_ray.errors import ClusterError, PneumoError, StudyFailedError
 from pneumo_ray.model import build_model
 from pneumo_ray.ray_cluster import compute_environment, living_nodes, trials_started_with
 from pneumo_ray.records import JsonObject
@@ -107,7 +109,7 @@ def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialReco
             shared = replace(base, manifest=cached_manifest(base.manifest, manifest, base.data.image_size, out))
             if study.folds:
                 write_folds(study, base, read_manifest(shared.manifest))
-            _run(config, study, base, shared, share, left, _records(base, trials))
+            _run_all(config, study, base, shared, share, trials)
         records = _records(base, trials)
         if records:
             write_results(study, base, out, records)
@@ -159,6 +161,55 @@ def _begin(
     return share
 
 
+class _NodeFullError(Exception):
+    """A node had no memory left, and Ray has ended the process of a trial."""
+
+    def __init__(self, running: Sequence[Trial]) -> None:
+        self.running = tuple(running)
+
+
+def _run_all(
+    config: StudyConfig,
+    study: Study,
+    base: TrainConfig,
+    shared: TrainConfig,
+    share: TrialShares,
+    trials: list[Trial],
+) -> None:
+    """Run the trials without a record; where they do not fit the memory of a node, go on with half as many at once.
+
+    A trial that does not fit alone, in as many attempts as one that fails otherwise, is recorded as failed. Arguments as for
+    `_run`.
+
+    Raises:
+        ClusterError: if the memory is full before a trial has begun.
+    """
+    deaths = Counter[tuple[str, ...]]()
+    ends = time.monotonic() + config.time_budget
+    while left := [trial for trial in trials if read_record(_folder(base, trial)) is None]:
+        seconds = max(1.0, ends - time.monotonic()) if config.time_budget else None
+        try:
+            _run(config, study, base, shared, share, left, _records(base, trials), seconds)
+            return
+        except _NodeFullError as full:
+            if share.trials > 1:
+                share = replace(share, trials=share.trials // 2)
+                log(f"warning: the memory of a node was full; {share.trials} trial(s) at once from here on")
+                continue
+            names = tuple(trial.name for trial in full.running)
+            deaths[names] += 1
+            if deaths[names] <= base.scaling.max_failures:
+                continue
+            if not names:
+                raise ClusterError(
+                    "the memory of a node is full before a trial begins; free some, and repeat the command"
+                ) from full
+            for trial in full.running:
+                record_trial(
+                    _folder(base, trial), trial, "failed", reason="the memory of a node was full, with no other trial"
+                )
+
+
 def _run(
     config: StudyConfig,
     study: Study,
@@ -167,6 +218,7 @@ def _run(
     share: TrialShares,
     left: list[Trial],
     past: list[TrialRecord],
+    seconds: float | None,
 ) -> None:
     """Run the trials that are left, and give a record to those that failed or were stopped.
 
@@ -178,6 +230,10 @@ def _run(
         share: the resources of a trial.
         left: trials without a record.
         past: records of the others.
+        seconds: time for it; None for no limit.
+
+    Raises:
+        _NodeFullError: if the memory of a node was full.
     """
     scaling = base.scaling
     log(
@@ -213,7 +269,7 @@ def _run(
             num_samples=len(left) if search else 1,
             scheduler=halving or FIFOScheduler(),
             max_concurrent_trials=share.trials,
-            time_budget_s=config.time_budget or None,
+            time_budget_s=seconds,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.config["name"]),
         ),
@@ -228,9 +284,18 @@ def _run(
     )
     # The process of a trial computes only where it is the trial's one worker.
     own = compute_environment(scaling.allocator, use_gpu=scaling.use_gpu) if share.in_process else {}
-    with board.shown(), trials_started_with(own):
-        tuner.fit()
-    _record_others(base, by_name | (search.drawn if search else {}), board.errors, stopped)
+    full = False
+    try:
+        with board.shown(), trials_started_with(own):
+            tuner.fit()
+    except RuntimeError as error:  # what Ray Tune makes of a process that is ended for want of memory
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise
+        full = True
+    known = by_name | (search.drawn if search else {})
+    _record_others(base, known, board.errors, stopped)
+    if full:
+        raise _NodeFullError([known[name] for name in board.running()])
 
 
 def _halving(epochs: int, past: list[TrialRecord]) -> Halving:

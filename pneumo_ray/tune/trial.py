@@ -5,6 +5,7 @@ processes of a Ray Train run and importing torch in them can take longer than a 
 mode; it lacks storage and restarts, which are implemented here anyway. More workers are a nested run of Ray Train.
 """
 
+import gc
 import json
 import queue
 import threading
@@ -18,6 +19,7 @@ import ray.tune
 from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from pneumo_ray import storage
+from pneumo_ray.allocator import return_freed_memory
 from pneumo_ray.cpu_shares import TrialShares
 from pneumo_ray.data.manifest import read_manifest, usable
 from pneumo_ray.errors import PneumoError
@@ -90,6 +92,8 @@ class TrialRunner(ray.tune.Trainable):
         """Start the next trial; return whether this process can."""
         if not self._end():
             return False
+        gc.collect()  # networks have cycles
+        return_freed_memory()
         self._begin(new_config)
         return True
 

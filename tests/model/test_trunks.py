@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,14 @@ def test_a_name_belongs_to_one_trunk() -> None:
         register_trunk("resnet18", Trunk(512, (("layer4", 256),), "layer4"))
     with pytest.raises(ConfigError, match="no step that a dropout precedes"):
         register_trunk("bare", Trunk(512, (), "layer4"))
+
+
+@pytest.mark.parametrize("stride", [1, 8, 28, 64])
+def test_an_own_trunk_may_have_any_stride(stride: int) -> None:
+    """It says how fine its maps are, and nothing is made of it where no stride becomes a dilation."""
+    built = find_trunk(ModelConfig(OWN, "none").arch)
+    register_trunk(f"strided_{stride}", replace(built, stride=stride))
+    assert map_size(ModelConfig(f"strided_{stride}", "none"), 112) == map_size(ModelConfig(OWN, "none"), 112)
 
 
 def test_modules_that_cannot_be_imported_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
