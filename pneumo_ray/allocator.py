@@ -14,8 +14,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-OPTIONS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always"
-"""Of jemalloc: freed pages stay with the process, and are huge where the kernel has huge pages."""
+OPTIONS = "dirty_decay_ms:-1,muzzy_decay_ms:-1,lg_extent_max_active_fit:48,thp:always"
+"""Of jemalloc: freed pages stay with the process, and are huge where the kernel has huge pages. Neighbours that are free become
+one extent, of which any size may be cut: by default none that is 64 times smaller is, and the process grows."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""

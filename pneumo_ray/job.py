@@ -32,12 +32,37 @@ def run_job(
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(130)
-    except BaseException:
+    except BaseException as error:
         # A signal that arrives inside Ray's core is raised as a SystemError.
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            print("terminated; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
+            sys.exit(143)
+        if (death := _death_in(error)) is None:
             raise
-        print("terminated; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
-        sys.exit(143)
+        print(f"error: {death}; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
+        sys.exit(PneumoError.exit_code)
+
+
+def _death_in(error: BaseException) -> str | None:
+    """Return how Ray has lost a process on which the job depends, if an error or one of its causes says so.
+
+    Workers that die are started again; this is about those beside them, such as the controller of Ray Train.
+    """
+    if "ray" not in sys.modules:
+        return None
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OutOfMemoryError):
+            return "the memory of a node was full, and Ray ended processes of this job"
+        if isinstance(found, NodeDiedError):
+            return "a node of the cluster is gone"
+        # One that cannot begin has an error of its own, whose traceback says which.
+        if isinstance(found, WorkerCrashedError) or (isinstance(found, RayActorError) and not found.actor_init_failed):
+            return "a process that leads this job has died"
+        found = found.__cause__
+    return None
 
 
 class Terminated(BaseException):

@@ -138,14 +138,20 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
 
 
 @contextmanager
-def followed(monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record], None]) -> Iterator[None]:
+def followed(
+    monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record], None]
+) -> Iterator[list[ray.exceptions.RayError]]:
     """Within the block, pass on finished epochs and print the progress of the current one (on a terminal, as a bar).
 
     Args:
         monitor: receives the progress of the workers.
         epochs: largest number of epochs of the run.
         on_epoch: called with the record of every finished epoch.
+
+    Yields:
+        What is known of the death of the monitor: nothing while it lives. Without it no worker can go on.
     """
+    lost: list[ray.exceptions.RayError] = []
     finished = threading.Event()
     terminal = sys.stdout.isatty()
 
@@ -155,7 +161,11 @@ def followed(monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record],
             task = shown.add_task("starting", total=None) if shown else None
             while True:
                 ending = finished.wait(_READ_SECONDS)
-                (epoch, step, steps), records = monitor.news(received)
+                try:
+                    (epoch, step, steps), records = monitor.news(received)
+                except ray.exceptions.RayError as error:
+                    lost.append(error)
+                    return
                 for record in records:
                     on_epoch(record)
                     last_line = time.monotonic()
@@ -171,7 +181,7 @@ def followed(monitor: Monitor[Record], epochs: int, on_epoch: Callable[[Record],
     thread = threading.Thread(target=follow, name="monitor", daemon=True)
     thread.start()
     try:
-        yield
+        yield lost
     finally:
         finished.set()
         thread.join(timeout=10)

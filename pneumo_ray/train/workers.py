@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -86,11 +86,14 @@ def run_workers(
             failure_config=ray.train.FailureConfig(max_failures=-1 if scaling.max_failures else 0),
         ),
     )
-    with nullcontext() if reservation.in_process else followed(reservation.monitor, epochs, reservation.on_epoch):
+    following: AbstractContextManager[Sequence[Exception]] = nullcontext(())
+    if not reservation.in_process:
+        following = followed(reservation.monitor, epochs, reservation.on_epoch)
+    with following as lost:
         try:
-            trainer.fit() if reservation.in_process else _beside_main_thread(trainer.fit)
+            trainer.fit() if reservation.in_process else _beside_main_thread(trainer.fit, lost)
         except Exception:
-            if reservation.monitor.failure() is None:
+            if lost or reservation.monitor.failure() is None:
                 raise
         finally:
             if own is not None:
@@ -147,8 +150,11 @@ def _reserve_cpus(cpus: float) -> PlacementGroup:
     return group
 
 
-def _beside_main_thread(action: Callable[[], object]) -> None:
-    """Run an action in its own thread: in the main thread Ray Train handles Ctrl-C itself and ends without a message."""
+def _beside_main_thread(action: Callable[[], object], lost: Sequence[Exception]) -> None:
+    """Run an action in its own thread: in the main thread Ray Train handles Ctrl-C itself and ends without a message.
+
+    It is left as soon as `lost` has an error, which is raised.
+    """
     raised: list[BaseException] = []
 
     def act() -> None:
@@ -159,6 +165,7 @@ def _beside_main_thread(action: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=act, name="trainer", daemon=True)
     thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
+    while thread.is_alive() and not lost:
+        thread.join(timeout=1)
+    for error in (*lost, *raised):
+        raise error

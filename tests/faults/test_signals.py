@@ -38,11 +38,48 @@ def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]
     assert not alive, alive
 
 
+def training(manifest: Path, out: Path) -> list[str]:
+    words = [
+        "jobs/train.py",
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(out),
+        "--model.arch",
+        "resnet18",
+        "--epochs",
+        "4",
+    ]
+    return [*words, "--model.weights", "none", "--data.image-size", "32", "--batch-size", "16"]
+
+
+@pytest.mark.parametrize("title", ["ray::TrainController", "ray::Monitor"])
+def test_training_without_its_leader_ends_and_continues(title, phantom_run, tmp_path):
+    """Workers are restarted by Ray Train; nobody restarts those that lead them."""
+    command = [sys.executable, *training(phantom_run / "manifest.parquet", tmp_path)]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    history = tmp_path / "history.jsonl"
+    while not (history.exists() and history.read_text()):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.02)
+    family = psutil.Process(job.pid).children(recursive=True)
+    leaders = [process for process in family if " ".join(process.cmdline()).startswith(title)]
+    assert len(leaders) == 1
+    leaders[0].kill()
+    said, errors = job.communicate(timeout=120)
+    assert job.returncode == 2, said + errors
+    assert "error: a process that leads this job has died; finished work is kept" in errors
+    assert "Traceback" not in errors, errors
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, alive
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
 def test_training_ends_in_order_and_continues(sign, phantom_run, tmp_path):
-    words = ["jobs/train.py", "--manifest", str(phantom_run / "manifest.parquet"), "--out", str(tmp_path)]
-    words += ["--model.arch", "resnet18", "--model.weights", "none", "--data.image-size", "32", "--batch-size", "16"]
-    words += ["--epochs", "4"]
+    words = training(phantom_run / "manifest.parquet", tmp_path)
     history = tmp_path / "history.jsonl"
 
     def epochs() -> list[int]:
