@@ -32,7 +32,8 @@ class Shift:
 
     where: str
     images: int
-    auroc: dict[str, float]
+    auroc: dict[str, float | None]
+    """None where no image from elsewhere could be scored."""
     interval: dict[str, tuple[float, float] | None]
 
 
