@@ -24,6 +24,7 @@ from pneumo_ray.evaluate.localisation import (
     visible_share,
 )
 from pneumo_ray.evaluate.metrics import number_groups
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.evaluate.scores import CROP, Scores, fact
 from pneumo_ray.evaluate.shares import Share, mean_share, on_logit
 from pneumo_ray.explain import zones
@@ -148,7 +149,7 @@ def localisation_line(record: Localisation) -> str:
     text = f"pointing game: in {round(hits.value * hits.n):,} of {hits.n:,} {words} the map's maximum lies in a box"
     if energy.value is None:
         return f"{text}; all maps are blank"
-    return f"{text}; {energy.value:.0%} of the activation lies in the boxes, which are {hits.chance:.0%} of what the network sees"
+    return f"{text}; {percent_text(energy.value, 0)} of the activation lies in the boxes, which are {percent_text(hits.chance, 0)} of what the network sees"
 
 
 def windows(scores: Scores, run: JsonObject) -> list[Box]:

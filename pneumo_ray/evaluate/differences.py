@@ -7,10 +7,13 @@ less what it adds to the other.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import t as student
 
 from pneumo_ray.evaluate.influence import OF_CELLS, Predictions, influence
 from pneumo_ray.evaluate.intervals import LEVEL, MIN_PATIENTS, Interval, spread_of, too_few
+
+IntArray = npt.NDArray[np.int64]
 
 DIFFERENCE_METHOD = "jackknife over patients with Student's t, paired"
 
@@ -53,7 +56,7 @@ def difference(name: str, here: Predictions, baseline: Predictions, level: float
         return replace(
             out, interval=(apart - reach, apart + reach), p=float(2 * student.sf(abs(apart) / error, freedom))
         )
-    if name in ("accuracy", "recall", "specificity") and np.array_equal(here.confusion(), baseline.confusion()):
+    if name in ("accuracy", "recall", "specificity") and np.array_equal(_counts(name, here), _counts(name, baseline)):
         changed = 1 - ((1 - level) / 2) ** (1 / _bearing(name, here, baseline))
         return replace(out, interval=(-changed, changed))
     return out
@@ -61,5 +64,9 @@ def difference(name: str, here: Predictions, baseline: Predictions, level: float
 
 def _bearing(name: str, here: Predictions, baseline: Predictions) -> int:
     """Count the patients with an image in the denominator of a proportion, of the set that has fewer."""
-    cells = [cell for part in OF_CELLS[name] for cell in part]
-    return min(int(np.count_nonzero(side.confusion()[:, cells].any(1))) for side in (here, baseline))
+    return min(int(np.count_nonzero(_counts(name, side).any(1))) for side in (here, baseline))
+
+
+def _counts(name: str, side: Predictions) -> IntArray:
+    """Return the counts of each patient that a proportion is of, [patients, cells]: of the sensitivity its positives alone."""
+    return side.confusion()[:, [cell for part in OF_CELLS[name] for cell in part]]

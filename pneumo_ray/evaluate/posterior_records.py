@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pneumo_ray.evaluate.map_reliability import MapReliability
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.evaluate.sampling_error import SamplingError
 from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 
@@ -32,7 +33,8 @@ class Shift:
 
     where: str
     images: int
-    auroc: dict[str, float]
+    auroc: dict[str, float | None]
+    """None where no image from elsewhere could be scored."""
     interval: dict[str, tuple[float, float] | None]
 
 
@@ -83,7 +85,7 @@ def which_to_use(records: Sequence[PosteriorRecord]) -> str:
     winners = [(r, f) for r, f in known if f.above_baseline_interval is not None and f.above_baseline_interval[0] > 0]
     record, best = max(winners or known, key=lambda pair: pair[1].above_baseline or 0.0)
     plain = max((f for f in record.found if f.uncertainty in WITHOUT_PASSES), key=lambda f: f.auroc or 0.0)
-    measured = f"AUROC {best.auroc:.3f}, and {plain.auroc:.3f} of {plain.uncertainty}"
+    measured = f"AUROC {number_text(best.auroc)}, and {number_text(plain.auroc)} of {plain.uncertainty}"
     if winners:
         return f"Use {record.title}: its {best.uncertainty} finds errors better than the plain probability does ({measured})."
     better = [r for r in records if r.brier_difference_interval is not None and r.brier_difference_interval[1] < 0]

@@ -178,12 +178,13 @@ def _shifts(one: Scored, scores: Scores, elsewhere: Sequence[Scored]) -> list[Sh
         there = uncertainties_of(_columns(other.scores), other.scores.calibration, other.scores.threshold)
         count = len(other.scores.table)
         truth = np.repeat([0, 1], [len(patients), count]).astype(np.int64)
-        auroc, interval = {}, {}
+        auroc: dict[str, float | None] = {}
+        interval = {}
         named = "patient_id" in other.scores.table.column_names
         all_patients = patients + (other.scores.table["patient_id"].to_pylist() if named else [None] * count)
         for name in (name for name in here if name in there):
             rank = rankdata(np.concatenate([here[name], there[name]])) / len(truth)
-            auroc[name] = float(error_detection(rank, truth == 1) or 0.0)
+            auroc[name] = error_detection(rank, truth == 1)
             interval[name] = patient_intervals(truth, rank, 0.5, all_patients, ("auc",))["auc"]
         shifts.append(Shift(other.images, count, auroc, interval))
     return shifts

@@ -12,8 +12,8 @@ from pneumo_ray.evaluate.differences import difference
 from pneumo_ray.evaluate.influence import Predictions
 from pneumo_ray.evaluate.intervals import Interval, patient_intervals
 from pneumo_ray.evaluate.metrics import Metrics, classification_metrics
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.evaluate.shortcuts import MetadataBaseline
-from pneumo_ray.evaluate.tables import number_text
 from pneumo_ray.images.corruptions import AS_IT_IS, CONDITIONS, Condition
 
 FORMAT = "pneumo_ray.robustness 1"

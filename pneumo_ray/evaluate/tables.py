@@ -8,6 +8,7 @@ import pyarrow as pa
 from pneumo_ray.evaluate.evaluation import Evaluation, Measured
 from pneumo_ray.evaluate.gaps import Gap
 from pneumo_ray.evaluate.intervals import Interval
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.evaluate.uncertainty import WITHOUT_PASSES
 from pneumo_ray.evaluate.zone_table import ZoneRecord
 from pneumo_ray.records import json_of
@@ -55,7 +56,8 @@ def summary_lines(numbers: Evaluation) -> list[str]:
     if (compared := best_uncertainties(numbers.measured)) is not None:
         (best, best_auroc), (plain, plain_auroc) = compared
         lines.append(
-            f"  the passes find errors with an AUROC of {best_auroc:.3f} ({best}), without them with {plain_auroc:.3f} ({plain})"
+            f"  the passes find errors with an AUROC of {number_text(best_auroc)} ({best}), without them "
+            f"with {number_text(plain_auroc)} ({plain})"
         )
     return lines
 
@@ -113,26 +115,13 @@ def _with_interval(value: float | None, interval: Interval | None) -> str:
     return number_text(value) + (f" ({ends_text(interval)})" if interval else "")
 
 
-def number_text(value: float | None) -> str:
-    """Return a measure as the terminal shows it."""
-    return "undefined" if value is None else f"{value:.3f}"
-
-
 def ends_text(interval: Sequence[float], decimals: int = 3, full: float = 1.0) -> str:
     """Return an interval as `low to high`, without an end rounded to 0 or to all that is not exactly there.
 
     Args:
         interval: low and high.
-        decimals: of an end, as long as they show it; up to three more otherwise.
-        full: what all of it is: 1 of a share or coefficient, 100 of per cents.
+        decimals: of an end, as for `number_text`.
+        full: likewise.
     """
-
-    def text(end: float) -> str:
-        for digits in range(decimals, decimals + 4):
-            shown = f"{end:.{digits}f}"
-            if (abs(float(shown)) in (0.0, full)) == (abs(end) in (0.0, full)):
-                return shown
-        return f"{end:.{decimals}f}"
-
-    low, high = map(text, interval)
+    low, high = (number_text(end, decimals, full) for end in interval)
     return f"{low} to {high}"

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.evaluate.intervals import MIN_PATIENTS
+from pneumo_ray.evaluate.number_text import number_text, percent_text
 from pneumo_ray.readers.agreement import Agreement, Estimate
 from pneumo_ray.readers.comparison import Against, Comparison
 from pneumo_ray.readers.config import AgreeConfig
@@ -16,7 +17,6 @@ from pneumo_ray.report.wording import (
     CellValue,
     figure_text,
     interval_text,
-    percent_text,
     percents_text,
     with_range,
 )
@@ -137,10 +137,12 @@ def _about(found: Comparison) -> str:
     observed, alpha = found.krippendorff.observed.value, found.krippendorff.coefficient.value
     if observed is None:
         return "No image has two answers."
-    sentence = f"Of two readers of the same image, {100 * observed:.0f} of 100 give the same answer"
+    sentence = f"Of two readers of the same image, {number_text(100 * observed, 0, 100.0)} of 100 give the same answer"
     expected = found.krippendorff.expected or 0.0
     sentence += (
-        f"; chance alone would make it {100 * expected:.0f}." if alpha is not None else "; all answers are equal."
+        f"; chance alone would make it {number_text(100 * expected, 0, 100.0)}."
+        if alpha is not None
+        else "; all answers are equal."
     )
     return sentence
 

@@ -5,6 +5,7 @@ import pyarrow.compute as pc
 
 from pneumo_ray.evaluate.evaluation import Measured
 from pneumo_ray.evaluate.metrics import Metrics
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.evaluate.tables import best_uncertainties
 from pneumo_ray.report.subject import Subject
 from pneumo_ray.report.wording import words_of
@@ -94,7 +95,7 @@ def _shift(subject: Subject, here: Metrics) -> list[str]:
         before, after = subject.provenance("validation", name), here[name]
         if isinstance(before, float) and after is not None and before - after > SHIFT:
             lines.append(
-                f"The {words} at the stored threshold is {after:.3f} here and was {before:.3f} on validation: these images differ "
+                f"The {words} at the stored threshold is {number_text(after)} here and was {number_text(before)} on validation: these images differ "
                 "from those that the threshold was chosen on. Choose a threshold on your own images before use."
             )
     return lines
@@ -143,8 +144,8 @@ def _uncertainty(measured: Measured) -> list[str]:
     if best_auroc > plain_auroc:
         return []
     return [
-        f"No uncertainty of the weights finds the errors better (best: {words_of(best)}, AUROC {best_auroc:.3f}) than the plain probability "
-        f"does ({plain}: {plain_auroc:.3f}): referral does not need it here."
+        f"No uncertainty of the weights finds the errors better (best: {words_of(best)}, AUROC {number_text(best_auroc)}) than the plain probability "
+        f"does ({plain}: {number_text(plain_auroc)}): referral does not need it here."
     ]
 
 
@@ -153,6 +154,6 @@ def _shortcuts(subject: Subject) -> list[str]:
     if auc is None or auc < STRONG_SHORTCUT:
         return []
     return [
-        f"A model that sees only the size, bytes per pixel and mode of the files reaches an AUC of {auc:.3f}: the classes differ in "
+        f"A model that sees only the size, bytes per pixel and mode of the files reaches an AUC of {number_text(auc)}: the classes differ in "
         "how their files were made or how well they compress, and the network may use this."
     ]

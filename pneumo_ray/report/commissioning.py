@@ -4,6 +4,7 @@ from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.evaluate.calibration import reliability_table
 from pneumo_ray.evaluate.drawing import save_figure
+from pneumo_ray.evaluate.number_text import number_text, percent_text
 from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.report.figures import reliability_figure
 from pneumo_ray.report.site_figures import score_figure
@@ -53,11 +54,11 @@ def summary(found: Commissioning) -> list[str]:
         f"{found.before['log_loss'].value:.3f} to {found.choice.cross_fitted.log_loss:.3f}",
         f"  {'threshold':<12}{point.threshold:.3f} ({point.rule}): sensitivity {_text(point.sensitivity, point.expected_sensitivity)}, specificity {_text(point.specificity)}; "
         f"the model's own {found.own_threshold:.3f}: {_text(found.sensitivity_before)}, {_text(found.specificity_before)}",
-        f"  {'prevalence':<12}{found.prevalence.value:.3f} ({ends_text((found.prevalence.low, found.prevalence.high))}), {found.prevalence.source}",
+        f"  {'prevalence':<12}{number_text(found.prevalence.value)} ({ends_text((found.prevalence.low, found.prevalence.high))}), {found.prevalence.source}",
     ]
     if isinstance(found.triage, Triage):
         lines.append(
-            f"  {'triage':<12}negative below {found.triage.low:.3f}, positive from {found.triage.high:.3f}: calls {found.triage.called_share:.0%}"
+            f"  {'triage':<12}negative below {found.triage.low:.3f}, positive from {found.triage.high:.3f}: calls {percent_text(found.triage.called_share, 0)}"
         )
     else:
         lines.append(f"  {'triage':<12}none: {found.triage.reason}")
@@ -66,4 +67,4 @@ def summary(found: Commissioning) -> list[str]:
 
 def _text(share: Share, expected: float | None = None) -> str:
     value = share.value if expected is None else expected
-    return "undefined" if value is None else f"{value:.3f} ({ends_text((share.low, share.high))})"
+    return "undefined" if value is None else f"{number_text(value)} ({ends_text((share.low, share.high))})"

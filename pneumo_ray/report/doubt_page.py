@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from pneumo_ray import storage
 from pneumo_ray.console import log
 from pneumo_ray.data.manifest import SPLITS, read_manifest
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.model.config import CLASSES
 from pneumo_ray.report.reading_page import read_jpegs
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import Cell, CellValue, percent_text
+from pneumo_ray.report.wording import Cell, CellValue
 
 SHOWN = 60
 """Images of the page."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pneumo_ray.anatomy.lungs import PLAUSIBLE
 from pneumo_ray.evaluate.attention import Localisation
 from pneumo_ray.evaluate.lung_evidence import LungEvidence
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.evaluate.shares import MeanShare, Share
-from pneumo_ray.report.wording import CellValue, percent_text, with_range, words_of
+from pneumo_ray.report.wording import CellValue, with_range, words_of
 
 _BOX_GROUPS = {"all": "all", "called": "called pneumonia"}
 _BOX_MEASURES = {

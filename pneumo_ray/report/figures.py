@@ -14,6 +14,7 @@ from pneumo_ray.evaluate.bands import roc_band
 from pneumo_ray.evaluate.calibration import ReliabilityTable
 from pneumo_ray.evaluate.drawing import INK, NORMAL, PNEUMONIA, THIRD, house_style
 from pneumo_ray.evaluate.metrics import ConfusionMetrics
+from pneumo_ray.evaluate.number_text import number_text, percent_text
 from pneumo_ray.evaluate.uncertainty import RiskCoverage
 from pneumo_ray.evaluate.zone_table import ZoneRecord
 
@@ -70,8 +71,10 @@ def precision_recall_figure(label: Ints, prob: Floats, threshold: float, average
         figure, axes = _square()
         precision, recall, _ = precision_recall_curve(label, prob)
         x, y = _thinned(recall, precision)
-        axes.plot(x, y, color=NORMAL, lw=1.8, label=f"average precision {average_precision:.3f}")
-        axes.axhline(label.mean(), color=INK, lw=0.8, ls=":", label=f"share of pneumonia {label.mean():.3f}")
+        axes.plot(x, y, color=NORMAL, lw=1.8, label=f"average precision {number_text(average_precision)}")
+        axes.axhline(
+            label.mean(), color=INK, lw=0.8, ls=":", label=f"share of pneumonia {number_text(float(label.mean()))}"
+        )
         called = prob >= threshold
         if called.any():
             axes.plot(
@@ -121,7 +124,7 @@ def confusion_figure(points: dict[str, ConfusionMetrics]) -> Figure:
             axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
             for row, column in np.ndindex(2, 2):
                 share = shares[row, column]
-                text = f"{counts[row, column]:,}\n{share:.1%}"
+                text = f"{counts[row, column]:,}\n{percent_text(share)}"
                 shade = "white" if share > 0.55 else "#101418"
                 axes.text(column, row, text, ha="center", va="center", color=shade, fontsize=11)
             axes.set_xticks([0, 1], ["normal", "pneumonia"])

@@ -16,6 +16,7 @@ from pneumo_ray.evaluate.config import EvaluateConfig
 from pneumo_ray.evaluate.evaluation import Evaluation
 from pneumo_ray.evaluate.lung_evidence import lung_evidence
 from pneumo_ray.evaluate.matching import check_coverage, match
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.evaluate.numbers import evaluate
 from pneumo_ray.evaluate.robustness import FORMAT
 from pneumo_ray.evaluate.scores import Scores, fact, read_run, read_scores
@@ -146,8 +147,8 @@ def _comparison_line(found: Comparison) -> str:
     else:
         ranked = f"AUC differs by {auc.difference:+.4f} ({_by_patient(of_auc)}; DeLong p {auc.p:.3g})"
     return (
-        f"against {found.name} on {found.images:,} images: {ranked}; errors {errors.share:.1%} against "
-        f"{errors.share_baseline:.1%} ({_by_patient(of_accuracy)}; McNemar p {errors.mcnemar.p:.3g}); DeLong and McNemar "
+        f"against {found.name} on {found.images:,} images: {ranked}; errors {percent_text(errors.share)} against "
+        f"{percent_text(errors.share_baseline)} ({_by_patient(of_accuracy)}; McNemar p {errors.mcnemar.p:.3g}); DeLong and McNemar "
         "assume independent images"
     )
 

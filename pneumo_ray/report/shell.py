@@ -9,7 +9,8 @@ from importlib.resources import files
 
 import jinja2
 
-from pneumo_ray.report.wording import Cell, figure_text, percent_text
+from pneumo_ray.evaluate.number_text import percent_text
+from pneumo_ray.report.wording import Cell, figure_text
 
 
 def render(name: str, context: Mapping[str, object], scripts: Sequence[str] = (), styles: Sequence[str] = ()) -> str:

@@ -15,10 +15,11 @@ from pneumo_ray.errors import ConfigError
 from pneumo_ray.evaluate.drawing import save_figure
 from pneumo_ray.evaluate.intervals import patient_intervals
 from pneumo_ray.evaluate.metrics import classification_metrics
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.evaluate.scores import Scores, read_scores
 from pneumo_ray.report.drift import check_comparable, period, side_of, week_figure
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import percent_cell, percent_text, with_range
+from pneumo_ray.report.wording import percent_cell, with_range
 from pneumo_ray.score.batches import batches_of, manifest_of, scores_of
 from pneumo_ray.score.silent_config import SilentConfig
 from pneumo_ray.site.drift import Drift, compare

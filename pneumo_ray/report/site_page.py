@@ -1,7 +1,11 @@
 """The page of a commissioning: missed cases and false alarms to expect at the site, and what to do next."""
 
+import math
+
+from pneumo_ray.evaluate.number_text import number_text, percent_text
+from pneumo_ray.evaluate.tables import ends_text
 from pneumo_ray.report.shell import made, render
-from pneumo_ray.report.wording import Cell, figure_text, interval_text, percent_text, percents_text, with_range
+from pneumo_ray.report.wording import Cell, figure_text, interval_text, percents_text, with_range
 from pneumo_ray.site.commission import Commissioning
 from pneumo_ray.site.config import CommissionConfig
 from pneumo_ray.site.groups import SiteGroup, differing
@@ -117,15 +121,20 @@ def _range(share: Share) -> str:
 
 
 def _of_hundred(value: float | None) -> str:
-    return "an unknown share" if value is None else f"{100 * value:.0f} of 100"
+    return "an unknown share" if value is None else f"{number_text(100 * value, 0, 100.0)} of 100"
+
+
+def _whole(least: float) -> int:
+    """Return how many of 100 a share is at least: rounded down, so that what is promised is not more than what holds."""
+    return math.floor(100 * least + 1e-9)
 
 
 def _sentence(found: Commissioning) -> str:
     point, before = found.point, found.sensitivity_before
     return (
         f"At the threshold for this site, {point.threshold:.3g}, the model is expected to find {_of_hundred(point.expected_sensitivity)} new "
-        f"patients with pneumonia (at least {100 * point.sensitivity.at_least:.0f}, with 95 % confidence) and to call "
-        f"{_of_hundred(1 - (point.specificity.value or 0.0))} without it pneumonia (at most {100 * (1 - point.specificity.at_least):.0f}). At its "
+        f"patients with pneumonia (at least {_whole(point.sensitivity.at_least)}, with 95 % confidence) and to call "
+        f"{_of_hundred(1 - (point.specificity.value or 0.0))} without it pneumonia (at most {100 - _whole(point.specificity.at_least)}). At its "
         f"own threshold, {found.own_threshold:.3g}, it is {_of_hundred(before.value)} and {_of_hundred(1 - (found.specificity_before.value or 0.0))}."
     )
 
@@ -233,7 +242,12 @@ def _thousand_rows(found: Commissioning) -> list[list[object]]:
         cells = []
         for values in (found.values, found.values_before):
             low, high = getattr(values, interval)
-            cells.append(Cell(getattr(values, value), f"{getattr(values, value):.0f}\n({low:.0f} to {high:.0f})"))
+            cells.append(
+                Cell(
+                    getattr(values, value),
+                    f"{number_text(getattr(values, value), 0, 1000.0)}\n({ends_text((low, high), 0, 1000.0)})",
+                )
+            )
         rows.append([words, *cells])
     return rows
 

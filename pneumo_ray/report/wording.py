@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pneumo_ray.evaluate.intervals import Interval
+from pneumo_ray.evaluate.number_text import number_text, percent_text
 from pneumo_ray.evaluate.soft_scores import AgainstReaders
 from pneumo_ray.evaluate.tables import ends_text
 
@@ -38,12 +39,7 @@ def figure_text(value: float | int | None) -> str:
         return "undefined"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
-
-
-def percent_text(value: float | None) -> str:
-    """Return a share in per cent, as the page's script writes it."""
-    return "undefined" if value is None else f"{100 * value:.1f} %"
+    return number_text(value) if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
@@ -75,7 +71,7 @@ def range_cell(interval: Sequence[float] | None) -> Cell:
 
 def percent_cell(value: float | None, decimals: int = 0) -> Cell:
     """Return a cell with a share in per cent, without decimals unless some are asked for."""
-    return Cell(value, "-" if value is None else f"{100 * value:.{decimals}f} %")
+    return Cell(value, "-" if value is None else percent_text(value, decimals))
 
 
 def with_range(value: float | None, interval: Sequence[float] | None) -> Cell:

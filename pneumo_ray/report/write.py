@@ -12,6 +12,7 @@ from pneumo_ray.console import log
 from pneumo_ray.evaluate.calibration import reliability_table
 from pneumo_ray.evaluate.curves import learning_figure
 from pneumo_ray.evaluate.drawing import save_figure
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.evaluate.numbers import probabilities, uncertainties
 from pneumo_ray.evaluate.scores import Scores
 from pneumo_ray.evaluate.tables import Rows
@@ -91,7 +92,7 @@ def _figures(subject: Subject, seed: int) -> dict[str, Figure]:
     label, prob = labelled.table["label"].to_numpy().astype(np.int64), labelled.numbers("prob_mean")
     stored, half = measured.metrics.stored, measured.metrics.half
     if stored.values.auc is not None and stored.values.average_precision is not None:
-        text = f"{stored.values.auc:.3f}"
+        text = number_text(stored.values.auc)
         if stored.intervals["auc"] is not None:
             text += f" ({interval_text(stored.intervals['auc'])})"
         patients = labelled.table["patient_id"].to_pylist()

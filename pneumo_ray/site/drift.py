@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, ks_2samp
 
+from pneumo_ray.evaluate.number_text import percent_text
 from pneumo_ray.site.quantities import Floats, Words, known, taken
 
 Ints = NDArray[np.int64]
@@ -164,5 +165,5 @@ def _described(reference: Floats | Words, here: Floats | Words) -> tuple[str, st
         return f"{np.median(reference):.3g}", f"{np.median(here):.3g}"
     names, counts = np.unique(reference.astype(str), return_counts=True)
     most = names[np.argmax(counts)]
-    share, now = counts.max() / len(reference), float(np.mean(here.astype(str) == most))
-    return f"{most} {100 * share:.0f} %", f"{most} {100 * now:.0f} %"
+    share, now = float(counts.max() / len(reference)), float(np.mean(here.astype(str) == most))
+    return f"{most} {percent_text(share, 0)}", f"{most} {percent_text(now, 0)}"

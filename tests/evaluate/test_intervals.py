@@ -235,6 +235,19 @@ def test_no_changed_side_bounds_the_difference_by_patients():
     assert difference("auc", here, there).interval is None
 
 
+def test_a_proportion_is_bounded_by_its_own_class():
+    """Normals changed sides, of 40 positives none: the specificity differs, and the sensitivity has its exact bounds."""
+    label = np.tile([0, 1], 40)
+    moved = np.where(label == 1, 0.8, np.where(np.arange(80) < 10, 0.6, 0.1))
+    here, there = (Predictions.of(label, prob, 0.5, range(80)) for prob in (np.where(label == 1, 0.8, 0.1), moved))
+    changed = binomtest(0, 40).proportion_ci(0.95, "exact").high
+    found = difference("recall", here, there)
+    assert (found.difference, found.p) == (0.0, None)
+    assert found.interval == pytest.approx((-changed, changed))
+    low, high = ends(difference("specificity", here, there).interval)
+    assert low < 5 / 40 < high
+
+
 def test_many_independent_images_have_the_textbook_standard_error():
     """20,000 images, one a patient: 3.92 s / sqrt(n) for means of losses, and of a binomial for a proportion."""
     rng = np.random.default_rng(10)

@@ -139,6 +139,17 @@ def test_an_uncertainty_that_grows_elsewhere_says_so(make):
         compare_posteriors([Scored.of("a", here, run())], [Scored.of("c", there, run(model="other"))])
 
 
+def test_no_images_from_elsewhere_leave_the_shift_undefined(make):
+    """An AUROC of 0 would say that every uncertainty is smaller there."""
+    here, there = make("a"), make("b")
+    none = there.where(pc.equal(there.table["image_id"], "absent"))
+    found = compare_posteriors([Scored.of("a", here, run())], [Scored.of("b", none, run())])
+    (shift,) = found.records[0].shifts
+    assert shift.images == 0
+    assert set(shift.auroc.values()) == set(shift.interval.values()) == {None}
+    assert [row[5:8] for row in csv_rows(found) if "shift to" in row[4]] == len(shift.auroc) * [[None] * 3]
+
+
 def test_corruptions_count_at_their_highest_severity(make, write_truth, drawn, tmp_path):
     """A robustness folder as jobs/robustness.py leaves it: noise of two grades, of which the second has a deviation of 2."""
     make("a")

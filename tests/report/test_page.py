@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from pneumo_ray.evaluate.config import EvaluateConfig
+from pneumo_ray.evaluate.number_text import number_text
 from pneumo_ray.report.embedded import threshold_counts
 from pneumo_ray.report.job import write_evaluation
 from pneumo_ray.report.wording import figure_text
@@ -85,6 +86,14 @@ def test_the_slider_says_what_scikit_learn_says(page, drawn, prob, threshold):
         assert percent(shown(page, name)) == pytest.approx(100 * value, abs=0.0501, nan_ok=True), name
     assert float(shown(page, "alarms")) == pytest.approx(1000 * alarm, abs=0.0501)
     assert float(shown(page, "misses")) == pytest.approx(1000 * missed, abs=0.0501)
+
+
+def test_the_script_writes_numbers_as_python_does(page):
+    for value in (0.0, 0.04, 0.4, 12.34, 99.94, 99.96, 100.0, 999.97):
+        for full in (100.0, 1000.0):
+            shown_there = page.evaluate("([value, full]) => numberText(value, 1, full)", [value, full])
+            assert shown_there == number_text(value, 1, full)
+    assert page.evaluate("[percent(0.99951), percent(0 / 0)]") == ["99.95 %", "undefined"]
 
 
 def test_the_keyboard_moves_the_stored_threshold(page, drawn, prob):

@@ -1,6 +1,7 @@
 """The pages about a site in a real headless Chromium: complete, offline, readable on a phone, and hostile names stay text."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,19 @@ def test_a_commissioning_says_what_to_do(opened):
     assert "jobs/explain.py --site" in page.locator("#summary ol").inner_text()
     assert "at most 5 %" in page.locator("#triage").inner_text()
     assert page.locator("#triage tbody tr").count() == 2
+
+
+@pytest.mark.parametrize("name", ["site", "few"])
+def test_promises_are_rounded_to_the_safe_side(pages, name):
+    """At least 94 of 100, where the exact lower end is 0.946; at most 6 false alarms, where the upper end is 0.054."""
+    text = pages[name].read_text()
+    found = json.loads((pages[name].parent / "site.json").read_text())["threshold"]
+    least = re.search(r"at least (\d+), with 95 % confidence", text)
+    most = re.search(r"without it pneumonia \(at most (\d+)\)", text)
+    assert least is not None
+    assert most is not None
+    assert 0 <= 100 * found["sensitivity"]["at_least"] - int(least[1]) < 1
+    assert 0 <= int(most[1]) - 100 * (1 - found["specificity"]["at_least"]) < 1
 
 
 def test_a_commissioning_without_triage_says_why(opened):

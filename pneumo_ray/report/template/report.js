@@ -7,7 +7,18 @@ function numberIn(input, low, high) {
   return input.value.trim() === "" ? NaN : Math.min(high, Math.max(low, Number(input.value)));
 }
 
-const percent = (value) => (Number.isFinite(value) ? (100 * value).toFixed(1) + " %" : "undefined");
+// As number_text of pneumo_ray.evaluate.number_text: nothing is rounded to 0, or to all, that is not exactly there.
+function numberText(value, decimals, full) {
+  if (!Number.isFinite(value)) return "undefined";
+  const certain = (number) => number === 0 || number === full;
+  for (let digits = decimals; digits < decimals + 4; digits++) {
+    const shown = value.toFixed(digits);
+    if (certain(Number(shown)) === certain(value)) return shown;
+  }
+  return value.toFixed(decimals);
+}
+
+const percent = (value) => numberText(100 * value, 1, 100) + (Number.isFinite(value) ? " %" : "");
 
 function showThreshold(counts, text) {
   const { positives, negatives } = data.slider;
@@ -22,8 +33,8 @@ function showThreshold(counts, text) {
     sensitivity: percent(sensitivity), specificity: percent(specificity),
     accuracy: percent((tp + tn) / (positives + negatives)),
     ppv: percent(ill / (ill + alarm)), npv: percent(cleared / (cleared + missed)),
-    alarms: Number.isFinite(alarm) ? (1000 * alarm).toFixed(1) : "undefined",
-    misses: Number.isFinite(missed) ? (1000 * missed).toFixed(1) : "undefined",
+    alarms: numberText(1000 * alarm, 1, 1000),
+    misses: numberText(1000 * missed, 1, 1000),
   };
   for (const [name, value] of Object.entries(shown)) $("live-" + name).textContent = value;
   $("live-threshold").textContent = text;
