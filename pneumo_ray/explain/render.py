@@ -220,7 +220,7 @@ def _outline(axes: Axes, mask: Mask, shape: tuple[int, ...]) -> None:
     fine = cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
     if fine.min() > 0 or fine.max() < 0.5:
         return
-    axes.contour(fine, levels=[0.5], colors=LUNG_COLOUR, linewidths=0.7)
+    _line(axes, fine, 0.5, LUNG_COLOUR, 0.7)
 
 
 def _draw_zones(axes: Axes, case: Case) -> None:
@@ -271,8 +271,14 @@ def _overlay(axes: Axes, values: NDArray[np.float32], case: Case, limit: float, 
     painted[..., 3] = opacity(np.clip(level / top, 0, 1))
     axes.imshow(painted)
     if level.max() > 0:  # outside of the window there is no line, where the map ends
-        axes.contour(np.ma.masked_invalid(fine), levels=[level.max() / 2], colors="white", linewidths=0.9)
+        _line(axes, np.ma.masked_invalid(fine), level.max() / 2, "white", 0.9)
     return shown
+
+
+def _line(axes: Axes, values: NDArray[np.float32], level: float, colour: str, width: float) -> None:
+    """Draw where the values cross a level; a strip of one row or column of pixels has no such line."""
+    if min(values.shape) > 1:
+        axes.contour(values, levels=[level], colors=colour, linewidths=width)
 
 
 def _verdict(case: Case, short: bool = False) -> str:

@@ -99,6 +99,8 @@ def _opened(config: PublishConfig, scores: str) -> tuple[Source, Facts, JsonObje
 def _algorithm(run: JsonObject, facts: Facts, scores: str, explanations: tuple[Part, ...]) -> Algorithm:
     named = ("posterior", "passes", "seed", "target", "zones", "refer_z")
     parameters = [f"{name} = {value}" for name in named if (value := fact(run, "config", name)) is not None]
+    if fact(run, "config", "maps") == "fused":  # maps of the last stage are not named, as before there were others
+        parameters.append("maps = fused")
     parameters += [f"temperature = {facts.temperature!r}", f"intercept = {facts.intercept!r}"]
     if site := fact(run, "site_hash"):
         parameters.append(f"site_hash = {site}")

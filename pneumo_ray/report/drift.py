@@ -1,5 +1,6 @@
 """The drift job: two score folders in, a table, figures and a page out."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -23,6 +24,7 @@ from pneumo_ray.report.site_figures import distribution_figure, group_figure
 from pneumo_ray.report.wording import Cell
 from pneumo_ray.site.config import DriftConfig
 from pneumo_ray.site.drift import MATTERS, MIN_IMAGES, Comparison, Drift, compare
+from pneumo_ray.site.profile import other_probabilities
 from pneumo_ray.site.quantities import Floats, Words, quantities, taken
 
 MAX_GROUPS = 200
@@ -71,6 +73,8 @@ def check_comparable(reference: Scores, here: Scores) -> None:
         raise ConfigError(
             "--reference and --scores are of two models, so that their scores differ anyway; score both with one"
         )
+    if other := other_probabilities(*(json.loads(fact[b"method"]) for fact in facts)):
+        raise ConfigError(f"--reference has scores with {other}, so that they differ anyway; score both with the same")
     if (reference.target, reference.zone_mode) != (here.target, here.zone_mode):
         raise ConfigError(
             f"--reference explains {reference.target} in zones of the {reference.zone_mode}, --scores {here.target} in zones of the "

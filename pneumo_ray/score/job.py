@@ -25,6 +25,8 @@ from pneumo_ray.score.shards import start_decoder
 from pneumo_ray.score.summary import ScoreSummary, read_summary, summarise
 from pneumo_ray.score.workers import SharedArguments, WorkersDiedError, plan_actors, score_shards
 
+JOB = "_job/job.json"
+"""The record of a job in the folder of its scores."""
 MAX_FRUITLESS = 5
 """Consecutive deaths of workers without a new file of scores after which the job ends."""
 
@@ -40,7 +42,7 @@ def explain_archive(config: ExplainConfig) -> ScoreSummary:
     models = models_of(config)
     config = config.resolved(models.site, zones_of(config, models.preprocessing), models.posterior)
     check_method(config, models)
-    folder = RunFolder(out, "_job/job.json")
+    folder = RunFolder(out, JOB)
     with folder.held():
         return _run(config, folder, models)
 

@@ -116,13 +116,25 @@ def check_model(profile: SiteProfile, uri: str, model_hash: str, method: JsonObj
             f"--site {uri} was made from the scores of another model (hash {profile.model_hash[:12]}, not {model_hash[:12]}); "
             "commission this one with jobs/commission.py"
         )
-    for name, value in method.items():
-        then = profile.method.get(name, _BEFORE.get(name, value))
+    if other := other_probabilities(profile.method, method):
+        raise ConfigError(
+            f"--site {uri} was made from scores with {other}, which give other probabilities; score as then, or "
+            "commission again"
+        )
+
+
+def other_probabilities(before: JsonObject, now: JsonObject) -> str | None:
+    """Return the first scoring option that differs and on which `prob_mean` depends, as `passes 20 and not 200`, or None.
+
+    Args:
+        before: method of some scores; an option that it does not name counts as equal.
+        now: method of others.
+    """
+    for name, value in (_BEFORE | now).items():
+        then = before.get(name, _BEFORE.get(name, value))
         if name not in _FREE and then != value:
-            raise ConfigError(
-                f"--site {uri} was made from scores with {name} {then} and not {value}, which give other "
-                "probabilities; score as then, or commission again"
-            )
+            return f"{name} {then} and not {value}"
+    return None
 
 
 def _hash(content: JsonObject) -> str:

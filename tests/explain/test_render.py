@@ -87,6 +87,15 @@ def test_any_case_can_be_drawn(changes):
     assert opened(draw_case(case(**changes))).shape[2] == 3
 
 
+@pytest.mark.parametrize("shape", [(1, 336), (336, 1), (1, 1)])
+def test_strips_of_one_pixel_can_be_drawn(shape):
+    mask = np.zeros((128, 128), bool)
+    mask[32:96, 16:48] = mask[32:96, 80:112] = True
+    strip = case(image=np.full(shape, 90, np.uint8), lungs=lungs_of(mask), lung_zones=True, boxes=())
+    for drawn in (draw_case(strip), draw_sheet([strip], "sheet"), draw_panels([strip], "panels")):
+        assert opened(drawn).std() > 0
+
+
 @pytest.mark.parametrize("number", [1, 5, 7])
 def test_a_sheet_holds_any_number_of_cases(number):
     assert opened(draw_sheet([case()] * number, "sheet")).std() > 0

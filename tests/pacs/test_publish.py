@@ -52,6 +52,15 @@ def test_every_image_has_its_four_objects(scored, radiographs, model, tmp_path, 
     assert "1 failed" in said
 
 
+def test_a_report_names_fused_maps(scored, radiographs, model, tmp_path):
+    scores = scored(radiographs)
+    recorded = (scores / "_run.json").read_text()
+    for maps, named in (("last", False), ("fused", True)):
+        (scores / "_run.json").write_text(recorded.replace('"passes"', f'"maps": "{maps}", "passes"'))
+        run(scores, model, tmp_path / maps, kinds=("sr",))
+        assert {b"maps = fused" in report for report in files_of(tmp_path / maps).values()} == {named}
+
+
 def test_a_second_publication_changes_nothing(scored, radiographs, model, tmp_path):
     scores, out = scored(radiographs), tmp_path / "out"
     run(scores, model, out)

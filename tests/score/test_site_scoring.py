@@ -102,6 +102,26 @@ def test_a_silent_trial_scores_only_what_is_new(ray_cluster, model, archive, pro
     assert "Silent trial" in (tmp_path / "trial" / "silent.html").read_text()
 
 
+def test_a_silent_trial_scores_like_its_reference(ray_cluster, model, archive, profile, tmp_path):
+    """What it cannot be compared with is refused before an image is scored."""
+    reference = str(tmp_path / "reference")
+    explain_archive(ExplainConfig(model=str(model), out=reference, archive=(str(archive),), target="pneumonia"))
+    trial = SilentConfig(archive=(str(archive),), model=str(model), out=str(tmp_path / "trial"), reference=reference)
+    with pytest.raises(ConfigError, match="passes 200 and not 20"):
+        score_new(replace(trial, passes=20))
+    assert score_new(trial) == 4
+    assert write_weeks(trial)[-1].images == 4
+    with pytest.raises(ConfigError, match=r"another site\.json, or without one"):
+        score_new(replace(trial, site=profile[0]))
+    with pytest.raises(ConfigError, match="passes 200 and not 20"):
+        score_new(replace(trial, passes=20, reference=None))
+    (name,) = batches_of(trial.out)
+    begun = tmp_path / "trial" / "batches" / name / "scores" / "_job" / "job.json"
+    begun.write_text(begun.read_text().replace('"pneumonia"', '"normal"'))
+    with pytest.raises(ConfigError, match="target pneumonia, the trial with target normal"):
+        score_new(trial)
+
+
 @pytest.mark.faults
 def test_an_interrupted_batch_is_finished_first(ray_cluster, model, archive, tmp_path):
     config = SilentConfig(archive=(str(archive),), model=str(model), out=str(tmp_path / "trial"))

@@ -151,9 +151,14 @@ def test_the_job_writes_and_ends_with_the_alarm(archive, write_scores, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"), [(b"model_hash", b"other", "two models"), (b"map_shape", b"[4, 1]", "the same --maps")]
+    ("name", "value", "words"),
+    [
+        (b"model_hash", b"other", "two models"),
+        (b"map_shape", b"[4, 1]", "the same --maps"),
+        (b"method", b'{"target": "predicted", "posterior": "laplace"}', "posterior dropout and not laplace"),
+    ],
 )
-def test_scores_of_other_models_or_maps_are_refused(archive, tmp_path, name, value, words):
+def test_scores_of_other_models_or_options_are_refused(archive, tmp_path, name, value, words):
     scores = read_scores(str(archive))
     other = scores.table.replace_schema_metadata({**scores.table.schema.metadata, name: value})
     (tmp_path / "s").mkdir()
