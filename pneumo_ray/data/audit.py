@@ -211,7 +211,7 @@ def audit_lines(facts: JsonObject) -> list[str]:
         f"patients {dup['groups_across_patients']}, splits {dup['groups_across_splits']}"
     )
     lines.append(
-        f"patients     {facts['patients']:,}; in several folders of the archive {facts['num_patients_in_several_folders']:,}, "
+        f"patients     {facts['patients']:,} with labelled images; in several folders of the archive {facts['num_patients_in_several_folders']:,}, "
         f"in several splits {facts['num_patients_in_several_splits']:,}"
     )
     if warning := patients_warning(facts):
