@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pneumo_ray.anatomy import segmenter
+from pneumo_ray.anatomy import segmenter, segmenter_file
 from pneumo_ray.anatomy.lungs import Lungs, lungs_of, zone_masks
 from pneumo_ray.anatomy.masks import encode_mask
 from pneumo_ray.data.dataset import load_inputs, seen_by_network
@@ -279,7 +279,7 @@ def test_a_missing_segmenter_is_reported_in_one_sentence(ray_cluster, archive, c
         return tmp_path / "nowhere"
 
     segmenter.own_segmenter.cache_clear()
-    monkeypatch.setattr(segmenter, "files", gone)
+    monkeypatch.setattr(segmenter_file, "files", gone)
     with pytest.raises(
         ModelError, match=r"the lung segmenter of this installation cannot be read .* install pneumo_ray again"
     ):
