@@ -1,4 +1,4 @@
-"""Start and end of every job: signals, exit codes, and one sentence for what a user can mend."""
+"""Start and end of every job: exit codes, and one sentence for what a user can mend."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from types import UnionType
 
 from pneumo_ray.config import Config, parse
 from pneumo_ray.errors import PneumoError
+from pneumo_ray.signals import end_on_sigterm
 
 
 def run_job(
@@ -37,43 +38,16 @@ def run_job(
         if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
             print("terminated; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
             sys.exit(143)
-        if (death := _death_in(error)) is None:
+        if (death := _death_in_ray(error)) is None:
             raise
         print(f"error: {death}; finished work is kept, and the same command continues", file=sys.stderr, flush=True)
         sys.exit(PneumoError.exit_code)
 
 
-def _death_in(error: BaseException) -> str | None:
-    """Return how Ray has lost a process on which the job depends, if an error or one of its causes says so.
-
-    Workers that die are started again; this is about those beside them, such as the controller of Ray Train.
-    """
+def _death_in_ray(error: BaseException) -> str | None:
+    """Return how Ray has lost a process on which the job depends; None for another error, or without Ray."""
     if "ray" not in sys.modules:
         return None
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+    from pneumo_ray.ray_cluster import death_in
 
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OutOfMemoryError):
-            return "the memory of a node was full, and Ray ended processes of this job"
-        if isinstance(found, NodeDiedError):
-            return "a node of the cluster is gone"
-        # One that cannot begin has an error of its own, whose traceback says which.
-        if isinstance(found, WorkerCrashedError) or (isinstance(found, RayActorError) and not found.actor_init_failed):
-            return "a process that leads this job has died"
-        found = found.__cause__
-    return None
-
-
-class Terminated(BaseException):
-    """The job received SIGTERM: a preemption, `ray job stop`, `kill`."""
-
-
-def end_on_sigterm() -> None:
-    """Make SIGTERM end the job in an orderly way: an exception in the main thread, then exit code 143."""
-
-    def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # later signals are ignored while the job cleans up
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, end)
+    return death_in(error)

@@ -26,6 +26,7 @@ import ray.data
 from ray.autoscaler.sdk import request_resources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pneumo_ray.allocator import find_jemalloc, keep_freed_memory, preloaded
@@ -33,7 +34,7 @@ from pneumo_ray.config import Allocator
 from pneumo_ray.console import QUIET_SECONDS, log
 from pneumo_ray.cpu_shares import ActorShares
 from pneumo_ray.errors import ClusterError
-from pneumo_ray.job import end_on_sigterm
+from pneumo_ray.signals import end_on_sigterm
 
 MAX_READ_TASKS = 5_000
 """Bounds what the planning of a run of any length costs, a millisecond per task; a task makes several rows where there are more."""
@@ -85,6 +86,24 @@ def _imported(modules: Sequence[str]) -> None:
     with suppress(Exception):  # the job's own import raises it again, where it is handled
         for module in modules:
             import_module(module)
+
+
+def death_in(error: BaseException) -> str | None:
+    """Return how Ray has lost a process on which the job depends, if an error or one of its causes says so.
+
+    Workers that die are started again; this is about those beside them, such as the controller of Ray Train.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OutOfMemoryError):
+            return "the memory of a node was full, and Ray ended processes of this job"
+        if isinstance(found, NodeDiedError):
+            return "a node of the cluster is gone"
+        # One that cannot begin has an error of its own, whose traceback says which.
+        if isinstance(found, WorkerCrashedError) or (isinstance(found, RayActorError) and not found.actor_init_failed):
+            return "a process that leads this job has died"
+        found = found.__cause__
+    return None
 
 
 def prepare_environment() -> None:

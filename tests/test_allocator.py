@@ -179,6 +179,29 @@ def test_freed_memory_is_kept():
     assert kept < freed / 20
 
 
+FRAGMENTED = """
+import numpy as np
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+large = [np.ones(4 << 20, np.uint8) for _ in range(80)]
+del large
+before = resident()
+small = [np.ones(256 << 10, np.uint8) for _ in range(1000)]
+print(resident() - before)
+"""
+"""320 MB are freed as neighbours; then 250 MB in pieces a thousand times smaller are asked for. Prints the MB that it grows by."""
+
+
+def test_small_blocks_fit_where_large_ones_were():
+    environment = preloaded([find_jemalloc()])
+    environment["LD_PRELOAD"] = environment["LD_PRELOAD"].removeprefix("${LD_PRELOAD}:")  # Ray would expand it
+    words = [sys.executable, "-c", FRAGMENTED]
+    done = subprocess.run(words, env=os.environ | environment, check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 50
+
+
 RETURNED = """
 import sys
 import psutil, torch

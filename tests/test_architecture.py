@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    {"errors", "console", "storage", "records"},
+    {"errors", "console", "storage", "records", "signals"},
     {"config", "job", "run_folder", "cpu_shares", "allocator", "ray_cluster"},
     {"images"},
     {"dicomweb"},

@@ -7,13 +7,10 @@ less what it adds to the other.
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import t as student
 
-from pneumo_ray.evaluate.influence import OF_CELLS, Predictions, influence
+from pneumo_ray.evaluate.influence import OF_CELLS, IntArray, Predictions, influence
 from pneumo_ray.evaluate.intervals import LEVEL, MIN_PATIENTS, Interval, spread_of, too_few
-
-IntArray = npt.NDArray[np.int64]
 
 DIFFERENCE_METHOD = "jackknife over patients with Student's t, paired"
 

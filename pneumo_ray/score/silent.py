@@ -91,11 +91,13 @@ def _maps(config: SilentConfig, folder: RunFolder, batches: list[str], method: J
         ConfigError: if the trial or the reference has scores that this run's cannot be compared with.
     """
     reference = None if config.reference is None else read_scores(config.reference).table.schema.metadata
-    asked = {} if reference is None else _maps_of(json.loads(reference[b"method"]))
+    asked: JsonObject = {}
     if reference is not None:
+        compared = json.loads(reference[b"method"])
+        asked = _maps_of(compared)
         if reference[b"model_hash"].decode() != model:
             raise ConfigError(f"--reference {config.reference} has the scores of another model; score it with this one")
-        if other := other_probabilities(json.loads(reference[b"method"]), method):
+        if other := other_probabilities(compared, method):
             raise ConfigError(f"--reference {config.reference} has scores with {other}; give the trial the same")
         if asked["zones"] == "box":
             raise ConfigError(

@@ -98,7 +98,7 @@ def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialReco
     folder = RunFolder(out, "study.json")
     with folder.held():
         share = _begin(folder, config, study, base, fingerprint(manifest), len(trials))
-        left = [trial for trial in trials if read_record(_folder(base, trial)) is None]
+        left = _left(base, trials)
         done = len(trials) - len(left)
         log(
             f"study {study.name} ({study.varies}): {len(trials)} trials of at most {base.epochs} epochs"
@@ -132,6 +132,10 @@ def run_study(config: StudyConfig, study: Study | None = None) -> list[TrialReco
 
 def _folder(base: TrainConfig, trial: Trial) -> str:
     return configure(base, trial).out
+
+
+def _left(base: TrainConfig, trials: list[Trial]) -> list[Trial]:
+    return [trial for trial in trials if read_record(_folder(base, trial)) is None]
 
 
 def _records(base: TrainConfig, trials: list[Trial]) -> list[TrialRecord]:
@@ -186,7 +190,7 @@ def _run_all(
     """
     deaths = Counter[tuple[str, ...]]()
     ends = time.monotonic() + config.time_budget
-    while left := [trial for trial in trials if read_record(_folder(base, trial)) is None]:
+    while left := _left(base, trials):
         seconds = max(1.0, ends - time.monotonic()) if config.time_budget else None
         try:
             _run(config, study, base, shared, share, left, _records(base, trials), seconds)

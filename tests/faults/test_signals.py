@@ -15,8 +15,16 @@ ROOT = Path(__file__).parents[2]
 SIGNALS = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
 
 
-def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]) -> None:
-    """Send a signal to a job once something is so, and hold it to its code, its sentence, and to leaving nothing behind."""
+def ended(
+    words: list[str], when: Callable[[], bool], end: Callable[[subprocess.Popen, list[psutil.Process]], None]
+) -> tuple[int, str]:
+    """End a job once something is so; return its code and its sentence, and hold it to leaving nothing behind.
+
+    Args:
+        words: of the job.
+        when: what is waited for.
+        end: takes the job and all its processes.
+    """
     job = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -26,16 +34,21 @@ def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]
         assert time.monotonic() < deadline, "the job did not come so far"
         time.sleep(0.02)
     family = psutil.Process(job.pid).children(recursive=True)
-    job.send_signal(sign)
+    end(job, family)
     said, errors = job.communicate(timeout=120)
-    code, word = SIGNALS[sign]
-    assert job.returncode == code, said + errors
     sentences = [line for line in errors.splitlines() if "the same command continues" in line]
-    assert len(sentences) == 1, errors
-    assert sentences[0].startswith(word)
+    assert len(sentences) == 1, said + errors
     assert "Traceback" not in errors, errors
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive, alive
+    return job.returncode, sentences[0]
+
+
+def interrupted(words: list[str], sign: signal.Signals, when: Callable[[], bool]) -> None:
+    """Send a signal to a job once something is so, and hold it to its code and its sentence."""
+    code, sentence = ended(words, when, lambda job, family: job.send_signal(sign))
+    assert code == SIGNALS[sign][0], sentence
+    assert sentence.startswith(SIGNALS[sign][1])
 
 
 def training(manifest: Path, out: Path) -> list[str]:
@@ -56,23 +69,18 @@ def training(manifest: Path, out: Path) -> list[str]:
 @pytest.mark.parametrize("title", ["ray::TrainController", "ray::Monitor"])
 def test_training_without_its_leader_ends_and_continues(title, phantom_run, tmp_path):
     """Workers are restarted by Ray Train; nobody restarts those that lead them."""
-    command = [sys.executable, *training(phantom_run / "manifest.parquet", tmp_path)]
-    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = training(phantom_run / "manifest.parquet", tmp_path)
     history = tmp_path / "history.jsonl"
-    while not (history.exists() and history.read_text()):
-        assert job.poll() is None, job.communicate()
-        time.sleep(0.02)
-    family = psutil.Process(job.pid).children(recursive=True)
-    leaders = [process for process in family if " ".join(process.cmdline()).startswith(title)]
-    assert len(leaders) == 1
-    leaders[0].kill()
-    said, errors = job.communicate(timeout=120)
-    assert job.returncode == 2, said + errors
-    assert "error: a process that leads this job has died; finished work is kept" in errors
-    assert "Traceback" not in errors, errors
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive, alive
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def kill(job: subprocess.Popen, family: list[psutil.Process]) -> None:
+        leaders = [process for process in family if " ".join(process.cmdline()).startswith(title)]
+        assert len(leaders) == 1
+        leaders[0].kill()
+
+    code, sentence = ended(words, lambda: history.exists() and bool(history.read_text()), kill)
+    assert code == 2
+    assert sentence.startswith("error: a process that leads this job has died; finished work is kept")
+    again = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == [1, 2, 3, 4]
 
